@@ -1,0 +1,163 @@
+"""Training batches from flat arrays.
+
+A window is a run of events of one user: its items are the input, and from ``loss_from`` on each
+carries a target, the item that follows. Rows are windows with a target at every position, prefixes
+are windows with one at the last. Nothing here loops over samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from seqtune.data.split import Split
+from seqtune.model import Batch, Sequences
+from seqtune.params import TrainParams, UserError
+
+Ints = NDArray[np.int64]
+CHUNK = 50  # batches within which windows are sorted by length: full batches, yet random ones
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Runs of events: inputs are events start..end-1, targets follow events loss_from..end-1."""
+
+    start: Ints  # (W,)
+    end: Ints  # (W,)
+    loss_from: Ints  # (W,)
+    prefixes: bool
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+
+def rows(split: Split, max_seq_len: int, stride: int = 0) -> Windows:
+    """Windows with a loss at every position; every user with two training events has one.
+
+    Histories longer than ``max_seq_len`` keep their last window (stride 0, as the papers do), or
+    are covered by windows ``stride`` apart in which each target is trained exactly once, with at
+    least ``max_seq_len - stride`` items before it.
+    """
+    if stride > max_seq_len:
+        raise UserError(
+            f"window_stride {stride} must be at most max_seq_len {max_seq_len}, "
+            "else some targets would be left out"
+        )
+    first, last = split.dataset.offsets[:-1], split.train_end - 1  # inputs: first..last-1
+    first, last = first[last > first], last[last > first]
+    extra = -(-np.maximum(last - first - max_seq_len, 0) // stride) if stride else 0 * first
+    index = np.repeat(np.arange(len(first)), extra + 1)
+    back = np.arange(len(index)) - np.repeat(np.cumsum(extra + 1) - extra - 1, extra + 1)
+    end = last[index] - back * stride
+    start = np.maximum(first[index], end - max_seq_len)
+    oldest = back == extra[index]
+    loss_from = np.where(oldest, start, end - stride)
+    return Windows(start, end, loss_from, prefixes=False)
+
+
+def prefixes(split: Split, max_seq_len: int) -> Windows:
+    """Windows with one target each: every training event but a user's first is a target."""
+    targets = target_events(split)
+    first = np.repeat(split.dataset.offsets[:-1], np.diff(split.dataset.offsets))[targets]
+    return Windows(np.maximum(first, targets - max_seq_len), targets, targets - 1, prefixes=True)
+
+
+def target_events(split: Split) -> Ints:
+    """Returns the events that are training targets: all training events but each user's first."""
+    offsets = split.dataset.offsets
+    event = np.arange(offsets[-1])
+    counts = np.diff(offsets)
+    first, end = np.repeat(offsets[:-1], counts), np.repeat(split.train_end, counts)
+    return np.flatnonzero((event > first) & (event < end))
+
+
+def windows(split: Split, params: TrainParams) -> Windows:
+    """Returns the windows that the model's ``train_mode`` asks for."""
+    if getattr(params, "train_mode", "rows") == "prefixes":
+        return prefixes(split, params.max_seq_len)
+    return rows(split, params.max_seq_len, params.window_stride)
+
+
+def sequences(split: Split, device: torch.device, times: bool = False) -> Sequences:
+    """Puts the events on the device, as models index them."""
+    data = split.dataset
+    counts = np.diff(data.offsets)
+
+    def tensor(array: NDArray[np.integer]) -> torch.Tensor:
+        return torch.from_numpy(array.astype(np.int64)).to(device)
+
+    return Sequences(
+        items=tensor(data.items),
+        first=tensor(np.repeat(data.offsets[:-1], counts)),
+        users=tensor(np.repeat(np.arange(data.n_users), counts)),
+        targets=tensor(target_events(split)),
+        n_items=data.n_items,
+        n_users=data.n_users,
+        times=tensor(data.times) if times else None,
+    )
+
+
+def epoch(
+    windows: Windows,
+    data: Sequences,
+    items: NDArray[np.integer],
+    *,
+    batch_size: int,
+    seed: tuple[int, int],
+    shard: tuple[int, int] = (0, 1),
+    width: int | None = None,
+) -> Iterator[Batch]:
+    """Yields the batches of one epoch, in an order that depends on ``seed`` alone.
+
+    Windows of similar length share a batch, trimmed to its longest row unless ``width`` is fixed.
+    With ``shard`` = (rank, ranks), every rank takes its part of the same batches.
+    """
+    rank, ranks = shard
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(windows))
+    lengths = windows.end - windows.start
+    parts: list[Ints] = []
+    for chunk in np.array_split(order, -(-len(order) // (CHUNK * batch_size))):
+        chunk = chunk[np.argsort(lengths[chunk], kind="stable")]
+        parts += np.array_split(chunk, -(-len(chunk) // batch_size))
+    for i in rng.permutation(len(parts)):
+        yield _gather(windows, parts[i][rank::ranks], data, items, width)
+
+
+def _gather(
+    windows: Windows,
+    index: Ints,
+    data: Sequences,
+    items: NDArray[np.integer],
+    width: int | None,
+) -> Batch:
+    start, end, loss_from = windows.start[index], windows.end[index], windows.loss_from[index]
+    lengths = end - start
+    event = start[:, None] + np.arange(width or lengths.max())  # (B, L)
+    real = event < end[:, None]
+    has_target = real & (event >= loss_from[:, None])
+    where = np.flatnonzero(has_target)
+    follows = event[has_target] + 1  # (N,)
+    event = np.minimum(event, len(items) - 1)
+    inputs = np.where(real, items[event], 0)
+
+    def tensor(array: NDArray[Any]) -> torch.Tensor:
+        return torch.from_numpy(array.astype(np.int64)).to(data.items.device, non_blocking=True)
+
+    return Batch(
+        users=data.users[tensor(start)],
+        items=tensor(inputs),
+        lengths=tensor(lengths),
+        times=None
+        if data.times is None
+        else data.times[tensor(event)] * tensor(real),
+        where=tensor(where),
+        targets=tensor(items[follows]),
+        events=tensor(follows),
+        prefixes=windows.prefixes,
+    )

@@ -1,0 +1,344 @@
+"""A trained model as a folder of plain files, and what one does with it: recommend.
+
+``model.safetensors`` holds the weights, ``items.parquet`` the catalogue in the user's own ids, and
+``model.json`` the rest. Nothing is pickled, so that loading a checkpoint runs no foreign code.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from seqtune import data
+from seqtune.model import History, Model, model_class
+from seqtune.params import TrainParams, UserError, build, check_model
+from seqtune.storage import Folder
+
+FORMAT = 1
+SCORES = 2**24  # scores computed at once: 64 MB
+SHOWN = 3  # unknown ids named in a note
+USERS = 8192  # users of a file answered at once
+
+Ids = NDArray[Any]
+
+
+def save(
+    folder: Folder,
+    *,
+    model: str,
+    params: TrainParams,
+    state: Mapping[str, Tensor],
+    n_users: int,
+    item_ids: Ids,
+    popularity: NDArray[np.integer],
+    mask_seen: bool,
+    meta: Mapping[str, Any],
+) -> None:
+    """Writes a checkpoint.
+
+    ``item_ids`` (I,) are the user's own ids of items 1..I, ``popularity`` (I,) counts their
+    training events, ``mask_seen`` says whether evaluation left out seen items, and ``meta`` is
+    anything worth keeping that JSON can hold (fingerprint of the data, metric, versions).
+    ``model.json`` comes last: a folder that has it is complete.
+    """
+    from safetensors.torch import save as tensors_to_bytes
+
+    items = pa.table({"item": pa.array(item_ids), "popularity": pa.array(popularity, pa.int64())})
+    buffer = BytesIO()
+    pq.write_table(items, buffer)
+    # Tied weights share memory, which the format refuses: each name gets a copy of its own.
+    tensors = {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in state.items()
+    }
+    about = {
+        "format": FORMAT,
+        "model": model,
+        "params": params.model_dump(),
+        "n_items": len(item_ids),
+        "n_users": int(n_users),
+        "mask_seen": bool(mask_seen),
+        "meta": dict(meta),
+    }
+    folder.write("items.parquet", buffer.getvalue())
+    folder.write("model.safetensors", tensors_to_bytes(tensors))
+    folder.write("model.json", json.dumps(about, indent=2, default=_plain).encode())
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"meta cannot hold {value!r}: write a number, a text, a list or a dict")
+
+
+def load(folder: Folder, device: torch.device | str = "cpu") -> Recommender:
+    """Reads a checkpoint; a UserError says what is wrong with the folder."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load as bytes_to_tensors
+
+    contents = {n: folder.read(n) for n in ("model.json", "model.safetensors", "items.parquet")}
+    missing = [name for name, content in contents.items() if content is None]
+    if missing:
+        raise UserError(
+            f"{folder.uri}: not a checkpoint, {' and '.join(missing)} missing; name the folder "
+            "that holds model.json"
+        )
+    about_bytes, weights, items = (content or b"" for content in contents.values())
+    place = f"{folder.uri}/model.json"
+    about = _about(about_bytes, place)
+    found = model_class(check_model(about["model"], place))
+    with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and thrown away at once
+        model = found(
+            build(found.Params, about["params"], place), about["n_items"], about["n_users"]
+        )
+    try:
+        model.load_state_dict(bytes_to_tensors(weights))
+    except (RuntimeError, SafetensorError) as error:
+        what = " ".join(str(error).split())
+        raise UserError(
+            f"{folder.uri}/model.safetensors: does not fit {about['model']} as model.json "
+            f"describes it: {what}"
+        ) from None
+    table = pq.read_table(BytesIO(items))
+    return Recommender(
+        model.to(device).eval(),
+        table["item"].to_numpy(),
+        table["popularity"].to_numpy(),
+        about["mask_seen"],
+        about["meta"],
+        torch.device(device),
+    )
+
+
+def _about(content: bytes, place: str) -> dict[str, Any]:
+    try:
+        about: dict[str, Any] = json.loads(content)
+        version = about["format"]
+    except (ValueError, TypeError, KeyError):
+        raise UserError(f"{place}: not the description of a checkpoint") from None
+    if version != FORMAT:
+        raise UserError(
+            f"{place}: format {version!r} is unknown, this seqtune reads format {FORMAT}; "
+            f"load it with the seqtune that wrote it ({about.get('meta')})"
+        )
+    return about
+
+
+class Recommendation(NamedTuple):
+    """What to show next, best first, in the user's own ids; the note says what was unusual."""
+
+    items: list[Any]
+    scores: list[float]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Recommender:
+    """A loaded checkpoint."""
+
+    model: Model
+    item_ids: Ids  # (I,) the user's own id of items 1..I
+    popularity: NDArray[np.int64]  # (I,) training events of each
+    mask_seen: bool  # whether the model was evaluated with seen items left out
+    meta: dict[str, Any]
+    device: torch.device
+
+    @cached_property
+    def _index(self) -> dict[Any, int]:
+        return {own: number for number, own in enumerate(self.item_ids.tolist(), start=1)}
+
+    def recommend(
+        self,
+        histories: Sequence[Sequence[Any]],
+        k: int = 10,
+        exclude_seen: bool | None = None,
+    ) -> list[Recommendation]:
+        """Returns up to ``k`` items to show next for each history (own ids, newest item last).
+
+        Ids that training never saw are ignored, and a history without a known item gets the most
+        popular ones; the note says so. ``exclude_seen`` leaves out items of the history; None
+        does what evaluation did.
+        """
+        known, notes = [], []
+        for row, history in enumerate(histories):
+            items, note = self._known(history, row)
+            known.append(items)
+            notes.append(note)
+        found = self.rank(known, k, exclude_seen)
+        return [
+            Recommendation(
+                self.item_ids[items - 1].tolist(),
+                scores.tolist(),
+                "; ".join(filter(None, [note, "" if len(past) else "most popular items"])),
+            )
+            for (items, scores), note, past in zip(found, notes, known, strict=True)
+        ]
+
+    def number(self, own: object) -> int | None:
+        """Returns the number 1..I of an item by its own id, or None where training never saw it."""
+        return self._index.get(_own(own, self.item_ids.dtype.kind))
+
+    def _known(self, history: Any, row: int) -> tuple[NDArray[np.int64], str]:
+        if isinstance(history, str | bytes | Mapping) or not hasattr(history, "__len__"):
+            raise UserError(
+                f"history {row}: must be a list of item ids with the newest last, not {history!r}"
+            )
+        if not len(history):
+            return np.empty(0, np.int64), "the history is empty"
+        found = [self.number(own) for own in history]
+        items = np.array([item for item in found if item is not None], dtype=np.int64)
+        unknown = list(
+            dict.fromkeys(repr(o) for o, item in zip(history, found, strict=True) if item is None)
+        )
+        if not unknown:
+            return items, ""
+        shown = ", ".join(unknown[:SHOWN]) + (", ..." if len(unknown) > SHOWN else "")
+        return items, f"{len(found) - len(items)} of {len(found)} items are unknown: {shown}"
+
+    @torch.no_grad()
+    def rank(
+        self,
+        histories: Sequence[NDArray[np.int64]],
+        k: int = 10,
+        exclude_seen: bool | None = None,
+    ) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+        """Returns the best items and their scores, like ``recommend`` but with item numbers 1..I.
+
+        Fewer than ``k`` come back where no more are left. Without a history the score of an item
+        is the number of its training events.
+        """
+        k, n_items = _at_least_one(k), len(self.item_ids)
+        hide = self.mask_seen if exclude_seen is None else exclude_seen
+        popular = np.argsort(-self.popularity, kind="stable")[:k]
+        result = [(popular + 1, self.popularity[popular].astype(np.float64))] * len(histories)
+        for rows in self._batches([len(history) for history in histories]):
+            history = self._history([histories[row] for row in rows])
+            scores = self.model.score(history)[:, : n_items + 1].float()  # (B, I + 1)
+            scores[:, 0] = -torch.inf
+            if hide:
+                seen = np.concatenate([histories[row] for row in rows])
+                at = np.repeat(np.arange(len(rows)), [len(histories[row]) for row in rows])
+                scores[self._tensor(at), self._tensor(seen)] = -torch.inf
+            best = scores.topk(min(k, n_items), dim=1)
+            values, items = best.values.cpu().numpy(), best.indices.cpu().numpy()
+            for row, value, item in zip(rows, values, items, strict=True):
+                left = np.isfinite(value)
+                result[row] = (item[left], value[left].astype(np.float64))
+        return result
+
+    def _batches(self, lengths: list[int]) -> Iterator[list[int]]:
+        """Groups the rows that have a history by length, so that few of their cells are padding."""
+        rows = sorted((row for row, n in enumerate(lengths) if n), key=lambda row: lengths[row])
+        size = max(1, min(256, SCORES // (len(self.item_ids) + 1)))
+        for start in range(0, len(rows), size):
+            yield rows[start : start + size]
+
+    def _history(self, histories: list[NDArray[np.int64]]) -> History:
+        longest = self.model.params.max_seq_len
+        recent = [history[-longest:] for history in histories]
+        lengths = np.array([len(history) for history in recent])
+        width = longest if self.model.fixed_window else int(lengths.max())
+        items = np.zeros((len(recent), width), dtype=np.int64)
+        for row, history in enumerate(recent):
+            items[row, : len(history)] = history
+        unseen = np.full(len(recent), self.model.n_users)  # a user that training did not see
+        return History(self._tensor(unseen), self._tensor(items), self._tensor(lengths))
+
+    def _tensor(self, values: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(values).to(self.device)
+
+
+def _at_least_one(k: object) -> int:
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+        raise UserError(f"k: must be a whole number of at least 1, not {k!r}")
+    return int(k)
+
+
+def _own(own: object, kind: str) -> int | str | None:
+    """Reads an id as the catalogue writes it: JSON may say "12" or 12.0 for 12, and 12 for "12"."""
+    if isinstance(own, np.generic):
+        own = own.item()
+    if isinstance(own, float) and own.is_integer():
+        own = int(own)
+    if isinstance(own, bool) or not isinstance(own, int | str):
+        return None
+    if kind == "O":
+        return str(own)
+    if isinstance(own, int):
+        return own
+    return int(own) if own.strip().removeprefix("-").isdecimal() else None
+
+
+class Written(NamedTuple):
+    """What ``recommend_file`` did."""
+
+    n_users: int
+    n_rows: int
+    n_popular: int  # users without a known item, who got the most popular ones
+    unknown: list[Any]  # ids of items in the file that training never saw
+
+
+def recommend_file(
+    folder: Folder,
+    source: str,
+    out: str | Path,
+    *,
+    k: int = 10,
+    exclude_seen: bool | None = None,
+    user_col: str | None = None,
+    item_col: str | None = None,
+    time_col: str | None = None,
+    device: torch.device | str = "cpu",
+) -> Written:
+    """Recommends to every user of an interactions file and writes a parquet file.
+
+    One row per recommendation: ``user``, ``rank`` (1 is best), ``item``, ``score``; ids are the
+    file's and the catalogue's own. Rows are written as they are found, and the file appears
+    under its name once it is complete.
+    """
+    recommender = load(folder, device)
+    given = data.load(
+        source, user_col=user_col, item_col=item_col, time_col=time_col, min_user=1, min_item=1
+    )
+    item_of = np.zeros(given.n_items + 1, dtype=np.int64)  # number in the file -> in the model
+    item_of[1:] = [recommender.number(own) or 0 for own in given.item_ids.tolist()]
+    target = Path(out)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.part")
+    n_rows = n_popular = 0
+    with pq.ParquetWriter(part, _schema(given, recommender)) as writer:
+        for first in range(0, given.n_users, USERS):
+            users = np.arange(first, min(first + USERS, given.n_users))
+            rows = [item_of[given.items[given.offsets[u] : given.offsets[u + 1]]] for u in users]
+            histories = [row[row > 0] for row in rows]
+            found = recommender.rank(histories, k, exclude_seen)
+            counts = [len(items) for items, _ in found]
+            columns = (
+                np.repeat(given.user_ids[users], counts),
+                np.concatenate([np.arange(1, count + 1) for count in counts]),
+                recommender.item_ids[np.concatenate([items for items, _ in found]) - 1],
+                np.concatenate([scores for _, scores in found]),
+            )
+            writer.write_table(pa.table(list(columns), writer.schema.names).cast(writer.schema))
+            n_rows += sum(counts)
+            n_popular += sum(not len(history) for history in histories)
+    part.replace(target)
+    unknown = given.item_ids[item_of[1:] == 0].tolist()
+    return Written(given.n_users, n_rows, n_popular, unknown)
+
+
+def _schema(given: data.Dataset, recommender: Recommender) -> pa.Schema:
+    user, item = (pa.array(ids[:1]).type for ids in (given.user_ids, recommender.item_ids))
+    return pa.schema({"user": user, "rank": pa.int32(), "item": item, "score": pa.float32()})

@@ -1,0 +1,632 @@
+"""The command line: ``seqtune tune | train | recommend | models``.
+
+Everything that can be checked in a moment is checked before torch, Ray, MLflow or pandas is
+imported: a typing mistake is answered at once, by one sentence on stderr and exit code 2.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args, get_origin
+
+import typer
+from pydantic.fields import FieldInfo
+from typer.exceptions import TyperException
+
+from seqtune import __version__
+from seqtune.options import StudyOptions, TrainOptions, command, parse_duration
+from seqtune.params import (
+    TrainParams,
+    UserError,
+    build,
+    check,
+    check_model,
+    declaration,
+    model_names,
+    nearest,
+    parse_assignment,
+)
+
+if TYPE_CHECKING:
+    from seqtune.view import StudyView, TrainView
+
+WHAT, DATA, SEARCH, RESOURCES, WHERE = "What", "Columns and filters", "Search", "Resources", "Where"
+
+app = typer.Typer(
+    help="Tunes sequential recommenders: your interactions in, the best checkpoint out.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+HELP = {"help_option_names": ["-h", "--help"]}
+
+
+def _option(panel: str, text: str, *flags: str, metavar: str | None = None, **more: Any) -> Any:
+    return typer.Option(*flags, help=text, metavar=metavar, rich_help_panel=panel, **more)
+
+
+EXAMPLES = """[bold]Examples[/]
+
+python tune.py --model duorec
+
+python tune.py --model sasrec --data ratings.csv --trials 50 --time-budget 2h
+
+python tune.py --model sasrec --data ratings.csv --set n_layers=3 --name deeper
+"""
+
+# Options that tune and train share.
+Source = Annotated[
+    str,
+    _option(
+        WHAT,
+        "Interactions: a csv, tsv, parquet or .inter file (also .gz), or a generated set: "
+        "demo, tiny, ml1m, beauty, yoochoose, xl.",
+        metavar="FILE",
+    ),
+]
+Set = Annotated[
+    list[str],
+    _option(
+        WHAT,
+        "Fix a hyperparameter; may be given many times.",
+        "--set",
+        metavar="NAME=VALUE",
+        show_default=False,
+    ),
+]
+Metric = Annotated[
+    str,
+    _option(WHAT, "What to maximise, on validation: ndcg, hr, mrr, ... at k.", metavar="NAME@K"),
+]
+UserCol = Annotated[
+    str | None, _option(DATA, "Column of users, where its name is not a usual one.", metavar="NAME")
+]
+ItemCol = Annotated[str | None, _option(DATA, "Column of items.", metavar="NAME")]
+TimeCol = Annotated[str | None, _option(DATA, "Column of times: s, ms or ISO.", metavar="NAME")]
+MinUser = Annotated[int, _option(DATA, "Drop users with fewer interactions.", metavar="N", min=3)]
+MinItem = Annotated[int, _option(DATA, "Drop items with fewer interactions.", metavar="N", min=1)]
+MaskSeen = Annotated[
+    bool | None,
+    _option(
+        DATA,
+        "Leave items that a user has seen out of the ranking.",
+        "--mask-seen/--rank-seen",
+        metavar="",
+        show_default="mask, unless users repeat items",
+    ),
+]
+Seed = Annotated[int, _option(SEARCH, "Seed of the search and of training.", metavar="N", min=0)]
+
+
+def _complete_model(incomplete: str) -> list[str]:
+    return [name for name in model_names() if name.startswith(incomplete.lower())]
+
+
+@app.command(context_settings=HELP, epilog=EXAMPLES)
+def tune(
+    model: Annotated[
+        str | None,
+        _option(
+            WHAT,
+            "Model to tune; --list shows them.",
+            metavar="NAME",
+            autocompletion=_complete_model,
+        ),
+    ] = None,
+    data: Source = "demo",
+    space: Annotated[
+        str | None,
+        _option(
+            WHAT,
+            "Search space.",
+            metavar="FILE",
+            show_default="search_spaces/MODEL.yaml",
+        ),
+    ] = None,
+    set_: Set = [],  # noqa: B006
+    metric: Metric = "ndcg@10",
+    list_: Annotated[
+        bool, _option(WHAT, "List the models and exit.", "--list", metavar="")
+    ] = False,
+    explain: Annotated[
+        str | None,
+        _option(
+            WHAT,
+            "Explain a model and its hyperparameters and exit.",
+            metavar="MODEL",
+            autocompletion=_complete_model,
+        ),
+    ] = None,
+    user_col: UserCol = None,
+    item_col: ItemCol = None,
+    time_col: TimeCol = None,
+    min_user: MinUser = 3,
+    min_item: MinItem = 1,
+    mask_seen: MaskSeen = None,
+    trials: Annotated[
+        int, _option(SEARCH, "Trials, the published defaults included.", metavar="N", min=1)
+    ] = 20,
+    time_budget: Annotated[
+        str | None, _option(SEARCH, "Stop after this time: 90s, 15m, 1h30m.", metavar="TIME")
+    ] = None,
+    scheduler: Annotated[
+        Literal["asha", "none"],
+        _option(SEARCH, "asha stops poor trials early; none lets all run to their end."),
+    ] = "asha",
+    seed: Seed = 0,
+    concurrency: Annotated[
+        int | None,
+        _option(
+            RESOURCES, "Trials at a time.", metavar="N", min=1, show_default="what fits the machine"
+        ),
+    ] = None,
+    cpus_per_trial: Annotated[
+        float | None,
+        _option(RESOURCES, "CPUs of each worker.", metavar="N", min=0, show_default="1"),
+    ] = None,
+    gpus_per_trial: Annotated[
+        float | None,
+        _option(
+            RESOURCES,
+            "GPUs of each worker; 0.5 lets two share one.",
+            metavar="N",
+            min=0,
+            show_default="1 where there is one",
+        ),
+    ] = None,
+    workers_per_trial: Annotated[
+        int, _option(RESOURCES, "Processes that train one trial together.", metavar="N", min=1)
+    ] = 1,
+    max_failures: Annotated[
+        int, _option(RESOURCES, "Restarts of a trial that crashes.", metavar="N", min=0)
+    ] = 2,
+    name: Annotated[
+        str | None,
+        _option(WHERE, "Name of the study.", metavar="NAME", show_default="MODEL-DATA"),
+    ] = None,
+    resume: Annotated[
+        bool, _option(WHERE, "Continue the study of this name.", "--resume", metavar="")
+    ] = False,
+    storage: Annotated[
+        str, _option(WHERE, "Folder of results: a path, s3:// or gs://.", metavar="FOLDER")
+    ] = "seqtune-results",
+    tracking_uri: Annotated[
+        str | None,
+        _option(
+            WHERE,
+            "MLflow server or store.",
+            metavar="URI",
+            show_default="a SQLite file in --storage",
+        ),
+    ] = None,
+) -> None:
+    """Searches for the best hyperparameters of a model on your interactions.
+
+    The published defaults run first, so that the report can say what tuning gained.
+    """
+    if list_:
+        _list_models()
+        return
+    if explain is not None:
+        _explain(check_model(explain, "--explain"))
+        return
+    options = StudyOptions(
+        model=_needed(model),
+        data=data,
+        user_col=user_col,
+        item_col=item_col,
+        time_col=time_col,
+        min_user=min_user,
+        min_item=min_item,
+        mask_seen=mask_seen,
+        space=space,
+        set=tuple(set_),
+        trials=trials,
+        time_budget=None if time_budget is None else parse_duration(time_budget),
+        metric=metric.lower(),
+        scheduler=scheduler,
+        seed=seed,
+        concurrency=concurrency,
+        cpus_per_trial=cpus_per_trial,
+        gpus_per_trial=gpus_per_trial,
+        workers_per_trial=workers_per_trial,
+        max_failures=max_failures,
+        name=name,
+        resume=resume,
+        storage=storage,
+        tracking_uri=tracking_uri,
+    )
+    _check(options)
+    from seqtune.space import load_space
+
+    load_space(options.space, options.model, _assignments(options))
+    _tune(options)
+
+
+def _tune(options: StudyOptions) -> None:
+    from seqtune.report import show
+    from seqtune.view import StudyView
+
+    view = StudyView(options.metric, options.time_budget)
+    try:
+        view.preparing("starting")
+        from seqtune import study
+
+        result = study.run(options, view)
+    except KeyboardInterrupt:
+        view.study_ended()
+        raise _stopped(options, view) from None
+    finally:
+        view.study_ended()
+    show(result)
+    if result.best is None:
+        raise typer.Exit(1)
+
+
+def _stopped(options: StudyOptions | TrainOptions, view: StudyView | TrainView) -> typer.Exit:
+    again = command(replace(options, resume=True))
+    _say(f"Stopped. Continue with:\n{again}" if view.has_started else "Stopped before it began.")
+    return typer.Exit(130)
+
+
+@app.command(context_settings=HELP)
+def train(
+    model: Annotated[
+        str | None, _option(WHAT, "Model to train.", metavar="NAME", autocompletion=_complete_model)
+    ] = None,
+    data: Source = "demo",
+    set_: Set = [],  # noqa: B006
+    metric: Metric = "ndcg@10",
+    user_col: UserCol = None,
+    item_col: ItemCol = None,
+    time_col: TimeCol = None,
+    min_user: MinUser = 3,
+    min_item: MinItem = 1,
+    mask_seen: MaskSeen = None,
+    seed: Seed = 0,
+    workers: Annotated[
+        int, _option(RESOURCES, "Processes that train together.", metavar="N", min=1)
+    ] = 1,
+    out: Annotated[
+        str | None,
+        _option(
+            WHERE,
+            "Folder of the checkpoint.",
+            metavar="FOLDER",
+            show_default="seqtune-results/MODEL-DATA-train",
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, _option(WHERE, "Continue the training in --out.", "--resume", metavar="")
+    ] = False,
+) -> None:
+    """Trains a model once, with its published defaults and what --set says."""
+    options = TrainOptions(
+        model=_needed(model),
+        data=data,
+        user_col=user_col,
+        item_col=item_col,
+        time_col=time_col,
+        min_user=min_user,
+        min_item=min_item,
+        mask_seen=mask_seen,
+        set=tuple(set_),
+        metric=metric.lower(),
+        seed=seed,
+        workers=workers,
+        out=out,
+        resume=resume,
+    )
+    _check(options)
+    build(declaration(options.model).params, _assignments(options), "--set")
+    from seqtune.report import show_training
+    from seqtune.view import TrainView
+
+    view = TrainView(options.metric)
+    try:
+        from seqtune.trial import train_once
+
+        result = train_once(options, view)
+    except KeyboardInterrupt:
+        raise _stopped(options, view) from None
+    show_training(result)
+
+
+@app.command(context_settings=HELP)
+def recommend(
+    checkpoint: Annotated[
+        str | None, _option(WHAT, "Folder of a checkpoint, from tune or train.", metavar="FOLDER")
+    ] = None,
+    histories: Annotated[
+        str | None,
+        _option(WHAT, "Interactions of the users to recommend to.", "--data", metavar="FILE"),
+    ] = None,
+    out: Annotated[str, _option(WHAT, "Parquet file to write.", metavar="FILE")] = (
+        "recommendations.parquet"
+    ),
+    k: Annotated[int, _option(WHAT, "Items for each user.", "--k", metavar="N", min=1)] = 10,
+    exclude_seen: Annotated[
+        bool | None,
+        _option(
+            WHAT,
+            "Leave out items that the user has seen.",
+            "--exclude-seen/--include-seen",
+            metavar="",
+            show_default="as in evaluation",
+        ),
+    ] = None,
+    user_col: UserCol = None,
+    item_col: ItemCol = None,
+    time_col: TimeCol = None,
+) -> None:
+    """Writes the best next items of every user in a file."""
+    if checkpoint is None:
+        raise UserError("--checkpoint: name the folder of a checkpoint; tune and train print it")
+    if histories is None:
+        raise UserError("--data: name a file with the interactions of the users")
+    _check_data(histories)
+    if "://" not in checkpoint and not Path(checkpoint).expanduser().is_dir():
+        raise UserError(f"--checkpoint {checkpoint}: no such folder; tune and train print it")
+    from seqtune.checkpoint import recommend_file
+    from seqtune.storage import Folder
+
+    written = recommend_file(
+        Folder.at(checkpoint),
+        histories,
+        out,
+        k=k,
+        exclude_seen=exclude_seen,
+        user_col=user_col,
+        item_col=item_col,
+        time_col=time_col,
+    )
+    print(f"{written.n_rows:,} recommendations for {written.n_users:,} users in {out}")
+    if written.unknown:
+        some = ", ".join(map(str, written.unknown[:5]))
+        more = ", ..." if len(written.unknown) > 5 else ""
+        print(f"{len(written.unknown):,} items are unknown to the model, ignored: {some}{more}")
+    if written.n_popular:
+        print(f"{written.n_popular:,} users have no known item and got the most popular ones")
+
+
+@app.command(context_settings=HELP)
+def models(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            help="Model to explain; without it all are listed.",
+            metavar="[MODEL]",
+            autocompletion=_complete_model,
+        ),
+    ] = None,
+    names: Annotated[
+        bool, typer.Option("--names", help="Bare names, for scripts.", metavar="")
+    ] = False,
+) -> None:
+    """Lists the models, or explains the hyperparameters of one."""
+    if names:
+        print("\n".join(model_names()))
+    elif name is None:
+        _list_models()
+    else:
+        _explain(check_model(name, "models"))
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"seqtune {__version__}")
+        raise typer.Exit
+
+
+@app.callback(context_settings=HELP)
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", metavar="", callback=_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+# Checks that need no heavy import.
+
+
+def _needed(model: str | None) -> str:
+    if model is None:
+        names = model_names()
+        raise UserError(
+            f"--model: name the model, for example --model {names[0]}; "
+            f"there are: {', '.join(names)}"
+        )
+    return check_model(model)
+
+
+def _check(options: StudyOptions | TrainOptions) -> None:
+    from seqtune.metrics import parse_metric
+
+    params = declaration(options.model).params
+    for name, value in _assignments(options).items():
+        check(params, name, value, "--set")
+    parse_metric(options.metric)
+    _check_data(options.data)
+    study = getattr(options, "study", "ok")
+    if not re.fullmatch(r"[\w][\w.-]*", study):
+        raise UserError(f"--name {study}: use letters, digits, '.', '_' and '-' only")
+
+
+def _assignments(options: StudyOptions | TrainOptions) -> dict[str, object]:
+    values: dict[str, object] = {}
+    for text in options.set:
+        name, value = parse_assignment(text)
+        if name in values:
+            raise UserError(f"--set {text}: {name} is set twice; keep one")
+        values[name] = value
+    return values
+
+
+def _check_data(source: str) -> None:
+    from seqtune.data.generate import PRESETS
+
+    path = Path(source).expanduser()
+    if source in PRESETS or "://" in source or path.is_file():
+        return
+    if path.is_dir():
+        raise UserError(f"--data {source}: is a folder; name the file with the interactions")
+    if path.parent == Path() and not path.suffix:
+        raise UserError(f"--data {source}: no such file or generated set{nearest(source, PRESETS)}")
+    siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    close = difflib.get_close_matches(path.name, siblings, n=1)
+    hint = f"; did you mean {str(path.parent / close[0])!r}?" if close else ""
+    raise UserError(f"--data {source}: no such file{hint}")
+
+
+# Pages about models.
+
+
+def _list_models() -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, padding=(0, 2))
+    table.add_column(style="bold cyan", no_wrap=True)
+    for name in model_names():
+        table.add_row(name, declaration(name).summary)
+    console = Console(highlight=False)
+    console.print(table)
+    console.print("\n  Explain one: python tune.py --explain NAME", style="dim")
+
+
+def _explain(model: str) -> None:
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.text import Text
+
+    from seqtune.report import value_text
+
+    declared = declaration(model)
+    searched, place = _searched(model)
+    console = Console(highlight=False)
+    console.print(Text(f"\n{model}", "bold cyan"))
+    console.print(Padding(Text(reflow(declared.doc)), (0, 2), expand=False))
+    own = [n for n in declared.params.model_fields if n not in TrainParams.model_fields]
+    groups = {f"Hyperparameters of {model}": own, "Of every model": list(TrainParams.model_fields)}
+    for title, names in groups.items():
+        console.print(Text(f"\n{title}", "bold"))
+        for name in names:
+            field = declared.params.model_fields[name]
+            line = Text.assemble((f"  {name}", "cyan"), (f" = {value_text(field.default)}", "bold"))
+            if allowed := allowed_values(field):
+                line.append(f"   {allowed}", "dim")
+            console.print(line)
+            console.print(Padding(Text(field.description or ""), (0, 0, 0, 6), expand=False))
+            if name in searched:
+                console.print(Text(f"      searched: {searched[name]}", "green"))
+    console.print(Text(f"\nFix one with --set NAME=VALUE. The search space is {place}.", "dim"))
+
+
+def _searched(model: str) -> tuple[dict[str, str], str]:
+    from seqtune.report import value_text
+    from seqtune.space import load_space, shipped
+
+    if not shipped(model).is_file():
+        return {}, "not written yet"
+    space = load_space(None, model)
+    texts = {
+        dimension.name: dimension.text + (f" (when {dimension.condition})" * bool(dimension.when))
+        for dimension in space.dimensions
+    }
+    texts |= {name: f"no, fixed at {value_text(value)}" for name, value in space.fixed.items()}
+    return texts, space.place
+
+
+def reflow(doc: str) -> str:
+    """Joins the lines of each paragraph, so that any width can break them; formulas stay."""
+    paragraphs = []
+    for paragraph in doc.split("\n\n"):
+        is_prose = not any(line.startswith(" ") for line in paragraph.splitlines())
+        paragraphs.append(paragraph.replace("\n", " ") if is_prose else paragraph)
+    return "\n\n".join(paragraphs).replace("``", "").strip()
+
+
+def allowed_values(field: FieldInfo) -> str:
+    """Writes what a hyperparameter may be: ``1 to 32``, ``above 0, below 1``, ``dot | cos``."""
+    kinds = [field.annotation, *get_args(field.annotation)]
+    names = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+    if names:
+        return " | ".join(map(str, names))
+    if field.annotation is bool:
+        return "true | false"
+    bound = {
+        key: getattr(one, key)
+        for one in field.metadata
+        for key in ("ge", "gt", "le", "lt")
+        if getattr(one, key, None) is not None
+    }
+    number = {key: f"{value:,}" for key, value in bound.items()}
+    if "ge" in bound and "le" in bound:
+        return f"{number['ge']} to {number['le']}"
+    words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+    return ", ".join(f"{words[key]} {text}" for key, text in number.items())
+
+
+# The way in, and how mistakes are answered.
+
+
+def main(only: str | None = None) -> NoReturn:
+    """Runs the command line; with ``only``, that command alone, as ``python tune.py`` does."""
+    group: Any = typer.main.get_command(app)
+    program, entry = (
+        ("seqtune", group) if only is None else ("python tune.py", group.commands[only])
+    )
+    for stream in (sys.stdout, sys.stderr):  # a terminal without Unicode shows ?, not a traceback
+        getattr(stream, "reconfigure", lambda **_: None)(errors="replace")
+    try:
+        sys.exit(entry.main(prog_name=program, standalone_mode=False) or 0)
+    except UserError as error:
+        _say(str(error), "error: ")
+    except TyperException as error:
+        if sentence := usage_sentence(error):
+            _say(sentence, "error: ")
+    except typer.Abort:
+        sys.exit(130)
+    sys.exit(2)
+
+
+def _say(text: str, prefix: str = "") -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=True, highlight=False)
+    console.print(Text.assemble((prefix, "bold red"), text), soft_wrap=True)
+
+
+def usage_sentence(error: TyperException) -> str:
+    """Turns a mistake in the command line into one sentence: place, value, rule, nearest fix."""
+    context = getattr(error, "ctx", None)
+    flags = [flag for one in context.command.params for flag in one.opts] if context else []
+    message = error.format_message().rstrip(".")
+    option = getattr(error, "option_name", None)
+    if option and hasattr(error, "possibilities"):
+        close = difflib.get_close_matches(option, flags, n=1)
+        page = f"see {context.command_path} --help" if context else "see --help"
+        return f"{option}: no such option; " + (f"did you mean {close[0]!r}?" if close else page)
+    if option:
+        return f"{option}: {message.removeprefix(f'Option {option!r} ')}"
+    if parameter := getattr(error, "param", None):
+        cause: Any = error.__cause__
+        first = cause.errors()[0] if hasattr(cause, "errors") else {}
+        rule = str(first.get("msg", message)).partition(", unable")[0].rstrip(".")
+        rule = rule.removeprefix("Value error, ").replace("Input should be", "must be")
+        value = f" {first['input']}" if isinstance(first.get("input"), str) else ""
+        return f"{parameter.opts[0]}{value}: {rule}"
+    if extra := re.fullmatch(r"Got unexpected extra argument\S* \((.*)\)", message):
+        words = extra[1].split()
+        fix = f"--model {words[0]}" if words[0].lower() in model_names() else "--NAME VALUE"
+        return f"{extra[1]}: stands alone; write {fix}"
+    return message

@@ -1,0 +1,41 @@
+"""Interactions: reading, filtering, splitting and making them."""
+
+from __future__ import annotations
+
+from seqtune.data.dataset import Dataset, k_core
+from seqtune.data.generate import PRESETS, make_preset
+from seqtune.data.split import Held, Split, leave_one_out
+from seqtune.params import UserError, nearest
+
+
+def load(
+    source: str,
+    *,
+    user_col: str | None = None,
+    item_col: str | None = None,
+    time_col: str | None = None,
+    min_user: int = 3,
+    min_item: int = 1,
+) -> Dataset:
+    """Reads a file of interactions, or makes a generated set where ``source`` is a preset's name.
+
+    Users with fewer than ``min_user`` and items with fewer than ``min_item`` interactions are
+    dropped until every one left has enough. Raises UserError where the data cannot be used.
+    """
+    if source in PRESETS:
+        dataset = make_preset(source)
+    else:
+        from pathlib import Path
+
+        from seqtune.data import readers  # pyarrow takes a moment that --help should not wait for
+
+        if not Path(source).suffix and "/" not in source and not Path(source).exists():
+            raise UserError(
+                f"--data {source}: no such file, and no generated set{nearest(source, PRESETS)}"
+            )
+        columns = {"user": user_col, "item": item_col, "time": time_col}
+        dataset = readers.read(readers.find(source), columns)
+    return k_core(dataset, min_user, min_item, source)
+
+
+__all__ = ["Dataset", "Held", "Split", "leave_one_out", "load"]

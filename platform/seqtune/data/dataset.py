@@ -1,0 +1,122 @@
+"""Interactions as flat arrays: what every model is trained and evaluated on."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqtune.params import UserError
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Histories of U users with I items, E events in all, users one after another.
+
+    The events of user ``u`` are ``items[offsets[u]:offsets[u + 1]]`` in the order of time; events
+    at the same time keep the order of the file. Item 0 is padding and never occurs.
+
+    Plain arrays, so that Ray's object store hands them to every trial without a copy; there they
+    are read-only.
+    """
+
+    name: str
+    items: NDArray[np.int32]  # (E,) 1..I
+    offsets: NDArray[np.int64]  # (U + 1,)
+    times: NDArray[np.int64]  # (E,) Unix milliseconds
+    user_ids: NDArray[np.int64] | NDArray[np.object_]  # (U,) the user's own ids: int64 or str
+    item_ids: NDArray[np.int64] | NDArray[np.object_]  # (I,) item k has the own id item_ids[k - 1]
+    notes: tuple[str, ...] = ()  # what reading did that the user should know, one line each
+    best_hit_10: float | None = None  # generated data: the best reachable HR@10 on the test item
+
+    @property
+    def n_users(self) -> int:
+        """The number of users, U."""
+        return len(self.offsets) - 1
+
+    @property
+    def n_items(self) -> int:
+        """The number of items, I."""
+        return len(self.item_ids)
+
+    @property
+    def n_interactions(self) -> int:
+        """The number of events, E."""
+        return len(self.items)
+
+    @cached_property
+    def has_repeats(self) -> bool:
+        """Whether any user meets an item twice."""
+        users = np.repeat(np.arange(self.n_users), np.diff(self.offsets))
+        pairs = np.sort(users * (self.n_items + 1) + self.items)
+        return bool((pairs[1:] == pairs[:-1]).any())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits that change with any event, time, user id or item id, and only then."""
+        digest = hashlib.blake2b(digest_size=8)
+        for array in (self.items, self.offsets, self.times, self.user_ids, self.item_ids):
+            digest.update(f"{array.dtype.kind}{len(array)}:".encode())
+            if array.dtype == object:  # lengths first, so that ids cannot run into each other
+                digest.update(np.fromiter(map(len, array), np.int64, len(array)).tobytes())
+                digest.update("".join(array).encode())
+            else:
+                digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+
+def k_core(dataset: Dataset, min_user: int, min_item: int, place: str) -> Dataset:
+    """Drops users and items with too few interactions until every one left has enough.
+
+    Dropping an item shortens histories, and dropping a user takes interactions from items: it is
+    repeated until nothing changes. What was dropped becomes a note. Raises UserError where
+    nothing is left.
+    """
+    items = dataset.items
+    users = np.repeat(np.arange(dataset.n_users), np.diff(dataset.offsets))
+    kept = np.arange(len(items))
+    while True:
+        by_user = np.bincount(users[kept], minlength=dataset.n_users)
+        by_item = np.bincount(items[kept], minlength=dataset.n_items + 1)
+        if not len(kept):
+            raise UserError(_nothing_left(dataset, min_user, min_item, place))
+        enough = (by_user[users[kept]] >= min_user) & (by_item[items[kept]] >= min_item)
+        if enough.all():
+            break
+        kept = kept[enough]
+    if by_user.all() and by_item[1:].all():
+        return dataset
+
+    has_item, has_user = by_item > 0, by_user > 0
+    n_users, n_items = np.count_nonzero(has_user), np.count_nonzero(has_item)
+    note = (
+        f"kept {n_users:,} of {dataset.n_users:,} users (with at least {min_user} interactions), "
+        f"{n_items:,} of {dataset.n_items:,} items (at least {min_item}) and {len(kept):,} of "
+        f"{len(items):,} interactions"
+    )
+    return replace(
+        dataset,
+        items=(np.cumsum(has_item) - has_item[0])[items[kept]].astype(np.int32),
+        offsets=np.concatenate([[0], np.cumsum(by_user[has_user])]),
+        times=dataset.times[kept],
+        user_ids=dataset.user_ids[has_user],
+        item_ids=dataset.item_ids[has_item[1:]],
+        notes=(*dataset.notes, note),
+        best_hit_10=None,  # it was computed for the users and items before
+    )
+
+
+def _nothing_left(dataset: Dataset, min_user: int, min_item: int, place: str) -> str:
+    longest = np.diff(dataset.offsets).max(initial=0)
+    if longest < min_user:
+        return (
+            f"{place}: no user has {min_user} interactions (the most is {longest}), and each needs "
+            "at least three: to train, to validate and to test; is --user-col the right column?"
+        )
+    return (
+        f"{place}: nothing is left once users with fewer than {min_user} and items with fewer than "
+        f"{min_item} interactions are dropped; lower --min-user or --min-item"
+    )

@@ -1,0 +1,92 @@
+"""Full-ranking evaluation: the rank of each held-out item among the whole catalogue."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from seqtune.data.split import Held, Split
+from seqtune.model import Model, Sequences
+
+Arrays = tuple[NDArray[np.float32], NDArray[np.int64]]
+ROWS = 256  # histories scored at once: [256, items] scores stay small, matmuls stay efficient
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Ranks of the held-out items, one per user, and the recommended lists where asked for."""
+
+    ranks: NDArray[np.float32]  # (M,) 1 is best; tied items count half, so .5 steps occur
+    top: NDArray[np.int64] | None = None  # (M, k) item ids, best first
+
+
+@torch.no_grad()
+def evaluate(
+    model: Model,
+    data: Sequences,
+    split: Split,
+    held: Held,
+    *,
+    mask_seen: bool,
+    top_k: int = 0,
+    shard: tuple[int, int] = (0, 1),
+) -> Ranking:
+    """Ranks each held-out item against every item of the catalogue.
+
+    ``mask_seen`` leaves out the items of the user's history, but never the held-out item itself.
+    With ``shard`` = (rank, ranks) each rank scores its part of the users and all get all ranks.
+    A score that is not finite ranks last, so that a diverged model cannot win.
+    """
+    was_training = model.training
+    model.eval()
+    rank, ranks = shard
+    first = split.dataset.offsets[held.users]
+    lengths = np.minimum(held.events - first, model.params.max_seq_len)
+    mine = np.argsort(lengths, kind="stable")[rank::ranks]  # similar lengths share a batch
+    found: NDArray[np.float32] = np.zeros(len(lengths), dtype=np.float32)
+    top = np.zeros((len(lengths), min(top_k, data.n_items)), dtype=np.int64)
+    for index in np.array_split(mine, max(1, -(-len(mine) // ROWS))):
+        width = model.params.max_seq_len if model.fixed_window else int(lengths[index].max())
+        events = torch.from_numpy(held.events[index]).to(data.items.device)
+        history = data.before(events, width)
+        scores = model.score(history).float()  # (B, I + 1)
+        n_seen = int((held.events[index] - first[index]).sum()) if mask_seen else 0
+        batch_ranks = _ranks(scores, data, events, n_seen)
+        found[index] = batch_ranks.cpu().numpy()
+        if top_k:
+            top[index] = scores.topk(top.shape[1], dim=1).indices.cpu().numpy()
+    model.train(was_training)
+    if ranks > 1:
+        found, top = _gather((found, top), ranks)
+    return Ranking(found, top if top_k else None)
+
+
+def _ranks(scores: Tensor, data: Sequences, events: Tensor, n_seen: int) -> Tensor:
+    """Ranks the item of each event in its row; overwrites what is out of the race with -inf."""
+    rows = torch.arange(len(events), device=events.device)
+    target = data.items[events]
+    own = scores[rows, target]
+    scores[:, 0] = -torch.inf
+    if n_seen:
+        first = data.first[events]
+        counts = events - first
+        row = torch.repeat_interleave(rows, counts, output_size=n_seen)
+        step = torch.arange(n_seen, device=events.device) - (counts.cumsum(0) - counts)[row]
+        scores[row, data.items[first[row] + step]] = -torch.inf
+    scores[rows, target] = own
+    above = (scores > own[:, None]).sum(1)
+    at_least = (scores >= own[:, None]).sum(1)  # the item itself and its ties among them
+    ranks = (above + at_least + 1) / 2
+    return torch.where(torch.isfinite(own), ranks, float(data.n_items))
+
+
+def _gather(mine: Arrays, ranks: int) -> Arrays:
+    """Adds up what each rank filled in; the rest is zero."""
+    parts: list[Arrays] = [mine] * ranks
+    torch.distributed.all_gather_object(parts, mine)
+    found, top = zip(*parts, strict=True)
+    return np.sum(found, axis=0), np.sum(top, axis=0)

@@ -1,0 +1,255 @@
+"""The contract of a model.
+
+Letters for shapes: B rows of a batch, L positions, D size of a state, I items, V rows of the item
+table (I + 1, more where a model adds special items), N targets of a batch, U users.
+
+Item ids are 1..I; 0 is padding. Rows are padded on the right.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from seqtune import losses
+from seqtune.params import TrainParams, check_model
+
+
+@dataclass(frozen=True)
+class History:
+    """Histories to score, newest item last."""
+
+    users: Tensor  # (B,) index of the user, 0..U-1; U and beyond: a user not seen in training
+    items: Tensor  # (B, L) item ids, right-padded with 0
+    lengths: Tensor  # (B,) real items of each row
+    times: Tensor | None = None  # (B, L) Unix milliseconds, for models with uses_times
+
+
+@dataclass(frozen=True)
+class Batch(History):
+    """Histories with the targets that follow them.
+
+    In rows mode most positions carry a target, the item that follows. In prefixes mode only the
+    last position of each row does, so N = B and ``where`` is increasing in the row.
+    """
+
+    where: Tensor = None  # type: ignore[assignment]  # (N,) flat positions b * L + t with a target
+    targets: Tensor = None  # type: ignore[assignment]  # (N,) the item that follows
+    events: Tensor = None  # type: ignore[assignment]  # (N,) index of the target in Sequences.items
+    prefixes: bool = False
+
+
+class Term(NamedTuple):
+    """One term of a loss on one worker: sum over its targets, their number, and a weight.
+
+    The loop divides by the number of targets over ALL workers, so that a gradient does not depend
+    on how a batch was split.
+    """
+
+    total: Tensor  # scalar
+    count: int  # type: ignore[assignment]  # of targets; hides tuple.count
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """The training events of all users, flat, on the device.
+
+    ``items[first[e]:e]`` are the events before event ``e`` of the same user. Events of the test
+    and validation targets are not among ``targets`` and must not be read as training data.
+    """
+
+    items: Tensor  # (E,) item of each event, users one after another
+    first: Tensor  # (E,) index of the first event of the same user
+    users: Tensor  # (E,) user of each event
+    targets: Tensor  # (T,) indices of the events that are training targets
+    n_items: int
+    n_users: int
+    times: Tensor | None = None  # (E,) Unix milliseconds, for models with uses_times
+
+    def before(self, events: Tensor, length: int) -> History:
+        """Returns the prefixes that end just before ``events`` (B,), last ``length`` items."""
+        start = torch.maximum(self.first[events], events - length)
+        lengths = events - start
+        steps = torch.arange(int(length), device=events.device)
+        index = start[:, None] + steps  # (B, length)
+        real = steps < lengths[:, None]
+        index = index.clamp(max=len(self.items) - 1)
+        items = self.items[index].masked_fill(~real, 0).long()
+        times = None if self.times is None else self.times[index].masked_fill(~real, 0)
+        return History(self.users[events], items, lengths, times)
+
+
+class Model(nn.Module):
+    """A sequential recommender.
+
+    A subclass declares ``Params``, and computes ``loss`` and ``score``. Its constructor takes the
+    hyperparameters, the number of items and of users, and draws its initial weights from torch's
+    global generator, which the caller seeds.
+    """
+
+    class Params(TrainParams):
+        """The hyperparameters of the model."""
+
+    fixed_window: ClassVar[bool] = False  # rows must be max_seq_len wide (BSARec, Caser)
+    uses_times: ClassVar[bool] = False  # History.times is filled
+    params: TrainParams
+    n_items: int
+    n_users: int
+
+    def __init__(self, params: TrainParams, n_items: int, n_users: int) -> None:
+        super().__init__()
+        self.params, self.n_items, self.n_users = params, n_items, n_users
+
+    def prepare(self, sequences: Sequences) -> None:
+        """Called once before training with the training events; builds indexes where needed."""
+
+    def loss(self, batch: Batch, rng: torch.Generator) -> dict[str, Term]:
+        """Returns the loss terms of a batch by name; ``rng`` lives on the batch's device."""
+        raise NotImplementedError
+
+    def score(self, history: History) -> Tensor:
+        """Returns scores of every item as the next one: (B, L) -> (B, I + 1); column 0 is -inf."""
+        raise NotImplementedError
+
+    def forward(self, batch: Batch, rng: torch.Generator) -> dict[str, Term]:
+        """The loss: what DistributedDataParallel calls."""
+        return self.loss(batch, rng)
+
+
+class Encoder(Model):
+    """A model whose score is the dot product of a state and an item vector (plus a bias).
+
+    A subclass sets ``self.item_embedding`` (or overrides ``output``) and computes ``encode``;
+    the state at position t may depend on items 1..t only, else it must allow prefixes alone.
+    """
+
+    item_embedding: nn.Embedding
+    seen: Tensor | None = None  # keys of what users have seen, where negatives are rejected by it
+
+    def encode(self, history: History) -> Tensor:
+        """Returns the state after each item: (B, L) -> (B, L, D)."""
+        raise NotImplementedError
+
+    def encode_last(self, history: History) -> Tensor:
+        """Returns the state after the last item: (B, L) -> (B, D). Override where it is cheaper."""
+        states = self.encode(history)
+        last = (history.lengths - 1).clamp(min=0)
+        return states[torch.arange(len(states), device=states.device), last]
+
+    def encode_views(self, *views: History) -> tuple[Tensor, ...]:
+        """Returns what ``encode_last`` does for several histories (B, L), in few calls.
+
+        On a GPU it is one call at full width. On a CPU, where looking at lengths costs no wait,
+        rows of similar length share a call, cut to the longest: half the work on sparse data.
+        """
+        width = max(view.items.shape[1] for view in views)
+        items = [F.pad(view.items, (0, width - view.items.shape[1])) for view in views]
+        users, lengths = (
+            torch.cat([getattr(v, key) for v in views]) for key in ("users", "lengths")
+        )
+        stacked = History(users, torch.cat(items), lengths)
+        if users.device.type != "cpu" or self.fixed_window:
+            states = self.encode_last(stacked)
+        else:
+            order = lengths.argsort(stable=True)
+            parts = []
+            for rows in order.split(128):
+                longest = max(1, int(lengths[rows[-1]]))
+                part = History(users[rows], stacked.items[rows, :longest], lengths[rows])
+                parts.append(self.encode_last(part))
+            states = torch.cat(parts)[order.argsort()]
+        return torch.split(states, [len(view.users) for view in views])
+
+    def output(self) -> tuple[Tensor, Tensor | None]:
+        """Returns the table (V, D) that states are compared with, and a bias (V,) or None."""
+        return self.item_embedding.weight, None
+
+    def states_at_targets(self, batch: Batch) -> Tensor:
+        """Returns the states that predict the targets: (N, D)."""
+        if batch.prefixes:
+            return self.encode_last(batch)
+        return self.encode(batch).flatten(0, 1).index_select(0, batch.where)
+
+    def prepare(self, sequences: Sequences) -> None:
+        """Notes what every user has seen, where negatives are rejected by it."""
+        p = self.params
+        if p.reject == "seen" and getattr(p, "loss_type", "ce") != "ce":
+            # What a user has seen ends with the last training target: later events are held out.
+            users = sequences.users.long()
+            events = torch.arange(len(users), device=users.device)
+            ends = users.new_full((sequences.n_users,), -1)
+            ends.scatter_reduce_(0, users[sequences.targets], sequences.targets, "amax")
+            kept = events <= ends[users]
+            self.seen = losses.seen_keys(users[kept], sequences.items[kept], self.n_items)
+
+    def loss(self, batch: Batch, rng: torch.Generator) -> dict[str, Term]:
+        """Returns the loss of predicting each target from the state before it."""
+        return self.next_item(self.states_at_targets(batch), batch, rng)
+
+    def next_item(self, states: Tensor, batch: Batch, rng: torch.Generator) -> dict[str, Term]:
+        """Returns the terms of predicting ``batch.targets`` from states (N, D).
+
+        The loss is the one that ``params.loss_type`` names; a model without it has ``ce``.
+        """
+        p, (table, bias) = self.params, self.output()
+        kind = getattr(p, "loss_type", "ce")
+        if kind == "ce":
+            total = losses.ce(states, table, batch.targets, self.n_items, bias)
+        else:
+            width = batch.items.shape[1]
+            sharing = p.neg_sharing
+            if sharing == "auto":
+                sharing = "row" if p.neg_samples >= 32 else "position"
+            if batch.prefixes and sharing == "row":
+                sharing = "position"  # a row has one target
+            negatives = losses.draw_negatives(
+                p.neg_samples,
+                self.n_items,
+                batch.targets,
+                batch.where // width,
+                batch.users,
+                rng,
+                sharing=sharing,
+                reject=p.reject,
+                seen=self.seen,
+            )
+            positive, negative = losses.scores(
+                states, table, bias, batch.targets, negatives, batch.where, width
+            )
+            gbce_t = getattr(p, "gbce_t", 0.75)
+            total = losses.sampled(kind, positive, negative, self.n_items, gbce_t)
+        terms = {kind: Term(total, len(batch.targets))}
+        if p.reg_weight > 0:
+            ids = torch.cat([batch.items.flatten(), batch.targets])
+            penalty = losses.l2(self.item_embedding.weight, ids)
+            terms["l2"] = Term(penalty, len(batch.items), p.reg_weight)
+        return terms
+
+    def score(self, history: History) -> Tensor:
+        """Returns state . item (+ bias), in fp32 whatever the precision of the encoder."""
+        states, (table, bias) = self.encode_last(history), self.output()
+        with torch.autocast(states.device.type, enabled=False):
+            rows = losses.padded(table[: self.n_items + 1].float())
+            scores = (states.float() @ rows.T)[:, : self.n_items + 1]
+        if bias is not None:
+            scores = scores + bias[: self.n_items + 1]
+        scores[:, 0] = -torch.inf
+        return scores
+
+
+def model_class(name: str) -> type[Model]:
+    """Returns the class of a model by name; an unknown name is a UserError."""
+    module = importlib.import_module(f"seqtune.models.{check_model(name)}")
+    found: type[Model] = next(
+        value for key, value in vars(module).items() if key.lower() == name.lower()
+    )
+    return found
+
+
+__all__ = ["Batch", "Encoder", "History", "Model", "Sequences", "Term", "model_class"]

@@ -1,0 +1,108 @@
+"""Self-attention over the history, one loss at every position.
+
+Kang & McAuley, Self-Attentive Sequential Recommendation, ICDM 2018, arXiv 1808.09781.
+
+The defaults are not the paper's. They are the body that RecBole calls SASRec (post-norm blocks,
+GELU, all weights N(0, .02)) with cross entropy over all items at every position, which is stronger.
+The paper's official code is
+``norm=sasrec inner_size=<embedding_size> activation=relu pos=rev scale_emb=true loss_type=bce
+reject=seen adam_beta2=0.98`` with ``attn_dropout_prob`` equal to ``dropout_prob``. There, pads are
+zeroed before each block; here they stand after the items, where no item can see them.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from seqtune.model import Encoder, History
+from seqtune.nn import ItemEmbedding, Transformer, initialise, initialise_normal
+from seqtune.params import (
+    AttentionDropout,
+    Depth,
+    Dropout,
+    Heads,
+    NextItemLoss,
+    TrainMode,
+    TrainParams,
+    Width,
+)
+
+
+class SASRec(Encoder):
+    """Transformer over items; the score is the dot product of the last state and an item."""
+
+    class Params(TrainParams):
+        """The hyperparameters of SASRec."""
+
+        n_layers: Depth = 2
+        n_heads: Heads = 2
+        inner_size: Width = 256
+        dropout_prob: Dropout = 0.5
+        attn_dropout_prob: AttentionDropout = 0.0
+        norm: Literal["post", "pre", "sasrec"] = Field(
+            "post", description="Where a block normalises: after, before, or as the official code."
+        )
+        activation: Literal["gelu", "relu"] = Field("gelu", description="Of the feed-forward.")
+        pos: Literal["abs", "rev"] = Field(
+            "abs", description="Position ids counted from the oldest item, or from the newest."
+        )
+        scale_emb: bool = Field(
+            False, description="Multiply item vectors by sqrt(embedding_size) at the input."
+        )
+        tie_weights: bool = Field(True, description="One item table for input and output.")
+        train_mode: TrainMode = "rows"
+        loss_type: NextItemLoss = "ce"
+        gbce_t: float = Field(0.75, ge=0, le=1, description="Calibration of the gbce loss.")
+
+        @model_validator(mode="after")
+        def _heads_divide_size(self) -> Self:
+            if self.embedding_size % self.n_heads:
+                size = self.embedding_size
+                near = next(n for n in range(self.n_heads, 0, -1) if size % n == 0)
+                raise ValueError(
+                    f"n_heads must divide embedding_size {size}, not {self.n_heads}; {near} does"
+                )
+            return self
+
+    params: Params
+
+    def __init__(self, params: Params, n_items: int, n_users: int) -> None:
+        super().__init__(params, n_items, n_users)
+        p = params
+        self.item_embedding = ItemEmbedding(n_items, p.embedding_size)
+        if not p.tie_weights:
+            self.output_embedding = ItemEmbedding(n_items, p.embedding_size)
+        self.body = Transformer(
+            p.embedding_size,
+            p.max_seq_len,
+            n_layers=p.n_layers,
+            n_heads=p.n_heads,
+            inner_size=p.inner_size,
+            dropout=p.dropout_prob,
+            attn_dropout=p.attn_dropout_prob,
+            norm=p.norm,
+            position=p.pos,
+            activation=p.activation,
+        )
+        if p.norm == "sasrec":
+            initialise(self, nn.init.xavier_uniform_)
+        else:
+            initialise_normal(self)
+
+    def vectors(self, history: History) -> Tensor:
+        """Returns the item vectors at the input: (B, L) -> (B, L, D)."""
+        x: Tensor = self.item_embedding(history.items)
+        return x * self.params.embedding_size**0.5 if self.params.scale_emb else x
+
+    def encode(self, history: History) -> Tensor:
+        return self.body.forward(self.vectors(history), history.lengths)
+
+    def encode_last(self, history: History) -> Tensor:
+        return self.body.last(self.vectors(history), history.lengths)
+
+    def output(self) -> tuple[Tensor, Tensor | None]:
+        table = self.item_embedding if self.params.tie_weights else self.output_embedding
+        return table.weight, None

@@ -1,0 +1,282 @@
+"""Layers that two or more models share.
+
+Rows are padded on the right, so a causal layer needs no mask: no real position sees a pad, and
+what stands at the pads is never used. Letters as in ``model.py``, and Q queries, H heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Norm = Literal["post", "pre", "sasrec"]
+Position = Literal["abs", "rev"]
+Activation = Literal["gelu", "relu"]
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
+EPS = 1e-12  # of layer normalisation: RecBole's; it runs in fp32
+
+
+class ItemEmbedding(nn.Embedding):
+    """The item table: row 0 is padding and stays zero, rows 1..I are items, then special ones."""
+
+    def __init__(self, n_items: int, size: int, n_special: int = 0) -> None:
+        super().__init__(1 + n_items + n_special, size, padding_idx=0)
+
+
+class Stacked(nn.Linear):
+    """Several square matrices of one input, in one matmul: (..., D) -> (..., n * D)."""
+
+    def __init__(self, size: int, n: int) -> None:
+        super().__init__(size, n * size)
+
+
+@torch.no_grad()
+def initialise(module: nn.Module, draw: Callable[[Tensor], Any]) -> None:
+    """Draws every matrix of a module anew; biases become 0, and padding rows stay 0.
+
+    ``draw`` is one of ``nn.init``. The matrices of a ``Stacked`` are drawn one by one, since the
+    range of a Xavier draw depends on the shape.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Embedding | nn.RNNBase):
+            for weight in part.parameters(recurse=False):
+                if weight.dim() == 1:
+                    weight.zero_()
+                else:
+                    rows = weight.shape[1] if isinstance(part, Stacked) else len(weight)
+                    for matrix in weight.split(rows):
+                        draw(matrix)
+        if isinstance(part, nn.Embedding) and part.padding_idx is not None:
+            part.weight[part.padding_idx] = 0
+
+
+def initialise_normal(module: nn.Module) -> None:
+    """Draws every matrix from N(0, .02), as BERT and RecBole do."""
+    initialise(module, lambda weight: nn.init.normal_(weight, std=0.02))
+
+
+class ByteDropout(nn.Module):
+    """Dropout that costs a tenth of torch's on a CPU, where it draws one byte per element.
+
+    The rate is rounded to a multiple of 1/256 and the scale is exact for the rounded one, so the
+    expectation is. Elsewhere it is torch's. The randomness is that of torch's global generator.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+        self.dropped = min(max(round(256 * p), int(p > 0)), 255)  # of the 256 values of a byte
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns x with elements set to 0 and the others scaled, in training; same shape."""
+        if not self.training or not self.dropped:
+            return x
+        if x.device.type != "cpu":
+            return F.dropout(x, self.p)
+        result: Tensor = _DropBytes.apply(x, self.dropped)  # type: ignore[no-untyped-call]
+        return result
+
+
+class _DropBytes(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dropped: int) -> Tensor:
+        words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
+        keep = words.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
+        ctx.save_for_backward(keep)
+        ctx.scale = 256 / (256 - dropped)
+        scaled: Tensor = x * ctx.scale
+        return scaled.mul_(keep)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (keep,) = ctx.saved_tensors
+        scaled: Tensor = grad * ctx.scale
+        return scaled.mul_(keep), None
+
+
+class Attention(nn.Module):
+    """Multi-head attention, causal where no mask is given (so that flash kernels apply).
+
+    ``project`` adds the output projection, which the official SASRec lacks. Dropout on the
+    weights costs the flash kernel on a CPU.
+    """
+
+    def __init__(self, size: int, n_heads: int, dropout: float = 0.0, project: bool = True) -> None:
+        super().__init__()
+        self.n_heads, self.dropout = n_heads, dropout
+        self.project_in = Stacked(size, 3)  # queries, keys, values
+        self.project_out = nn.Linear(size, size) if project else nn.Identity()
+
+    def forward(self, query: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, Q, D), (B, L, D) -> (B, Q, D); mask (B, 1, 1 or Q, L) is True where one may look."""
+        size = memory.shape[-1]
+        if query is memory:
+            q, k, v = self.project_in(memory).chunk(3, dim=-1)
+        else:
+            weight, bias = self.project_in.weight, self.project_in.bias
+            q = F.linear(query, weight[:size], bias[:size])
+            k, v = F.linear(memory, weight[size:], bias[size:]).chunk(2, dim=-1)
+        q, k, v = (x.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for x in (q, k, v))
+        mixed = F.scaled_dot_product_attention(  # (B, H, Q, D / H)
+            q,
+            k,
+            v,
+            attn_mask=mask,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=mask is None,
+        )
+        result: Tensor = self.project_out(mixed.transpose(1, 2).flatten(2))
+        return result
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with an activation between, and dropout after the first where asked."""
+
+    def __init__(
+        self, size: int, inner_size: int, activation: Activation, inner_dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.widen, self.narrow = nn.Linear(size, inner_size), nn.Linear(inner_size, size)
+        self.activation, self.dropout = ACTIVATIONS[activation], ByteDropout(inner_dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        result: Tensor = self.narrow(self.dropout(self.activation(self.widen(x))))
+        return result
+
+
+class Block(nn.Module):
+    """A Transformer block, normalised in one of three ways (LN: layer normalisation, a: attention).
+
+    post:   y = LN(x + a(x));          LN(y + f(y))         BERT, RecBole's SASRec
+    pre:    y = x + a(LN(x));          y + f(LN(y))         needs an LN after the last block
+    sasrec: q = LN(x), y = q + a(q, x); u = LN(y), u + f(u)  the official SASRec: queries alone are
+            normalised, and the residual is the normalised value; needs an LN after the last block
+    """
+
+    def __init__(
+        self, size: int, attention: nn.Module, feed_forward: nn.Module, dropout: float, norm: Norm
+    ) -> None:
+        super().__init__()
+        self.norm, self.attention, self.feed_forward = norm, attention, feed_forward
+        self.norm_1, self.norm_2 = nn.LayerNorm(size, EPS), nn.LayerNorm(size, EPS)
+        self.dropout = ByteDropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, last: Tensor | None = None) -> Tensor:
+        """(B, L, D) -> (B, L, D), or (B, 1, D) at positions ``last`` (B,) alone, at less cost."""
+
+        def rows(y: Tensor) -> Tensor:  # the positions that are wanted
+            return y if last is None else at(y, last)[:, None]
+
+        if self.norm == "post":
+            x = self.norm_1(rows(x) + self.dropout(self.attention(rows(x), x, mask)))
+            x = self.norm_2(x + self.dropout(self.feed_forward(x)))
+        elif self.norm == "pre":
+            memory = self.norm_1(x)
+            x = rows(x) + self.dropout(self.attention(rows(memory), memory, mask))
+            x = x + self.dropout(self.feed_forward(self.norm_2(x)))
+        else:
+            query = self.norm_1(rows(x))
+            x = self.norm_2(query + self.attention(query, x, mask))
+            x = x + self.dropout(self.feed_forward(x))
+        return x
+
+
+class Transformer(nn.Module):
+    """Turns item vectors into states: positions, dropout, blocks, normalisation.
+
+    The default is RecBole's SASRec body: LN and dropout on the sum of item and position vectors,
+    post-norm blocks. Otherwise dropout alone, and an LN after the last block.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        max_seq_len: int,
+        *,
+        n_layers: int,
+        n_heads: int,
+        inner_size: int,
+        dropout: float,
+        attn_dropout: float = 0.0,
+        norm: Norm = "post",
+        position: Position = "abs",
+        activation: Activation = "gelu",
+        causal: bool = True,
+    ) -> None:
+        super().__init__()
+        self.position, self.causal, self.norm = position, causal, norm
+        self.position_embedding = nn.Embedding(max_seq_len, size)
+        self.layer_norm = nn.LayerNorm(size, EPS)
+        self.dropout = ByteDropout(dropout)
+        official = norm == "sasrec"
+        self.blocks = nn.ModuleList(
+            Block(
+                size,
+                Attention(size, n_heads, attn_dropout, project=not official),
+                FeedForward(size, inner_size, activation, dropout if official else 0.0),
+                dropout,
+                norm,
+            )
+            for _ in range(n_layers)
+        )
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """Item vectors (B, L, D), lengths (B,) -> states (B, L, D)."""
+        mask = None if self.causal else real(lengths, x.shape[1])
+        x = self.embed(x, lengths)
+        for block in self.blocks:
+            x = block(x, mask)
+        return self.finish(x)
+
+    def last(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """Item vectors (B, L, D), lengths (B,) -> the states after the last items (B, D).
+
+        The last block computes one query per row.
+        """
+        mask = real(lengths, x.shape[1])
+        x = self.embed(x, lengths)
+        for block in self.blocks[:-1]:
+            x = block(x, None if self.causal else mask)
+        x = self.blocks[-1](x, mask, last=(lengths - 1).clamp(min=0))
+        return self.finish(x.squeeze(1))
+
+    def embed(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """Adds the position vectors to the item vectors, with dropout: (B, L, D) -> (B, L, D)."""
+        x = x + self.position_embedding(self.positions(x.shape[1], lengths))
+        if self.norm == "post":
+            x = self.layer_norm(x)
+        dropped: Tensor = self.dropout(x)
+        return dropped
+
+    def finish(self, x: Tensor) -> Tensor:
+        """Normalises what the last block left: (..., D) -> (..., D)."""
+        if self.norm != "post":
+            x = self.layer_norm(x)
+        return x
+
+    def positions(self, width: int, lengths: Tensor) -> Tensor:
+        """Returns the position ids, (L,) or (B, L); those of pads mean nothing.
+
+        abs: the oldest item has id 0. rev: the newest has id max_seq_len - 1.
+        """
+        ids = torch.arange(width, device=lengths.device)
+        n_ids = self.position_embedding.num_embeddings
+        if self.position == "rev":
+            ids = ids + n_ids - lengths[:, None]
+        return ids.clamp(max=n_ids - 1)
+
+
+def at(x: Tensor, positions: Tensor) -> Tensor:
+    """Returns one position of each row: (B, L, D), (B,) -> (B, D)."""
+    return x[torch.arange(len(x), device=x.device), positions]
+
+
+def real(lengths: Tensor, width: int) -> Tensor:
+    """Returns an attention mask (B, 1, 1, L), True where a row has an item, or at position 0."""
+    steps = torch.arange(width, device=lengths.device)
+    return (steps < lengths[:, None].clamp(min=1))[:, None, None]

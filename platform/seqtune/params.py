@@ -1,0 +1,265 @@
+"""Hyperparameters: one declaration each, and everything that is derived from it.
+
+A model declares its hyperparameters once, as a pydantic class nested in the model:
+
+    class SASRec(Encoder):
+        class Params(TrainParams):
+            n_layers: Depth = 2
+
+Validation, ``--set n_layers=3``, the edges of a search range, the documentation and the MLflow
+parameters all read that line. ``declaration`` reads it without importing torch, so that a mistake
+is answered in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import functools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+MODELS = Path(__file__).parent / "models"
+
+
+class UserError(Exception):
+    """A mistake in what the user gave: one sentence with place, value, rule and nearest fix."""
+
+
+# Shared field types: what two or more models declare, described once.
+
+Depth = Annotated[int, Field(ge=1, le=32, description="Number of encoder blocks.")]
+Heads = Annotated[
+    int, Field(ge=1, le=64, description="Attention heads; must divide embedding_size.")
+]
+Width = Annotated[int, Field(ge=1, le=8192, description="Width of the feed-forward layer.")]
+Hidden = Annotated[int, Field(ge=1, le=8192, description="Size of the recurrent state.")]
+Dropout = Annotated[float, Field(ge=0, lt=1, description="Dropout rate.")]
+AttentionDropout = Annotated[
+    float,
+    Field(ge=0, lt=1, description="Dropout rate on attention weights; 0 keeps the flash kernel."),
+]
+Temperature = Annotated[
+    float, Field(gt=0, le=100, description="Temperature that divides similarities.")
+]
+LossWeight = Annotated[
+    float, Field(ge=0, le=100, description="Weight of this term beside the main loss.")
+]
+Similarity = Annotated[
+    Literal["dot", "cos"], Field(description="Similarity of two views: dot product or cosine.")
+]
+TrainMode = Annotated[
+    Literal["rows", "prefixes"],
+    Field(
+        description="Training samples: rows (loss at every position of a window) or prefixes "
+        "(one sample per target, loss at the last position)."
+    ),
+]
+NextItemLoss = Annotated[
+    Literal["ce", "sampled_softmax", "bce", "bpr", "gbce"],
+    Field(
+        description="Loss: ce (softmax over the whole catalogue), sampled_softmax, bce, bpr, "
+        "or gbce (generalised BCE, arXiv 2308.07192)."
+    ),
+]
+
+
+class TrainParams(BaseModel):
+    """Hyperparameters that every model has.
+
+    Values are coerced by declared type (YAML reads ``1e-4`` as a string), a bool never passes as
+    a number, and an unknown name is an error.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    embedding_size: int = Field(64, ge=1, le=8192, description="Size of item vectors.")
+    max_seq_len: int = Field(
+        50, ge=1, le=10_000, description="Longest history, in items, that the model sees."
+    )
+    batch_size: int = Field(
+        128, ge=1, le=1_000_000, description="Windows per optimizer step, over all workers."
+    )
+    window_stride: int = Field(
+        0,
+        ge=0,
+        le=10_000,
+        description="Rows mode, histories longer than max_seq_len: distance between training "
+        "windows, each target trained once; 0 trains on the last window only.",
+    )
+    epochs: int = Field(200, ge=0, le=100_000, description="Upper bound; early stopping ends it.")
+    patience: int = Field(
+        10, ge=1, le=10_000, description="Evaluations without improvement before stopping."
+    )
+    eval_every: int = Field(1, ge=1, le=10_000, description="Epochs between evaluations.")
+    learning_rate: float = Field(1e-3, gt=0, le=10, description="Peak step size.")
+    lr_scheduler: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="Shape of the step size after warm-up, over all epochs."
+    )
+    warmup_steps: int = Field(0, ge=0, le=1_000_000, description="Steps of linear warm-up.")
+    optimizer: Literal["adamw", "adagrad"] = Field("adamw", description="Optimizer.")
+    adam_beta2: float = Field(0.999, ge=0, lt=1, description="Second-moment decay of AdamW.")
+    weight_decay: float = Field(
+        0.0, ge=0, le=1, description="Decoupled decay of matrices; tables and gains are exempt."
+    )
+    reg_weight: float = Field(
+        0.0, ge=0, le=1, description="L2 on the distinct item vectors of a batch."
+    )
+    grad_clip_norm: float = Field(0.0, ge=0, le=1e6, description="Gradient norm bound; 0 is off.")
+    neg_samples: int = Field(
+        1, ge=0, le=1_000_000, description="Negatives per target, for losses that sample."
+    )
+    neg_sharing: Literal["auto", "position", "row", "batch"] = Field(
+        "auto",
+        description="Who shares a set of negatives: each position, a row, or the batch; auto is "
+        "position below 32 negatives, else row.",
+    )
+    reject: Literal["none", "target", "seen"] = Field(
+        "target", description="Negatives never drawn: the target, or all items the user has seen."
+    )
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="Arithmetic of the encoder.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of initialisation, order, dropout.")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_are_not_booleans(cls, value: object, info: Any) -> object:
+        wants_bool = cls.model_fields[info.field_name].annotation is bool
+        if isinstance(value, bool) and not wants_bool:
+            raise ValueError("must be a number or a name, not true/false")
+        if wants_bool and not isinstance(value, bool) and value not in ("true", "false"):
+            raise ValueError("must be true or false")
+        return value
+
+
+P = TypeVar("P", bound=TrainParams)
+
+
+def build(params: type[P], values: Mapping[str, object], place: str) -> P:
+    """Checks ``values`` and returns the hyperparameters; the first mistake is a UserError."""
+    try:
+        return params.model_validate(dict(values))
+    except ValidationError as error:
+        raise UserError(_sentence(params, error, place)) from None
+
+
+def check(params: type[TrainParams], name: str, value: object, place: str) -> Any:
+    """Checks one value by its declaration alone and returns it in its declared type."""
+    check_name(params, name, place)
+    try:
+        # Cross-field rules are model validators: assignment to a bare instance skips them.
+        bare = params.model_construct()
+        params.__pydantic_validator__.validate_assignment(bare, name, value)
+    except ValidationError as error:
+        own = [e for e in error.errors() if e["loc"][:1] == (name,)]
+        if own:
+            raise UserError(_sentence(params, error, place)) from None
+        return value
+    return getattr(bare, name)
+
+
+def check_name(params: type[TrainParams], name: str, place: str) -> None:
+    """Raises a UserError with the nearest name where ``name`` is not a hyperparameter."""
+    if name not in params.model_fields:
+        model = params.__qualname__.split(".")[0].lower()
+        raise UserError(
+            f"{place}: {model} has no hyperparameter {name!r}{nearest(name, params.model_fields)}"
+        )
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Returns ``"; did you mean 'n_heads'?"``, or the whole list where nothing is near."""
+    known = list(names)
+    close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; there are: {', '.join(known)}"
+
+
+def parse_assignment(text: str, place: str = "--set") -> tuple[str, object]:
+    """Reads ``name=value``; the value is read as YAML, so numbers, booleans and null are typed."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip() or not value.strip():
+        raise UserError(f"{place} {text}: write name=value, for example {place} n_layers=3")
+    try:
+        return name.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        return name.strip(), value
+
+
+def _sentence(params: type[TrainParams], error: ValidationError, place: str) -> str:
+    first = error.errors()[0]
+    if first["type"] == "extra_forbidden":
+        try:
+            check_name(params, str(first["loc"][0]), place)
+        except UserError as unknown:
+            return str(unknown)
+    rule = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if not first["loc"]:
+        return f"{place}: {rule}"
+    if not rule.startswith("must"):
+        rule = f"must be {rule}"
+    return f"{place}: {first['loc'][0]} {rule}, not {first['input']!r}"
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What a model's file declares, read without running the model."""
+
+    name: str
+    params: type[TrainParams]
+    doc: str
+
+    @property
+    def summary(self) -> str:
+        """The first line of the model's docstring."""
+        return self.doc.splitlines()[0]
+
+
+def model_names() -> list[str]:
+    """Returns the models: a file ``models/sasrec.py`` is the model ``sasrec``."""
+    return sorted(path.stem for path in MODELS.glob("*.py") if not path.stem.startswith("_"))
+
+
+def check_model(name: str, place: str = "--model") -> str:
+    """Returns the model's name in lower case; an unknown one is a UserError with the nearest."""
+    known = model_names()
+    if name.lower() not in known:
+        raise UserError(f"{place} {name}: no such model{nearest(name, known)}")
+    return name.lower()
+
+
+@functools.cache
+def declaration(name: str) -> Declaration:
+    """Reads a model's ``Params`` and docstring from its file without importing torch.
+
+    Importing torch takes over a second; a mistyped hyperparameter deserves a faster answer. Only
+    the nested ``Params`` class and the imports from ``seqtune.params``, ``typing`` and
+    ``pydantic`` are executed (a test compares the result with the real class for every model).
+    """
+    tree = ast.parse((MODELS / f"{check_model(name)}.py").read_text())
+    model = next(
+        node
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and node.name.lower() == name.lower()
+    )
+    params = next(n for n in model.body if isinstance(n, ast.ClassDef) and n.name == "Params")
+    imports = [
+        node
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom)
+        and node.module in ("__future__", "typing", "pydantic", "seqtune.params")
+    ]
+    model.body, model.bases, model.decorator_list = [params], [], []
+    module = ast.Module(body=[*imports, model], type_ignores=[])
+    namespace: dict[str, Any] = {"__name__": f"seqtune.models.{name}"}
+    doc = ast.get_docstring(ast.parse((MODELS / f"{name.lower()}.py").read_text())) or ""
+    exec(compile(module, str(MODELS / f"{name}.py"), "exec"), namespace)
+    found = namespace[model.name].Params
+    # Annotations are strings, and the module that pydantic would look them up in is not there.
+    found.model_rebuild(_types_namespace=namespace)
+    return Declaration(name.lower(), found, doc)

@@ -1,0 +1,75 @@
+"""A folder by URI: local path, file://, s3:// or gs://."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder that may be remote. Writing is atomic: a reader sees the old file or the new one.
+
+    Pickles as its URI alone, so that it travels to workers.
+    """
+
+    uri: str
+
+    @classmethod
+    def at(cls, uri: str | Path) -> Folder:
+        """Opens a folder; a plain path becomes absolute, since workers run elsewhere."""
+        text = str(uri)
+        return cls(text.rstrip("/") if "://" in text else str(Path(text).expanduser().resolve()))
+
+    def __truediv__(self, name: str) -> Folder:
+        return Folder(f"{self.uri}/{name}")
+
+    def _open(self) -> tuple[Any, str]:
+        from pyarrow import fs
+
+        filesystem, path = fs.FileSystem.from_uri(self.uri)
+        return filesystem, path
+
+    @property
+    def local(self) -> Path | None:
+        """The folder as a path, or None where it is remote."""
+        if "://" not in self.uri:
+            return Path(self.uri)
+        return Path(self.uri.removeprefix("file://")) if self.uri.startswith("file://") else None
+
+    def write(self, name: str, data: bytes) -> None:
+        """Writes a file, making the folder where it is missing."""
+        filesystem, path = self._open()
+        filesystem.create_dir(path, recursive=True)
+        if self.local is None:  # object stores publish a file only when it is complete
+            with filesystem.open_output_stream(f"{path}/{name}") as out:
+                out.write(data)
+            return
+        with filesystem.open_output_stream(f"{path}/.{name}.part") as out:
+            out.write(data)
+        filesystem.move(f"{path}/.{name}.part", f"{path}/{name}")
+
+    def read(self, name: str) -> bytes | None:
+        """Returns the content of a file, or None where there is none."""
+        filesystem, path = self._open()
+        try:
+            with filesystem.open_input_stream(f"{path}/{name}") as source:
+                content: bytes = source.read()
+                return content
+        except FileNotFoundError:
+            return None
+
+    def names(self) -> list[str]:
+        """Returns the names of the files and folders in it, sorted; empty where it is missing."""
+        from pyarrow import fs
+
+        filesystem, path = self._open()
+        found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+        return sorted(info.base_name for info in found if not info.base_name.startswith("."))
+
+    def delete(self) -> None:
+        """Removes the folder and what is in it, where it is there."""
+        filesystem, path = self._open()
+        if self.local is None or self.local.is_dir():
+            filesystem.delete_dir(path)

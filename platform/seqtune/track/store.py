@@ -1,0 +1,64 @@
+"""Where the records of studies are: a database file, a database, or a server."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from pathlib import Path
+
+from seqtune.params import UserError
+from seqtune.storage import Folder
+
+
+def store_uri(given: str | None, storage: Folder) -> str:
+    """Returns the URI of the MLflow store, independent of the working directory.
+
+    Without one it is a SQLite file in the storage folder. MLflow itself would make one wherever
+    the process happens to run.
+    """
+    given = given or os.environ.get("MLFLOW_TRACKING_URI")
+    if given is None:
+        if storage.local is None:
+            raise UserError(
+                f"--storage {storage.uri}: no place for MLflow's SQLite file; "
+                "add --tracking-uri, for example http://localhost:5000"
+            )
+        return f"sqlite:///{storage.local / 'mlflow.db'}"
+    if given.startswith("sqlite:///"):
+        return f"sqlite:///{Path(given.removeprefix('sqlite:///')).expanduser().resolve()}"
+    if re.match(r"(https?|postgresql|mysql|mssql)(\+\w+)?://", given):
+        return given.rstrip("/")
+    raise UserError(
+        f"--tracking-uri {given}: not a store that MLflow can search; write "
+        "http://HOST:PORT, sqlite:///FILE or postgresql://USER@HOST/DATABASE"
+    )
+
+
+def quiet() -> None:
+    """Keeps MLflow from talking: to the network about usage, and to the terminal about itself."""
+    for name, value in {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_CONFIGURE_LOGGING": "false",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "MLFLOW_RECORD_ENV_VARS_IN_MODEL_LOGGING": "false",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the tracker tries again by itself
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    }.items():
+        os.environ.setdefault(name, value)
+    for chatty in ("mlflow", "alembic"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+
+
+def brief(error: Exception) -> str:
+    """Returns the last cause of an error, on one short line."""
+    text = (str(error) or type(error).__name__).strip().splitlines()[0]
+    cause = re.search(r"(Connection refused|timed out|Name or service not known)", text)
+    return cause.group(1) if cause else text[:200]
+
+
+def shown(uri: str) -> str:
+    """Returns a URI without a user's name and password."""
+    return re.sub(r"^(?!sqlite)([\w+]+://)[^/@]*@", r"\1", uri)

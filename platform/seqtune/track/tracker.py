@@ -1,0 +1,275 @@
+"""What the driver tells, the journal that keeps it, and the thread that works the journal off."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from seqtune.metrics import mlflow_name
+from seqtune.params import UserError
+from seqtune.storage import Folder
+from seqtune.track.pages import Links
+from seqtune.track.store import brief, shown
+from seqtune.track.writer import Op, Writer
+
+LINES = 500  # of the journal, worked off at once
+PAUSES = (0.5, 30.0)  # seconds between tries while MLflow is away: first, longest
+LASTING = {  # errors that come back however often one tries
+    "BAD_REQUEST",
+    "ENDPOINT_NOT_FOUND",
+    "INVALID_PARAMETER_VALUE",
+    "MALFORMED_REQUEST",
+    "NOT_FOUND",
+    "RESOURCE_ALREADY_EXISTS",
+    "RESOURCE_DOES_NOT_EXIST",
+}
+
+
+class Tracker:
+    """Tells MLflow about one study; no method waits for MLflow, and none raises.
+
+    ``study`` identifies the study for good: a resumed study passes the same, a new one of the same
+    name another. ``journal`` is a local file; what is not sent when the process ends stays in it,
+    and the next tracker on that file sends it first. ``say`` gets one line when MLflow goes away,
+    comes back, or refuses something; it is called from the background thread.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        experiment: str,
+        study: str,
+        journal: Path,
+        *,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        self.uri, self.experiment, self.study = uri, experiment, study
+        self.journal, self._say = journal, say
+        self._links: Links | None = None
+        self._changed = threading.Condition()
+        self._closing = self._given_up = False
+        journal.parent.mkdir(parents=True, exist_ok=True)
+        self._file = journal.open("a+b", buffering=0)
+        self._size, self._sent = _whole_lines(journal), 0
+        self._file.truncate(self._size)
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+        self._thread.start()
+
+    # What the driver tells.
+
+    def start_study(
+        self,
+        params: Mapping[str, Any],
+        tags: Mapping[str, Any],
+        *,
+        metric: str,
+        dimensions: Sequence[str],
+    ) -> None:
+        """Opens the parent run; ``metric`` (``ndcg@10``) and ``dimensions`` shape the view.
+
+        Every trial gets the ``tags`` too.
+        """
+        self._tell(
+            "study",
+            params=params,
+            tags=tags,
+            metric=mlflow_name(metric),
+            dimensions=dimensions,
+        )
+
+    def trial_started(
+        self, number: int, params: Mapping[str, Any], tags: Mapping[str, Any] | None = None
+    ) -> None:
+        """Opens the run of a trial, or the one that an earlier driver left."""
+        self._tell("trial", number=number, params=params, tags=tags or {})
+
+    def trial_result(
+        self, number: int, step: int, metrics: Mapping[str, Any], time: float | None = None
+    ) -> None:
+        """Adds a point to each curve; what is not a number is left out. ``time`` in seconds."""
+        self._tell("result", number=number, step=step, metrics=_numbers(metrics), at=_ms(time))
+
+    def trial_ended(
+        self,
+        number: int,
+        status: str,
+        best: Mapping[str, Any] | None = None,
+        reason: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Closes a trial's run: ``status`` is finished, pruned, failed or interrupted."""
+        best = {f"best/{name}": value for name, value in _numbers(best or {}).items()}
+        marks = dict(tags or {}) | ({"seqtune.reason": reason} if reason else {})
+        self._tell("trial_end", number=number, status=status, best=best, tags=marks, at=_ms(None))
+
+    def upload(
+        self,
+        folder: Folder,
+        names: Sequence[str] | None = None,
+        to: str = "",
+        trial: int | None = None,
+    ) -> None:
+        """Uploads files (all of a folder by default) as artifacts of a trial, or of the study."""
+        self._tell("upload", folder=folder.uri, names=names, to=to, number=trial)
+
+    def champion(self, folder: Folder, name: str, trial: int) -> None:
+        """Logs a checkpoint as a servable model, registers it, and gives it the alias."""
+        self._tell("champion", folder=folder.uri, name=name, number=trial)
+
+    def study_ended(
+        self,
+        status: str = "finished",
+        metrics: Mapping[str, Any] | None = None,
+        tags: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Closes the parent run, and runs of trials that did not end."""
+        numbers = _numbers(metrics or {})
+        self._tell("study_end", status=status, metrics=numbers, tags=tags or {}, at=_ms(None))
+
+    def close(self, timeout: float = 60.0) -> bool:
+        """Waits until all is sent, at most ``timeout`` seconds; says where the rest is kept."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join(timeout)
+        with self._changed:
+            self._given_up = True
+            left = self.journal.read_bytes()[self._sent :].count(b"\n")
+        self._file.close()
+        if left:
+            self._say(
+                f"{left} records did not reach MLflow at {shown(self.uri)}; they are kept in "
+                f"{self.journal} and sent when the study is resumed (--resume)"
+            )
+            return False
+        self.journal.unlink(missing_ok=True)
+        return True
+
+    @property
+    def links(self) -> Links | None:
+        """Where the study is in MLflow's pages; None until MLflow has answered."""
+        return self._links
+
+    # The journal and the thread that works it off.
+
+    def _tell(self, do: str, **what: Any) -> None:
+        try:
+            line = json.dumps({"do": do, **what}, default=_plain).encode() + b"\n"
+            with self._changed:
+                self._file.write(line)
+                self._size += len(line)
+                self._changed.notify_all()
+        except (OSError, TypeError, ValueError) as error:
+            self._say(f"MLflow will miss a record ({do}): {brief(error)}")
+
+    def _work(self) -> None:
+        writer: Writer | None = None
+        away, pause, limit = False, PAUSES[0], LINES
+        while lines := self._wait(limit):
+            connected = writer is not None
+            try:
+                writer = writer or Writer(self.uri, self.experiment, self.study)
+                connected = True
+                for op, length in _merged(lines):
+                    writer.apply(op)
+                    self._links = writer.links
+                    self._done(length)
+            except Exception as error:
+                writer = None  # whatever it knew of the store may be wrong
+                if connected and _lasting(error):
+                    if limit == 1:
+                        self._say(f"MLflow refused a record, which is left out: {brief(error)}")
+                        self._done(len(lines[0]))
+                    limit = 1  # one at a time, to find the record that it is
+                    continue
+                if not away:
+                    self._say(
+                        f"MLflow at {shown(self.uri)} takes no records now ({brief(error)}); "
+                        "they are kept and sent when it is back"
+                    )
+                away = True
+                self._rest(pause)
+                pause = min(2 * pause, PAUSES[1])
+            else:
+                if away:
+                    self._say(f"MLflow at {shown(self.uri)} is back")
+                away, pause, limit = False, PAUSES[0], LINES
+
+    def _rest(self, pause: float) -> None:
+        """Waits between two tries; in haste once the driver wants to leave."""
+        with self._changed:
+            if self._closing:
+                self._changed.wait_for(lambda: self._given_up, PAUSES[0])
+            else:
+                self._changed.wait_for(lambda: self._closing, pause)
+
+    def _wait(self, limit: int) -> list[bytes]:
+        """Returns lines that are not sent yet, waiting for some; none at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._size > self._sent or self._closing)
+            if self._given_up or self._size == self._sent:
+                return []
+        lines: list[bytes] = []
+        with self.journal.open("rb") as file:
+            file.seek(self._sent)
+            while len(lines) < limit and file.tell() < self._size:
+                lines.append(file.readline())
+        return lines
+
+    def _done(self, length: int) -> None:
+        with self._changed:
+            self._sent += length
+            if self._sent == self._size and not self._given_up:
+                self._file.truncate(0)  # all is sent: the journal starts anew
+                self._sent = self._size = 0
+
+
+def _whole_lines(journal: Path) -> int:
+    """Returns the length of a journal without a line that a crash cut short."""
+    content = journal.read_bytes()
+    return content.rfind(b"\n") + 1
+
+
+def _merged(lines: list[bytes]) -> Iterator[tuple[Op, int]]:
+    """Reads lines; results that follow each other become one operation, with their length."""
+    results: list[Op] = []
+    length = 0
+    for line in lines:
+        op = json.loads(line)
+        if op["do"] == "result":
+            results.append(op)
+            length += len(line)
+            continue
+        if results:
+            yield {"do": "results", "results": results}, length
+            results, length = [], 0
+        yield op, len(line)
+    if results:
+        yield {"do": "results", "results": results}, length
+
+
+def _lasting(error: Exception) -> bool:
+    """Says whether trying again cannot help: the record is at fault, not the connection."""
+    ours = (FileNotFoundError, ImportError, TypeError, KeyError, AttributeError, UserError)
+    return getattr(error, "error_code", None) in LASTING or isinstance(error, ours)
+
+
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    numbers = {}
+    for name, value in metrics.items():
+        plain = _plain(value) if hasattr(value, "item") else value
+        if isinstance(plain, int | float) and not isinstance(plain, bool):
+            numbers[mlflow_name(name)] = float(plain)
+    return numbers
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else str(value)
+
+
+def _ms(seconds: float | None) -> int:
+    return int((time.time() if seconds is None else seconds) * 1000)

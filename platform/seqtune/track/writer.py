@@ -1,0 +1,309 @@
+"""What the thread does with the store, one operation at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import json
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from seqtune.storage import Folder
+from seqtune.track.champion import register
+from seqtune.track.pages import PARENT, STATUS, Links, deflated, view
+from seqtune.track.store import quiet
+
+Op = dict[str, Any]
+
+STUDY, TRIAL = "seqtune.study", "seqtune.trial"
+METRIC, DIMENSIONS, CHAMPION = "seqtune.metric", "seqtune.dimensions", "seqtune.champion"
+ENDED = {"failed": "FAILED", "interrupted": "KILLED"}  # any other end is FINISHED
+
+
+@dataclass
+class Trial:
+    """What is known of a trial's run."""
+
+    run_id: str
+    params: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    status: str = "RUNNING"
+    last_step: int | None = -1  # highest step written; None: not looked up yet
+
+
+class Writer:
+    """Carries out operations on the store; every one may be repeated."""
+
+    def __init__(self, uri: str, experiment: str, study: str) -> None:
+        quiet()
+        from mlflow import MlflowClient
+
+        self.uri, self.study = uri, study
+        self.client = MlflowClient(uri, registry_uri=uri)
+        self.experiment_id = self._experiment(experiment)
+        self.trials: dict[int, Trial] = {}
+        self.name = experiment
+        self.run_id: str | None = None  # of the study
+        self.metric, self.dimensions, self.params = "", list[str](), dict[str, str]()
+        self.tags: dict[str, str] = {}  # of the study, which every trial gets too
+        self.losses: set[str] = set()  # names of the curves beside the metric
+        self.view: Op = {}  # as it was last written
+        for run in self._runs():
+            tags, data = run.data.tags, run.data
+            if TRIAL in tags:
+                self.trials[int(tags[TRIAL])] = Trial(
+                    run.info.run_id, data.params, data.metrics, run.info.status, None
+                )
+                self.losses |= _losses(data.metrics)
+            else:
+                self.run_id = run.info.run_id
+                self.params = data.params
+                self.metric = tags.get(METRIC, "")
+                self.dimensions = json.loads(tags.get(DIMENSIONS, "[]"))
+                own = {STUDY, STATUS, METRIC, DIMENSIONS, CHAMPION}
+                self.tags = {
+                    n: v for n, v in tags.items() if n.startswith("seqtune.") and n not in own
+                }
+
+    def _experiment(self, name: str) -> str:
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            from mlflow.exceptions import MlflowException
+
+            place = None
+            if self.uri.startswith("sqlite:///"):
+                # An absolute folder beside the file: the default depends on the working directory.
+                place = (Path(self.uri.removeprefix("sqlite:///")).parent / "mlartifacts").as_uri()
+            try:
+                made: str = self.client.create_experiment(
+                    name, place, tags={"mlflow.experimentKind": "custom_model_development"}
+                )
+                return made
+            except MlflowException:  # somebody was faster
+                found = self.client.get_experiment_by_name(name)
+                if found is None:
+                    raise
+        if found.lifecycle_stage == "deleted":
+            self.client.restore_experiment(found.experiment_id)
+        identity: str = found.experiment_id
+        return identity
+
+    def _runs(self) -> Iterator[Any]:
+        token: str | None = None
+        while True:
+            page = self.client.search_runs(
+                [self.experiment_id],
+                f"tags.`{STUDY}` = '{self.study}'",
+                max_results=1000,
+                page_token=token,
+            )
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    @property
+    def links(self) -> Links | None:
+        """Where the study is; None before it has a run."""
+        if self.run_id is None:
+            return None
+        return Links(self.uri, self.experiment_id, self.run_id, self._view_key(self.run_id))
+
+    def apply(self, op: Op) -> None:
+        """Carries out one operation."""
+        match op["do"]:
+            case "study":
+                self._start_study(op)
+            case "trial":
+                self._start_trial(op["number"], op["params"], op["tags"])
+            case "results":
+                self._log_results(op["results"])
+            case "trial_end":
+                self._end_trial(op)
+            case "upload":
+                self._upload(op)
+            case "champion":
+                self._champion(op)
+            case "study_end":
+                self._end_study(op)
+
+    def _log(
+        self,
+        run_id: str,
+        metrics: Iterable[tuple[str, float, int, int]] = (),  # name, value, milliseconds, step
+        params: Mapping[str, Any] | None = None,
+        tags: Mapping[str, Any] | None = None,
+    ) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        points = [Metric(*point) for point in metrics]
+        pairs = [Param(name, str(value)) for name, value in (params or {}).items()]
+        marks = [RunTag(name, str(value)) for name, value in (tags or {}).items()]
+        # One request takes up to 1,000 metrics, 100 parameters and 100 tags.
+        for k in range(max(-(-len(points) // 900), -(-len(pairs) // 90), -(-len(marks) // 90), 0)):
+            self.client.log_batch(
+                run_id,
+                metrics=points[900 * k : 900 * (k + 1)],
+                params=pairs[90 * k : 90 * (k + 1)],
+                tags=marks[90 * k : 90 * (k + 1)],
+            )
+
+    def _new_run(self, name: str, tags: Mapping[str, str]) -> str:
+        marks = {"mlflow.runName": name, STUDY: self.study, "mlflow.source.name": "seqtune", **tags}
+        with contextlib.suppress(KeyError, OSError):  # a container may have no user name
+            marks["mlflow.user"] = getpass.getuser()
+        if "seqtune.git_commit" in marks:
+            marks["mlflow.source.git.commit"] = marks["seqtune.git_commit"]
+        run_id: str = self.client.create_run(self.experiment_id, tags=marks).info.run_id
+        return run_id
+
+    def _start_study(self, op: Op) -> None:
+        self.metric, self.dimensions = op["metric"], op["dimensions"]
+        self.tags = op["tags"]
+        tags = self.tags | {
+            STATUS: "running",
+            METRIC: self.metric,
+            DIMENSIONS: json.dumps(self.dimensions),
+        }
+        if self.run_id is None:
+            self.run_id = self._new_run(self.name, tags)
+        else:
+            self.client.update_run(self.run_id, status="RUNNING")
+        missing = {n: v for n, v in op["params"].items() if n not in self.params}
+        self._log(self.run_id, params=missing, tags=tags)
+        self.params |= {name: str(value) for name, value in missing.items()}
+        self._write_view()
+
+    def _study_run(self) -> str:
+        if self.run_id is None:  # the store lost it, or a record of it was refused
+            self.run_id = self._new_run(self.name, {})
+        return self.run_id
+
+    def _trial(self, number: int) -> Trial:
+        if number not in self.trials:
+            parent = self._study_run()
+            tags = self.tags | {TRIAL: str(number), STATUS: "running", PARENT: parent}
+            self.trials[number] = Trial(self._new_run(f"trial {number:03d}", tags))
+        return self.trials[number]
+
+    def _start_trial(self, number: int, params: Mapping[str, Any], tags: Mapping[str, Any]) -> None:
+        trial = self._trial(number)
+        missing = {name: value for name, value in params.items() if name not in trial.params}
+        self._log(trial.run_id, params=missing, tags=tags)
+        trial.params |= {name: str(value) for name, value in missing.items()}
+        if trial.status == "KILLED":  # interrupted, and now it goes on
+            self._reopen(trial)
+
+    def _reopen(self, trial: Trial) -> None:
+        if trial.status != "RUNNING":
+            self.client.update_run(trial.run_id, status="RUNNING")
+            self._log(trial.run_id, tags={STATUS: "running"})
+            trial.status = "RUNNING"
+
+    def _log_results(self, results: list[Op]) -> None:
+        points: dict[int, list[tuple[str, float, int, int]]] = {}
+        for op in results:
+            number, step, metrics = op["number"], op["step"], op["metrics"]
+            trial = self._trial(number)
+            if trial.last_step is None:
+                trial.last_step = self._last_step(trial.run_id, metrics)
+            if step <= trial.last_step:
+                continue  # a resumed study reports its past again
+            trial.last_step = step
+            self.losses |= _losses(metrics)
+            found = points.setdefault(number, [])
+            found += [(name, value, op["at"], step) for name, value in metrics.items()]
+            best = f"best/{self.metric}"
+            value = metrics.get(self.metric)
+            if value is not None and value > trial.metrics.get(best, float("-inf")):
+                trial.metrics[best] = value
+                found.append((best, value, op["at"], step))
+        for number, new in points.items():
+            self._reopen(self.trials[number])
+            self._log(self.trials[number].run_id, new)
+
+    def _last_step(self, run_id: str, metrics: Mapping[str, float]) -> int:
+        for name in metrics:
+            history = self.client.get_metric_history(run_id, name)
+            if history:
+                return max(point.step for point in history)
+        return -1
+
+    def _end_trial(self, op: Op) -> None:
+        trial = self._trial(op["number"])
+        ended = ENDED.get(op["status"], "FINISHED")
+        new = {n: v for n, v in op["best"].items() if trial.metrics.get(n) != v}
+        if trial.status == ended and not new:
+            return  # told before
+        step = max(0, trial.last_step or 0)
+        self._log(
+            trial.run_id,
+            [(name, value, op["at"], step) for name, value in new.items()],
+            tags=op["tags"] | {STATUS: op["status"]},
+        )
+        trial.metrics |= new
+        self.client.set_terminated(trial.run_id, ended, op["at"])
+        trial.status = ended
+        self._write_view()  # it may know of more curves now, or of fewer axes
+
+    def _upload(self, op: Op) -> None:
+        number = op["number"]
+        run_id = self._study_run() if number is None else self._trial(number).run_id
+        folder = Folder.at(op["folder"])
+        for name in folder.names() if op["names"] is None else op["names"]:
+            content = folder.read(name)
+            if content is None:
+                raise FileNotFoundError(f"{folder.uri}/{name}")
+            with tempfile.TemporaryDirectory() as scratch:
+                (Path(scratch) / name).write_bytes(content)
+                self.client.log_artifact(run_id, f"{scratch}/{name}", op["to"] or None)
+
+    def _end_study(self, op: Op) -> None:
+        run_id = self._study_run()
+        for trial in self.trials.values():
+            if trial.status == "RUNNING":
+                self._log(trial.run_id, tags={STATUS: "interrupted"})
+                self.client.set_terminated(trial.run_id, "KILLED", op["at"])
+                trial.status = "KILLED"
+        points = [(name, value, op["at"], 0) for name, value in op["metrics"].items()]
+        self._log(run_id, points, tags=op["tags"] | {STATUS: op["status"]})
+        self._write_view()
+        self.client.set_terminated(run_id, ENDED.get(op["status"], "FINISHED"), op["at"])
+
+    def _champion(self, op: Op) -> None:
+        run = self.client.get_run(self._trial(op["number"]).run_id)
+        version = register(self.client, Folder.at(op["folder"]), op["name"], run)
+        self._log(self._study_run(), tags={CHAMPION: f"models:/{op['name']}/{version}"})
+
+    def _view_key(self, run_id: str) -> str:
+        return f"seqtune-{run_id[:8]}"
+
+    def _write_view(self) -> None:
+        run_id = self._study_run()
+        trials = [trial.params for trial in self.trials.values()]
+        # An axis that a trial has no value on would hide that trial.
+        axes = [name for name in self.dimensions if all(name in params for params in trials)]
+        state = view(run_id, self.metric, self.dimensions, axes, sorted(self.losses))
+        if state == self.view:
+            return
+        now = int(time.time() * 1000)
+        saved = {
+            "name": f"Trials of {self.name}",
+            "createdAt": now,
+            "updatedAt": now,
+            "state": deflated(state),
+        }
+        self.client.set_experiment_tag(
+            self.experiment_id,
+            f"mlflow.sharedViewState.{self._view_key(run_id)}",
+            json.dumps(saved),
+        )
+        self.view = state
+
+
+def _losses(metrics: Iterable[str]) -> set[str]:
+    return {m for m in metrics if m.startswith("train_") and not m.endswith("_seconds")}

@@ -1,0 +1,31 @@
+"""What made a result: the versions of the libraries and the commit of the code."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import subprocess
+from pathlib import Path
+
+from seqtune import __version__
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of what a result depends on."""
+    names = ("torch", "ray", "optuna", "mlflow", "numpy")
+    return {"seqtune": __version__} | {name: importlib.metadata.version(name) for name in names}
+
+
+def git_commit() -> str:
+    """Returns the commit of the code that runs, with ``+`` where it was changed; else ``""``."""
+    try:
+        said = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+        return said.stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

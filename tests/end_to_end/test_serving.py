@@ -1,0 +1,158 @@
+"""The champion of a study answers over HTTP, where seqtune itself is not installed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from seqtune import checkpoint
+from seqtune.checkpoint import Recommender
+from seqtune.storage import Folder
+from seqtune.track import Tracker
+
+Post = Callable[[object], tuple[int, Any]]
+
+
+@pytest.fixture(scope="module")
+def best(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    import torch
+
+    from seqtune.model import model_class
+
+    kind = model_class("sasrec")
+    torch.manual_seed(0)
+    model = kind(kind.Params(embedding_size=8, max_seq_len=4), 20, 3)
+    folder = Folder.at(tmp_path_factory.mktemp("best"))
+    checkpoint.save(
+        folder,
+        model="sasrec",
+        params=model.params,
+        state=model.state_dict(),
+        n_users=3,
+        item_ids=np.arange(100, 120),
+        popularity=np.arange(20),
+        mask_seen=True,
+        meta={},
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recommender(best: Folder) -> Recommender:
+    return checkpoint.load(best)
+
+
+@pytest.fixture(scope="module")
+def post(best: Folder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Post]:
+    """Registers the champion, and serves it with MLflow's own command."""
+    folder = tmp_path_factory.mktemp("served")
+    store = f"sqlite:///{folder / 'mlflow.db'}"
+    said: list[str] = []
+    tracker = Tracker(store, "shop", "shop-1", folder / "tracking.jsonl", say=said.append)
+    tracker.start_study({}, {}, metric="ndcg@10", dimensions=[])
+    tracker.trial_started(0, {})
+    tracker.champion(best, "shop", trial=0)
+    tracker.study_ended()
+    assert tracker.close(), said
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    without_seqtune = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    scripts = str(Path(sys.executable).parent)  # MLflow starts uvicorn by its name
+    command = f"-m mlflow models serve -m models:/shop@champion --env-manager local --port {port}"
+    with (folder / "server.log").open("wb") as log:
+        server = subprocess.Popen(
+            [sys.executable, *command.split()],
+            cwd=folder,
+            env=without_seqtune
+            | {"MLFLOW_TRACKING_URI": store, "PATH": f"{scripts}:{os.environ['PATH']}"},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def request(path: str, body: object = None) -> tuple[int, Any]:
+        data = None if body is None else json.dumps(body).encode()
+        asked = urllib.request.Request(f"http://127.0.0.1:{port}/{path}", data)
+        asked.add_header("Content-Type", "application/json")
+        try:
+            with urllib.request.urlopen(asked, timeout=30) as answer:
+                return answer.status, json.loads(answer.read().strip() or "null")
+        except urllib.error.HTTPError as refused:
+            with refused:
+                return refused.code, json.loads(refused.read())
+
+    try:
+        until = time.monotonic() + 90
+        while True:
+            try:
+                request("health")
+                break
+            except (urllib.error.URLError, ConnectionError):
+                log_text = (folder / "server.log").read_text()
+                assert time.monotonic() < until, log_text
+                assert server.poll() is None, log_text
+                time.sleep(0.1)
+        yield lambda body: request("invocations", body)
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def test_histories_are_answered_like_in_python(post: Post, recommender: Recommender) -> None:
+    histories: list[Any] = [[100, 101, 102], ["119", 7, "x"], [], [105] * 9]
+    status, answer = post({"inputs": histories})
+    assert status == 200
+    expected = recommender.recommend(histories)
+    assert [row["items"] for row in answer["predictions"]] == [r.items for r in expected]
+    assert [row["note"] for row in answer["predictions"]] == [r.note for r in expected]
+    scores = [row["scores"] for row in answer["predictions"]]
+    assert scores == [pytest.approx(r.scores, abs=1e-5) for r in expected]
+    assert answer["predictions"][1]["note"] == "2 of 3 items are unknown: 7, 'x'"
+
+
+def test_parameters_say_how_many_and_whether_again(post: Post, recommender: Recommender) -> None:
+    asked = {"inputs": [[100]], "params": {"k": 20, "exclude_seen": False}}
+    (row,) = post(asked)[1]["predictions"]
+    assert sorted(row["items"]) == list(range(100, 120))
+    (row,) = post({"inputs": [[100]], "params": {"k": 20}})[1]["predictions"]
+    assert sorted(row["items"]) == list(range(101, 120))  # as this model was evaluated
+
+
+def test_the_request_on_the_page_is_understood(post: Post) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
+    (body,) = re.findall(r"-d '(.*)'", page)
+    (shown,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    status, answer = post(json.loads(body))
+    assert status == 200
+    for row, row_shown in zip(answer["predictions"], json.loads(shown)["predictions"], strict=True):
+        assert row.keys() == row_shown.keys()
+        assert len(row["items"]) == len(row_shown["items"]) == len(row_shown["scores"])
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ({"inputs": [[100]], "params": {"k": 0}}, "k: must be a whole number of at least 1, not 0"),
+        ({"inputs": [100]}, "Expected list, but got int"),
+    ],
+)
+def test_a_mistake_is_a_sentence(post: Post, body: object, sentence: str) -> None:
+    status, answer = post(body)
+    assert status == 400
+    assert sentence in answer["message"]

@@ -1,0 +1,59 @@
+import math
+
+import numpy as np
+import pytest
+
+from seqtune import metrics
+from seqtune.params import UserError
+
+RANKS = np.array([1, 3, 10, 11, 2.5])
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("ndcg@10", [1, 1 / 2, 1 / math.log2(11), 0, 1 / math.log2(3.5)]),
+        ("hr@10", [1, 1, 1, 0, 1]),
+        ("hr@2", [1, 0, 0, 0, 0]),
+        ("mrr@10", [1, 1 / 3, 1 / 10, 0, 1 / 2.5]),
+        ("recall@10", [1, 1, 1, 0, 1]),
+        ("precision@10", [0.1, 0.1, 0.1, 0, 0.1]),
+        ("map@3", [1, 1 / 3, 0, 0, 1 / 2.5]),
+    ],
+)
+def test_each_users_share_by_hand(name, expected):
+    np.testing.assert_allclose(metrics.per_user(name, RANKS), expected)
+
+
+def test_compute_averages_over_users_and_adds_the_metric_asked_for():
+    found = metrics.compute(RANKS, ks=(10,), also="hr@2")
+    assert found["hr@10"] == pytest.approx(0.8)
+    assert found["hr@2"] == pytest.approx(0.2)
+    assert set(found) == {f"{name}@10" for name in metrics.METRICS} | {"hr@2"}
+
+
+def test_coverage_and_popularity_by_hand():
+    top = np.array([[1, 2], [1, 3]])
+    popularity = np.array([50, 10, 30, 0])  # percentiles 1, 1/3, 2/3, 0
+    found = metrics.of_lists(top, popularity, ks=(1, 2))
+    assert found["coverage@1"] == 1 / 4
+    assert found["coverage@2"] == 3 / 4
+    assert found["popularity@1"] == 1
+    assert found["popularity@2"] == pytest.approx((1 + 1 / 3 + 1 + 2 / 3) / 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ndgc@10", "--metric ndgc@10: no such metric; did you mean 'ndcg'?"),
+        ("ndcg", "--metric ndcg: write a cut-off after the name, for example ndcg@10"),
+        ("hr@0", "--metric hr@0: write a cut-off after the name, for example hr@10"),
+    ],
+)
+def test_a_bad_metric_gets_one_sentence(text, message):
+    with pytest.raises(UserError, match="^" + message.replace("?", r"\?") + "$"):
+        metrics.parse_metric(text)
+
+
+def test_mlflow_gets_names_without_an_at_sign():
+    assert metrics.mlflow_name("ndcg@10") == "ndcg_10"

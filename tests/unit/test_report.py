@@ -1,0 +1,338 @@
+"""The report of a study: every sentence it may say, and that the numbers in it are right."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from seqtune import metrics
+from seqtune.plots import plots
+from seqtune.report import (
+    Finalist,
+    StudyResult,
+    TrainResult,
+    TrialRow,
+    bar,
+    counts,
+    gains,
+    percent,
+    show,
+    show_training,
+    to_json,
+    to_markdown,
+    value_text,
+    verdict,
+)
+
+DEFAULTS = {"learning_rate": 1e-3, "n_heads": 2, "ssl_type": "us_x", "ssl_lambda": 0.1}
+
+
+def finalist(number: int, params: dict[str, object], ranks: Any) -> Finalist:
+    ranks = np.asarray(ranks, dtype=np.float32)
+    return Finalist(number, params, metrics.compute(ranks), metrics.compute(ranks), ranks)
+
+
+def study(n: int = 12, winner: int = 7, better: float = 2.0, **changes: Any) -> StudyResult:
+    """A made-up study whose best trial has ranks that are ``better`` times smaller."""
+    rng = np.random.default_rng(0)
+    trials = [TrialRow(0, "complete", DEFAULTS, 0.05, 9, 12.0)]
+    for number in range(1, n):
+        params: dict[str, object] = {
+            "learning_rate": float(10 ** rng.uniform(-4, -2)),
+            "n_heads": int(rng.choice([1, 2, 4])),
+            "ssl_type": str(rng.choice(["us_x", "none"])),
+        }
+        if params["ssl_type"] != "none":
+            params["ssl_lambda"] = float(rng.uniform(0.01, 0.5))
+        value = 0.09 if number == winner else float(rng.uniform(0.02, 0.08))
+        status = "pruned" if number % 3 == 1 and number != winner else "complete"
+        trials.append(TrialRow(number, status, params, value, 5, 8.0))
+    ranks = np.exp(rng.normal(3, 1.5, size=300)) + 1
+    better_ranks = np.maximum(1, ranks * np.exp(rng.normal(0, 0.5, size=300)) / better)
+    default = finalist(0, DEFAULTS, ranks)
+    result = StudyResult(
+        name="duorec-demo",
+        model="duorec",
+        data_name="demo: 300 users",
+        metric="ndcg@10",
+        trials=tuple(trials),
+        default=default,
+        best=finalist(winner, trials[winner].params, better_ranks) if winner else default,
+        importances={"learning_rate": 0.75, "n_heads": 0.25},
+        searched=tuple(DEFAULTS),
+        seconds=252,
+        checkpoint="/results/duorec-demo/best",
+        train_command="seqtune train --model duorec --set learning_rate=0.002",
+        ui_command="mlflow ui --backend-store-uri sqlite:////results/mlflow.db",
+        view_link="http://127.0.0.1:5000/#/experiments/1?viewStateShareKey=k",
+        serve_command="mlflow models serve -m models:/duorec-demo@champion --env-manager local",
+        champion="duorec-demo",
+    )
+    return replace(result, **changes)
+
+
+def failed_study() -> StudyResult:
+    """A study of one trial, which failed."""
+    row = TrialRow(0, "failed", DEFAULTS, None, None, 3.0, "out of memory at batch_size 4096")
+    return study(trials=(row,), default=None, best=None, importances={})
+
+
+def shown(result: StudyResult, width: int = 80) -> str:
+    out = io.StringIO()
+    show(result, Console(file=out, width=width))
+    return out.getvalue()
+
+
+def cells(text: str, name: str) -> list[str]:
+    return next(line.split()[1:] for line in text.splitlines() if line.split()[:1] == [name])
+
+
+def test_a_gain_is_told_with_its_test() -> None:
+    result = study()
+    assert result.default is not None
+    assert result.best is not None
+    found = gains(result)["ndcg@10"]
+    difference = result.best.test["ndcg@10"] - result.default.test["ndcg@10"]
+    assert found.difference == pytest.approx(difference)
+    assert found.p_value < 1e-4
+    sentence = verdict(result)
+    assert sentence.startswith(f"Tuning gained {difference:+.4f} ndcg@10 (")
+    assert "p < 0.0001, paired t-test over 300 users" in sentence
+    assert "chance" not in sentence
+
+
+def test_a_gain_that_may_be_chance_says_so() -> None:
+    result = study()
+    ranks = np.array([1.0, 2, 30, 4, 50])
+    luckier = np.array([1.0, 2, 30, 4, 5])  # one user of five: p = 0.37
+    result = replace(
+        result,
+        default=finalist(0, DEFAULTS, ranks),
+        best=finalist(7, DEFAULTS, luckier),
+    )
+    assert ", which may be chance: 95 % CI [-" in verdict(result)
+    assert "p = 0.37" in verdict(result)
+
+
+def test_no_gain_is_told_honestly() -> None:
+    assert verdict(study(better=0.5)).startswith("Tuning lost: better on validation, but -0.")
+    same = study(better=1.0)
+    assert same.default is not None
+    same = replace(same, best=replace(same.default, number=3))
+    assert verdict(same).startswith("Tuning changed nothing: +0.0000 ndcg@10 (+0.0 %) on test")
+    ranks = same.default.test_ranks
+    worse_for_one = np.where(ranks == ranks.min(), 500, ranks)
+    slightly_worse = replace(same, best=finalist(3, DEFAULTS, worse_for_one))
+    assert verdict(slightly_worse).startswith("Tuning gained nothing: -0.00")
+
+
+def test_the_defaults_may_win() -> None:
+    result = study(winner=0)
+    assert not result.tuned
+    assert gains(result) == {}
+    assert "no trial did better than the published defaults (trial 0)" in verdict(result)
+    text = shown(result)
+    assert "default = best (trial 0)" in text
+    assert "changed" not in text
+
+
+def test_defaults_that_failed_leave_the_gain_unknown() -> None:
+    result = study(default=None)
+    assert "unknown" in verdict(result)
+    text = shown(result)
+    assert "best (trial 7)" in text
+    assert "default" not in text.split("Accuracy")[0]
+
+
+def test_a_study_without_a_result_says_why() -> None:
+    text = shown(failed_study())
+    assert "Trial 0 failed: out of memory at batch_size 4096" in text
+    assert "1 trial in 4m 12s: 1 failed" in text
+    assert "No trial got as far as an evaluation" in text
+    assert "Next" not in text
+
+
+def test_the_screen_shows_both_sides_and_marks_changes() -> None:
+    result = study()
+    assert result.default is not None
+    assert result.best is not None
+    text = shown(result)
+    best = result.best.params
+    assert cells(text, "learning_rate") == ["0.001", value_text(best["learning_rate"]), "changed"]
+    unchanged = replace(result, best=replace(result.best, params=best | {"n_heads": 2}))
+    assert cells(shown(unchanged), "n_heads") == ["2", "2"]
+    for name in ("ndcg@5", "ndcg@10", "ndcg@20", "hr@5", "hr@10", "hr@20", "mrr@10"):
+        before, after = result.default.test[name], result.best.test[name]
+        # validation default, validation best, test default, test best, change and its sign.
+        assert cells(text, name)[2:4] == [f"{before:.4f}", f"{after:.4f}"]
+        assert cells(text, name)[4] == f"{100 * (after / before - 1):+.0f}"
+
+
+def test_a_hyperparameter_that_is_not_in_use_is_a_dash() -> None:
+    result = study()
+    assert result.best is not None
+    params = {"ssl_type": "none", "learning_rate": 1e-3, "n_heads": 2}
+    text = shown(replace(result, best=replace(result.best, params=params)))
+    assert cells(text, "ssl_lambda") == ["0.1", "-", "changed"]
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_commands_are_never_broken(width: int) -> None:
+    result = study(train_command="seqtune train " + "--set tau=0.5 " * 20 + "--set [x]=1")
+    lines = [line.strip() for line in shown(result, width).splitlines()]
+    for command in (result.train_command, result.ui_command, result.view_link, result.checkpoint):
+        assert command in lines
+    assert "# the best checkpoint, registered as" in " ".join(lines)
+
+
+def test_the_limit_of_generated_data_is_told() -> None:
+    result = study(best_hit_10=0.8)
+    assert result.best is not None
+    reached = result.best.test["hr@10"]
+    assert f"is {reached:.4f} of at most 0.8000 ({reached / 0.8:.0%})" in " ".join(
+        shown(result).split()
+    )
+    assert "at most" not in shown(study())
+
+
+def test_own_metric_is_shown_where_it_is_an_unusual_one() -> None:
+    result = study(metric="ndcg@7")
+    assert result.default is not None
+    assert result.best is not None
+    sides = [
+        replace(side, valid=values, test=values)
+        for side in (result.default, result.best)
+        for values in [metrics.compute(side.test_ranks, also="ndcg@7")]
+    ]
+    result = replace(result, default=sides[0], best=sides[1])
+    assert cells(shown(result), "ndcg@7")[3] == f"{sides[1].test['ndcg@7']:.4f}"
+
+
+def test_json_is_complete_and_plain() -> None:
+    result = study()
+    data = json.loads(json.dumps(to_json(result), allow_nan=False))
+    assert data["best"]["test"]["recall@20"] == result.best.test["recall@20"]  # type: ignore[union-attr]
+    assert "test_ranks" not in data["best"]
+    assert len(data["trials"]) == 12
+    assert data["verdict"] == verdict(result)
+    gain = data["gains"]["ndcg@10"]
+    assert gain["n"] == 300
+    assert gain["p_value"] <= gain["p_holm"]
+    hopeless = finalist(0, DEFAULTS, [90.0, 90.0])  # a mean of 0: the relative gain is infinite
+    lucky = finalist(7, DEFAULTS, [1.0, 90.0])
+    data = to_json(replace(result, default=hopeless, best=lucky))
+    assert data["gains"]["hr@10"]["relative"] is None
+    assert data["gains"]["hr@10"]["difference"] == 0.5
+
+
+def test_markdown_has_every_metric_and_every_trial() -> None:
+    result = study()
+    assert result.best is not None
+    text = to_markdown(result)
+    for name, value in result.best.test.items():
+        row = next(line for line in text.splitlines() if line.startswith(f"| {name} |"))
+        assert f"{value:.4f}" in row
+    table = text.split("## Trials")[1]
+    rows = [line for line in table.splitlines() if line.startswith("| ") and "---" not in line]
+    assert len(rows) == 1 + 12
+    assert rows[1].startswith("| 7 | complete | 0.0900 | 5 | 8.0s |")  # the best comes first
+    assert to_markdown(study(winner=0))
+    assert "No trial" in to_markdown(replace(result, best=None, default=None))
+
+
+def test_counts_in_words() -> None:
+    assert counts(study()) == "12 trials in 4m 12s: 9 complete, 3 pruned"
+
+
+def test_the_report_of_one_training() -> None:
+    ranks = np.array([1.0, 3, 12], dtype=np.float32)
+    values = metrics.compute(ranks)
+    out = io.StringIO()
+    result = TrainResult("sasrec", "demo", "ndcg@10", 4, values, values, 3, "/my results/x", 0.9)
+    show_training(result, Console(file=out, width=80))
+    assert cells(out.getvalue(), "ndcg@10") == ["0.5000", "0.5000"]  # (1 + 1/2 + 0) / 3
+    assert cells(out.getvalue(), "hr@20") == ["1.0000", "1.0000"]
+    assert "(epoch 4)" in out.getvalue()
+    assert "0.6667 of at most 0.9000 (74%)" in " ".join(out.getvalue().split())
+    assert "seqtune recommend --checkpoint '/my results/x' --data FILE" in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "-"),
+        (True, "true"),
+        (0.00123456, "0.001235"),
+        (1e-5, "1e-05"),
+        (64, "64"),
+        ("a", "a"),
+    ],
+)
+def test_value_text(value: object, text: str) -> None:
+    assert value_text(value) == text
+
+
+@pytest.mark.parametrize(
+    ("relative", "text"),
+    [
+        (0.184, "+18 %"),
+        (-0.021, "-2.1 %"),
+        (0.0, "+0.0 %"),
+        (0.0996, "+10 %"),
+        (math.inf, "from zero"),
+    ],
+)
+def test_percent(relative: float, text: str) -> None:
+    assert percent(relative) == text
+
+
+def test_bar() -> None:
+    assert bar(1, 4) == "████"
+    assert bar(0.5, 4) == "██"
+    assert bar(3 / 32, 4) == "▍"  # 3 of 32 eighths
+    assert bar(0, 4) == ""
+
+
+def curves(result: StudyResult) -> dict[int, list[tuple[int, float]]]:
+    return {t.number: [(e, (t.value or 0) * e / 5) for e in range(1, 6)] for t in result.trials}
+
+
+def test_every_picture_is_drawn(tmp_path: Path) -> None:
+    result = study()
+    files = plots(result, curves(result), tmp_path / "plots")
+    assert [file.name for file in files] == [
+        "history.png",
+        "importances.png",
+        "parallel_coordinates.png",
+        "slices.png",
+        "learning_curves.png",
+    ]
+    for file in files:
+        content = file.read_bytes()
+        assert content.startswith(b"\x89PNG")
+        assert len(content) > 5_000  # more than an empty page
+
+
+@pytest.mark.parametrize(
+    ("n", "names"),
+    [
+        (1, ["learning_curves"]),
+        (2, ["history", "learning_curves"]),
+        (3, ["history", "parallel_coordinates", "slices", "learning_curves"]),
+    ],
+)
+def test_pictures_that_make_no_sense_are_skipped(tmp_path: Path, n: int, names: list[str]) -> None:
+    result = study(n=n, winner=n - 1, importances={})
+    assert [file.stem for file in plots(result, curves(result), tmp_path)] == names
+
+
+def test_a_study_where_all_failed_has_no_pictures(tmp_path: Path) -> None:
+    assert plots(failed_study(), {0: []}, tmp_path) == []
