@@ -153,9 +153,7 @@ def _gather(
         users=data.users[tensor(start)],
         items=tensor(inputs),
         lengths=tensor(lengths),
-        times=None
-        if data.times is None
-        else data.times[tensor(event)] * tensor(real),
+        times=None if data.times is None else data.times[tensor(event)] * tensor(real),
         where=tensor(where),
         targets=tensor(items[follows]),
         events=tensor(follows),

@@ -112,6 +112,11 @@ def load(folder: Folder, device: torch.device | str = "cpu") -> Recommender:
             f"describes it: {what}"
         ) from None
     table = pq.read_table(BytesIO(items))
+    if len(table) != about["n_items"]:
+        raise UserError(
+            f"{folder.uri}/items.parquet: has {len(table)} items, and model.json says "
+            f"{about['n_items']}; copy all three files from one checkpoint"
+        )
     return Recommender(
         model.to(device).eval(),
         table["item"].to_numpy(),
@@ -133,6 +138,8 @@ def _about(content: bytes, place: str) -> dict[str, Any]:
             f"{place}: format {version!r} is unknown, this seqtune reads format {FORMAT}; "
             f"load it with the seqtune that wrote it ({about.get('meta')})"
         )
+    if missing := {"model", "params", "n_items", "n_users", "mask_seen", "meta"} - about.keys():
+        raise UserError(f"{place}: {', '.join(sorted(missing))} missing")
     return about
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args, get_origin
@@ -97,6 +98,18 @@ MaskSeen = Annotated[
         "--mask-seen/--rank-seen",
         metavar="",
         show_default="mask, unless users repeat items",
+    ),
+]
+Storage = Annotated[
+    str, _option(WHERE, "Folder of results: a path, s3:// or gs://.", metavar="FOLDER")
+]
+TrackingUri = Annotated[
+    str | None,
+    _option(
+        WHERE,
+        "MLflow server or store.",
+        metavar="URI",
+        show_default="a SQLite file in --storage",
     ),
 ]
 Seed = Annotated[int, _option(SEARCH, "Seed of the search and of training.", metavar="N", min=0)]
@@ -191,18 +204,8 @@ def tune(
     resume: Annotated[
         bool, _option(WHERE, "Continue the study of this name.", "--resume", metavar="")
     ] = False,
-    storage: Annotated[
-        str, _option(WHERE, "Folder of results: a path, s3:// or gs://.", metavar="FOLDER")
-    ] = "seqtune-results",
-    tracking_uri: Annotated[
-        str | None,
-        _option(
-            WHERE,
-            "MLflow server or store.",
-            metavar="URI",
-            show_default="a SQLite file in --storage",
-        ),
-    ] = None,
+    storage: Storage = "seqtune-results",
+    tracking_uri: TrackingUri = None,
 ) -> None:
     """Searches for the best hyperparameters of a model on your interactions.
 
@@ -339,7 +342,10 @@ def train(
 @app.command(context_settings=HELP)
 def recommend(
     checkpoint: Annotated[
-        str | None, _option(WHAT, "Folder of a checkpoint, from tune or train.", metavar="FOLDER")
+        str | None,
+        _option(
+            WHAT, "Folder of a checkpoint, or models:/NAME@champion in MLflow.", metavar="FOLDER"
+        ),
     ] = None,
     histories: Annotated[
         str | None,
@@ -362,6 +368,8 @@ def recommend(
     user_col: UserCol = None,
     item_col: ItemCol = None,
     time_col: TimeCol = None,
+    storage: Storage = "seqtune-results",
+    tracking_uri: TrackingUri = None,
 ) -> None:
     """Writes the best next items of every user in a file."""
     if checkpoint is None:
@@ -369,21 +377,30 @@ def recommend(
     if histories is None:
         raise UserError("--data: name a file with the interactions of the users")
     _check_data(histories)
-    if "://" not in checkpoint and not Path(checkpoint).expanduser().is_dir():
+    registered = checkpoint.startswith("models:/")
+    remote = registered or "://" in checkpoint
+    if not remote and not Path(checkpoint).expanduser().is_dir():
         raise UserError(f"--checkpoint {checkpoint}: no such folder; tune and train print it")
     from seqtune.checkpoint import recommend_file
     from seqtune.storage import Folder
 
-    written = recommend_file(
-        Folder.at(checkpoint),
-        histories,
-        out,
-        k=k,
-        exclude_seen=exclude_seen,
-        user_col=user_col,
-        item_col=item_col,
-        time_col=time_col,
-    )
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Folder.at(checkpoint)
+        if registered:
+            from seqtune.track import fetch, store_uri
+
+            store = store_uri(tracking_uri, Folder.at(storage))
+            folder = fetch(checkpoint, store, Path(scratch))
+        written = recommend_file(
+            folder,
+            histories,
+            out,
+            k=k,
+            exclude_seen=exclude_seen,
+            user_col=user_col,
+            item_col=item_col,
+            time_col=time_col,
+        )
     print(f"{written.n_rows:,} recommendations for {written.n_users:,} users in {out}")
     if written.unknown:
         some = ", ".join(map(str, written.unknown[:5]))

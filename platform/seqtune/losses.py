@@ -122,8 +122,8 @@ def padded(rows: Tensor) -> Tensor:
 def _chunk(n_rows: int, device: torch.device) -> int:
     """Targets per chunk: on a CPU the logits must fit the cache, on a GPU fill the cores."""
     if device.type == "cpu":
-        return max(64, min(256, 2**22 // n_rows))  # at most 16 MiB, above 65,536 items more
-    return max(256, min(16_384, 2**28 // n_rows))  # at most 1 GiB, above a million items more
+        return max(128, min(256, 2**22 // n_rows))  # 16 MiB; more above 32,768 items
+    return max(256, min(16_384, 2**28 // n_rows))  # 1 GiB; more above a million items
 
 
 def _at_rows(part: Tensor, whole: Tensor, n_items: int) -> Tensor:

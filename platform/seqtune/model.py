@@ -133,7 +133,10 @@ class Encoder(Model):
     seen: Tensor | None = None  # keys of what users have seen, where negatives are rejected by it
 
     def encode(self, history: History) -> Tensor:
-        """Returns the state after each item: (B, L) -> (B, L, D)."""
+        """Returns the state after each item: (B, L) -> (B, L, D).
+
+        A model whose states see later items leaves this out and gives ``encode_last`` alone.
+        """
         raise NotImplementedError
 
     def encode_last(self, history: History) -> Tensor:

@@ -7,11 +7,13 @@ what stands at the pads is never used. Letters as in ``model.py``, and Q queries
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from seqtune.params import TransformerParams
 
 Norm = Literal["post", "pre", "sasrec"]
 Position = Literal["abs", "rev"]
@@ -223,6 +225,28 @@ class Transformer(nn.Module):
                 norm,
             )
             for _ in range(n_layers)
+        )
+
+    @classmethod
+    def of(
+        cls,
+        params: TransformerParams,
+        norm: Norm = "post",
+        position: Position = "abs",
+        activation: Activation = "gelu",
+    ) -> Self:
+        """Builds the causal one that the hyperparameters describe."""
+        return cls(
+            params.embedding_size,
+            params.max_seq_len,
+            n_layers=params.n_layers,
+            n_heads=params.n_heads,
+            inner_size=params.inner_size,
+            dropout=params.dropout_prob,
+            attn_dropout=params.attn_dropout_prob,
+            norm=norm,
+            position=position,
+            activation=activation,
         )
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:

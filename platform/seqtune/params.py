@@ -19,10 +19,17 @@ import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 MODELS = Path(__file__).parent / "models"
 
@@ -66,6 +73,12 @@ NextItemLoss = Annotated[
         description="Loss: ce (softmax over the whole catalogue), sampled_softmax, bce, bpr, "
         "or gbce (generalised BCE, arXiv 2308.07192)."
     ),
+]
+
+
+Calibration = Annotated[
+    float,
+    Field(ge=0, le=1, description="Calibration of the gbce loss; 0 is bce, 1 corrects in full."),
 ]
 
 
@@ -134,6 +147,24 @@ class TrainParams(BaseModel):
         if wants_bool and not isinstance(value, bool) and value not in ("true", "false"):
             raise ValueError("must be true or false")
         return value
+
+
+class TransformerParams(TrainParams):
+    """Hyperparameters that every Transformer has."""
+
+    n_layers: Depth = 2
+    n_heads: Heads = 2
+    inner_size: Width = 256
+    dropout_prob: Dropout = 0.5
+    attn_dropout_prob: AttentionDropout = 0.0
+
+    @model_validator(mode="after")
+    def _heads_divide_size(self) -> Self:
+        size, heads = self.embedding_size, self.n_heads
+        if size % heads:
+            near = next(n for n in range(heads, 0, -1) if size % n == 0)
+            raise ValueError(f"n_heads must divide embedding_size {size}, not {heads}; {near} does")
+        return self
 
 
 P = TypeVar("P", bound=TrainParams)

@@ -30,7 +30,7 @@ class TrialRow:
     """One trial of a study."""
 
     number: int
-    status: str  # complete, pruned, failed or running
+    status: str  # complete, pruned, failed, running, or unfinished when time was up
     params: dict[str, object]
     value: float | None  # best value of the study's metric on validation
     epoch: int | None  # of the best value
@@ -168,7 +168,7 @@ def counts(result: StudyResult) -> str:
     by_status = Counter(trial.status for trial in result.trials)
     parts = [
         f"{by_status[status]} {status}"
-        for status in ("complete", "pruned", "failed", "running")
+        for status in ("complete", "pruned", "failed", "running", "unfinished")
         if by_status[status]
     ]
     n = len(result.trials)

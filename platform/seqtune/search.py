@@ -53,7 +53,7 @@ class _Running:
 class OptunaSearcher(Searcher):
     """Hands out the trials of an Optuna study.
 
-    ``suggest`` returns ``{"number": 3, "params": {...}, "replay": False}``. A trainable reports
+    ``suggest`` returns ``{"number": 3, "params": {...}, "replay": ""}``. A trainable reports
     ``epoch``, the metric, ``best`` (the best value so far), ``best_epoch``, and ``finished``,
     which is true in the last report of a trial that ended by itself; ``failed`` with a reason
     marks a trial as failed that reported instead of raising.
@@ -69,8 +69,8 @@ class OptunaSearcher(Searcher):
         trials: how many trials the study has in the end, counting failed ones.
         seed: of the sampler.
         resume: go on with the trials that the storage holds. All but the failed ones are handed
-            out again in their order: finished ones with ``"replay": True`` (what they report is
-            not recorded again), interrupted ones to continue; then new ones.
+            out again in their order: finished ones with how they ended, ``"replay": "pruned"``
+            (what they report is not recorded again), interrupted ones to continue; then new ones.
     """
 
     _study: optuna.Study | None
@@ -110,7 +110,7 @@ class OptunaSearcher(Searcher):
             stored = self._create(study, trial_id)
         if stored is None:
             return Searcher.FINISHED
-        replay = stored.state.is_finished()
+        replay = STATUS[stored.state] if stored.state.is_finished() else ""
         if not replay:
             self._numbers[trial_id] = stored.number
             if stored.user_attrs["tune_trial_id"] != trial_id:  # the dead driver's

@@ -30,6 +30,7 @@ from seqtune.report import Finalist, StudyResult, TrialRow, to_json, to_markdown
 from seqtune.space import Space, load_space
 from seqtune.storage import Folder
 from seqtune.track import Links, Tracker, store_uri
+from seqtune.track.store import shown
 from seqtune.trial import Plan
 from seqtune.versions import git_commit, versions
 from seqtune.view import StudyView
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from ray.tune.experiment import Trial as TuneTrial
 
 Row = dict[str, Any]
+DEMO, DEMO_BUDGET = "demo", 180.0  # a first look should not take longer
 OPTUNA_STORAGE = "SEQTUNE_OPTUNA_STORAGE"  # a database URL, for studies whose driver may move
 
 
@@ -50,6 +52,11 @@ def run(options: StudyOptions, view: StudyView) -> StudyResult:
         KeyboardInterrupt: on Ctrl-C, once the study can be resumed.
     """
     began = time.monotonic()
+    if options.data == DEMO and options.time_budget is None:
+        options = replace(options, time_budget=DEMO_BUDGET)
+        view.note(
+            "no --data: tuning on a generated demo set, for at most 3 minutes (--time-budget)"
+        )
     view.preparing("reading data")
     dataset = load(
         options.data,
@@ -99,6 +106,7 @@ def run(options: StudyOptions, view: StudyView) -> StudyResult:
         for note in searcher.notes:
             view.note(note)
         result = _result(options, space, dataset, folder, began, finals)
+        view.preparing("writing the report and registering the champion in MLflow")
         return _publish(result, dataset, folder, tracker, finals.curves)
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt)
@@ -133,7 +141,10 @@ def _open_folder(options: StudyOptions, dataset: Dataset) -> tuple[StudyOptions,
             raise UserError(
                 f"--name {name}: this study exists; go on with --resume, or give another --name"
             )
-        saved = now | {"id": f"{name}-{uuid.uuid4().hex[:8]}", "command": command(options)}
+        saved = now | {
+            "id": f"{name}-{uuid.uuid4().hex[:8]}",
+            "command": command(replace(options, tracking_uri=None)),
+        }
         folder.write("study.json", json.dumps(saved, indent=2).encode())
     elif not saved:
         raise UserError(f"--resume: there is no study {name!r} in {root.uri}; leave --resume out")
@@ -221,7 +232,7 @@ def _tags(options: StudyOptions, dataset: Dataset) -> dict[str, str]:
         "seqtune.data": options.data,
         "seqtune.data_fingerprint": dataset.fingerprint,
         "seqtune.git_commit": git_commit(),
-        "seqtune.command": command(options),
+        "seqtune.command": command(replace(options, tracking_uri=None)),  # it may hold a password
     }
     return tags | {f"seqtune.version.{name}": version for name, version in versions().items()}
 
@@ -312,8 +323,7 @@ class Messenger(tune.Callback):
         """A trial starts, or starts again after a crash."""
         number, params = trial.config["number"], trial.config["params"]
         self.view.trial_started(number, params, is_default=number == 0)
-        if not trial.config["replay"]:
-            self.tracker.trial_started(number, params)
+        self.tracker.trial_started(number, params)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: Row, **_: Any
@@ -327,11 +337,12 @@ class Messenger(tune.Callback):
         self.tracker.trial_result(number, epoch, points, time=result["time"])
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """A trial has ended by itself, or was stopped by the scheduler or the time budget."""
-        result = trial.last_result
-        reason = str(result.get("failed", ""))
-        status = "failed" if reason else "complete" if result.get("finished") else "pruned"
-        self._ended(trial, status, reason)
+        """A trial has ended by itself, or the scheduler has stopped it."""
+        reason = str(trial.last_result.get("failed", ""))
+        ended = (
+            "failed" if reason else "complete" if trial.last_result.get("finished") else "pruned"
+        )
+        self._ended(trial, trial.config["replay"] or ended, reason)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """A trial has failed for good."""
@@ -340,11 +351,11 @@ class Messenger(tune.Callback):
         self._ended(trial, "failed", reason)
 
     def _ended(self, trial: Any, status: str, reason: str) -> None:
-        number, result, replay = trial.config["number"], trial.last_result, trial.config["replay"]
+        # A replayed trial is told to MLflow again: the driver may have died before it could.
+        number, result = trial.config["number"], trial.last_result
         best = result.get("best") if status != "failed" else None
-        self.view.trial_ended(number, status, best, reason, replayed=replay)
-        if replay:
-            return
+        replayed = bool(trial.config["replay"])
+        self.view.trial_ended(number, status, best, reason, replayed=replayed)
         if status != "failed":
             self.tracker.upload(self.plan.trial_folder(number), ["ranks.parquet"], trial=number)
         found = {} if best is None else {self.metric: best, "epoch": result["best_epoch"]}
@@ -365,7 +376,10 @@ class Finals:
     """What is known when the trials have ended: all of them, and two of them tested."""
 
     def __init__(self, study: optuna.Study) -> None:
-        self.rows: list[TrialRow] = search.trial_rows(study)
+        self.rows = [
+            replace(row, status="unfinished") if row.status == "running" else row
+            for row in search.trial_rows(study)
+        ]
         self.importances = search.importances(study)
         self.curves = {
             t.number: sorted(t.intermediate_values.items())
@@ -410,6 +424,8 @@ def _result(
 ) -> StudyResult:
     best = finals.best
     chosen = finals.finalists[best.number] if best else None
+    unfinished = sum(row.status == "unfinished" for row in finals.rows)
+    notes = [f"time was up before {unfinished} trials had ended; --resume continues them"]
     return StudyResult(
         name=options.study,
         model=options.model,
@@ -427,6 +443,7 @@ def _result(
         view_link="",
         serve_command="",
         best_hit_10=dataset.best_hit_10,
+        notes=tuple(notes if unfinished else ()),
     )
 
 
@@ -458,7 +475,7 @@ def _publish(
             result,
             ui_command=links.command or "",
             view_link=links.charts,
-            serve_command=f"MLFLOW_TRACKING_URI={links.uri} {serve}" if result.best else "",
+            serve_command=f"MLFLOW_TRACKING_URI={shown(links.uri)} {serve}" if result.best else "",
             champion=result.name if result.best else "",
         )
     report = folder / "report"

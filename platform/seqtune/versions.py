@@ -18,14 +18,19 @@ def versions() -> dict[str, str]:
 def git_commit() -> str:
     """Returns the commit of the code that runs, with ``+`` where it was changed; else ``""``."""
     try:
-        said = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-        return said.stdout.strip()
+        _git("ls-files", "--error-unmatch", __file__)  # not a repository that only holds the venv
+        return _git("describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         return ""
+
+
+def _git(*words: str) -> str:
+    said = subprocess.run(
+        ["git", *words],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        timeout=10,
+        check=True,
+    )
+    return said.stdout.strip()

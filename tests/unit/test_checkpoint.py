@@ -174,6 +174,11 @@ def test_tied_weights_are_saved(tmp_path: Path) -> None:
         (lambda f: (f / "model.json").unlink(), "model.json missing"),
         (lambda f: (f / "items.parquet").unlink(), "items.parquet missing"),
         (lambda f: (f / "model.json").write_text("{"), "not the description of a checkpoint"),
+        (
+            lambda f: (f / "model.json").write_text('{"format": 1}'),
+            "mask_seen, meta, model, n_items",
+        ),
+        (lambda f: shorten(f / "items.parquet"), "has 5 items, and model.json says 6"),
         (lambda f: edit(f, format=2), "format 2 is unknown, this seqtune reads format 1"),
         (lambda f: edit(f, n_items=7), "does not fit follower"),
         (lambda f: edit(f, params={"seeds": 1}), "no hyperparameter 'seeds'; did you mean 'seed'?"),
@@ -190,6 +195,10 @@ def test_a_broken_checkpoint_says_what_is_wrong(
     assert str(tmp_path) in str(caught.value)
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def shorten(items: Path) -> None:
+    pq.write_table(pq.read_table(items).slice(1), items)
 
 
 def edit(folder: Path, **values: Any) -> None:

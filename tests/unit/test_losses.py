@@ -109,8 +109,8 @@ def test_ce_refuses_a_second_derivative() -> None:
 def test_chunks_shrink_as_the_catalogue_grows() -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     assert losses._chunk(12_160, cpu) == 256
-    assert losses._chunk(32_768, cpu) == 128
-    assert losses._chunk(1_000_000, cpu) == 64
+    assert losses._chunk(20_000, cpu) == 209
+    assert losses._chunk(1_000_000, cpu) == 128
     assert losses._chunk(12_160, gpu) == 16_384
     assert losses._chunk(1_000_000, gpu) == 268
 

@@ -127,7 +127,7 @@ def test_trial_0_is_the_defaults_and_is_stored_as_running(make: Make, space: Spa
     assert config == {
         "number": 0,
         "params": {"max_seq_len": 20, "n_layers": 2, "learning_rate": 1e-3, "loss_type": "ce"},
-        "replay": False,
+        "replay": "",
     }
     assert config["params"] == space.defaults()
     (stored,) = searcher.open().trials

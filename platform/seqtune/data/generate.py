@@ -173,7 +173,7 @@ PRESETS: dict[str, Recipe] = {
         inside=0.85,
         persistence=1.0,
         again=0.16,
-        earlier=0.09,
+        earlier=0.05,
         taste=2.0,
     ),
     "xl": Recipe(
@@ -222,7 +222,7 @@ def make(recipe: Recipe, name: str, seed: int = 0, scale: float = 1.0) -> Datase
         for user in asked[(asked >= first) & (asked < first + BLOCK)]:
             history = items[offsets[user] : offsets[user + 1] - 1]
             chances = next_item(recipe, world, history, walk.outlook(user - first, recipe))
-            best += np.partition(chances, -10)[-10:].sum() / len(asked)
+            best += float(np.partition(chances, -10)[-10:].sum()) / len(asked)
 
     times = _times(recipe, lengths, offsets, rng)
     met = np.bincount(items, minlength=recipe.items) > 0

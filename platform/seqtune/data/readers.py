@@ -70,7 +70,7 @@ def read(path: Path, columns: Mapping[str, str | None]) -> Dataset:
     notes += note
     order = np.lexsort((times.order, users))  # stable: ties keep the order of the file
     return Dataset(
-        name=path.name.split(".")[0] or path.name,
+        name=Path(path.name.removesuffix(".gz")).stem,
         items=(items + 1)[order].astype(np.int32),
         offsets=np.concatenate([[0], np.cumsum(np.bincount(users, minlength=len(user_ids)))]),
         times=times.milliseconds[order],
@@ -120,11 +120,12 @@ def _open(
 
         try:
             file = pq.ParquetFile(path)
-            picks = _choose(file.schema_arrow.names, wanted, place)
-            table = file.read(columns=[file.schema_arrow.names[i] for i in picks.values()])
+            names = file.schema_arrow.names
+            picks = _choose(names, wanted, place)
+            table = file.read(columns=[names[i] for i in picks.values()])
         except (pa.ArrowInvalid, OSError) as error:
             raise UserError(f"{place}: not a readable parquet file ({_first(error)})") from None
-        return {role: table[file.schema_arrow.names[i]] for role, i in picks.items()}, []
+        return {role: _decoded(table[names[i]]) for role, i in picks.items()}, []
 
     layout = _sniff(path, place)
     notes = []
@@ -133,6 +134,12 @@ def _open(
         notes = ["the file has no header: its columns are read as user, item, rating, timestamp"]
     picks = _choose(layout.names, wanted, place, layout.header)
     return _text_columns(path, layout, picks, place), notes
+
+
+def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Returns plain values: categories may be unused, and views lack most functions."""
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    return column.cast(pa.string() if pa.types.is_string_view(kind) else kind)
 
 
 # Text tables.
@@ -287,11 +294,10 @@ def _choose(
             found = next(filter(None, matches), [])
         there = ", ".join(names)
         if len(found) > 1:
+            same = len({names[i] for i in found}) < len(found)
             several = " and ".join(repr(names[i]) for i in found)
-            raise UserError(
-                f"{place}: {several} could each be the {role} column; choose one with --{role}-col "
-                "(columns of the same name must be renamed)"
-            )
+            fix = "rename one of them" if same else f"choose one with --{role}-col"
+            raise UserError(f"{place}: {several} could each be the {role} column; {fix}")
         if not found and not header and name is None:
             raise UserError(
                 f"{place}: the file has no header line; name its {len(names)} columns by position, "
@@ -325,10 +331,15 @@ def _ids(
     """Returns codes 0.. of each row and the sorted ids they stand for."""
     if pa.types.is_floating(column.type):
         column = pc.if_else(pc.is_finite(column), column, None)
-    if not pa.types.is_dictionary(column.type):
-        column = column.dictionary_encode()
-    coded = column.unify_dictionaries().combine_chunks()
-    values = _id_values(coded.dictionary)
+    try:
+        if not pa.types.is_dictionary(column.type):
+            column = column.dictionary_encode()
+        coded = column.unify_dictionaries().combine_chunks()
+        values = _id_values(coded.dictionary)
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
+        raise UserError(
+            f"{place}: the {role} column holds {column.type}, not ids; choose with --{role}-col"
+        ) from None
     absent = coded.indices.is_null().to_numpy(zero_copy_only=False)
     codes = coded.indices.fill_null(0).to_numpy()
     if values.null_count or pa.types.is_string(values.type):
@@ -371,8 +382,6 @@ class Times(NamedTuple):
 
 
 def _times(column: pa.ChunkedArray, place: str) -> tuple[Times, list[str]]:
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
     array = column.combine_chunks()
     if pa.types.is_floating(array.type):
         array = pc.if_else(pc.is_nan(array), None, array)
@@ -382,21 +391,7 @@ def _times(column: pa.ChunkedArray, place: str) -> tuple[Times, list[str]]:
             f"{place}: row {row} has no time; remove such rows, or name another column with "
             "--time-col"
         )
-    kind, unit, notes = array.type, None, []
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        array = _parse(pc.utf8_trim_whitespace(array), place)
-    elif pa.types.is_date(kind):
-        array = array.cast(pa.timestamp("ms"))
-    if pa.types.is_timestamp(array.type):
-        unit = ARROW_UNITS[array.type.unit]
-        if array.type.tz is None:
-            notes = ["times have no time zone and are read as UTC"]
-        array = array.cast(pa.int64())
-    elif pa.types.is_decimal(kind):
-        array = array.cast(pa.float64())
-    if not (pa.types.is_integer(array.type) or pa.types.is_floating(array.type)):
-        raise UserError(f"{place}: the time column holds {kind}, not times; choose with --time-col")
-
+    array, unit, notes = _numbers(array, place)
     values = array.to_numpy(zero_copy_only=False)
     low = 0
     if unit is None:
@@ -416,6 +411,26 @@ def _times(column: pa.ChunkedArray, place: str) -> tuple[Times, list[str]]:
             f"{unit}, the unit of the others; mend or remove it"
         )
     return Times(values, _milliseconds(values, TICKS[unit])), notes
+
+
+def _numbers(array: pa.Array, place: str) -> tuple[pa.Array, str | None, list[str]]:
+    """Returns times as numbers, their unit where the column tells it, and notes."""
+    kind = array.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        array = _parse(pc.utf8_trim_whitespace(array), place)
+    elif pa.types.is_date(kind):
+        array = array.cast(pa.timestamp("ms"))
+    elif pa.types.is_decimal(kind):
+        array = array.cast(pa.float64())
+    if pa.types.is_timestamp(array.type):
+        zone = array.type.tz
+        notes = [] if zone else ["times have no time zone and are read as UTC"]
+        return array.cast(pa.int64()), ARROW_UNITS[array.type.unit], notes
+    if pa.types.is_integer(array.type):
+        return array.cast(pa.int64(), safe=False), None, []
+    if pa.types.is_floating(array.type):
+        return array.cast(pa.float64()), None, []
+    raise UserError(f"{place}: the time column holds {kind}, not times; choose with --time-col")
 
 
 def _parse(texts: pa.Array, place: str) -> pa.Array:

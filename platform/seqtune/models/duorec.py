@@ -22,40 +22,24 @@ unbiased sample of the prefixes, in batches of other company, at a fraction of t
 
 from __future__ import annotations
 
-from typing import Literal, Self, cast
+from typing import Literal, cast
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
 from seqtune import losses
 from seqtune.model import Batch, Encoder, History, Sequences, Term
 from seqtune.nn import ItemEmbedding, Transformer, initialise_normal
-from seqtune.params import (
-    AttentionDropout,
-    Depth,
-    Dropout,
-    Heads,
-    LossWeight,
-    Similarity,
-    Temperature,
-    TrainMode,
-    TrainParams,
-    Width,
-)
+from seqtune.params import LossWeight, Similarity, Temperature, TrainMode, TransformerParams
 
 
 class DuoRec(Encoder):
     """Post-norm Transformer over items, trained by next items and by contrast."""
 
-    class Params(TrainParams):
+    class Params(TransformerParams):
         """The hyperparameters of DuoRec."""
 
-        n_layers: Depth = 2
-        n_heads: Heads = 2
-        inner_size: Width = 256
-        dropout_prob: Dropout = 0.5
-        attn_dropout_prob: AttentionDropout = 0.0
         batch_size: int = Field(256, ge=1, le=1_000_000, description="Rows per optimizer step.")
         train_mode: TrainMode = "prefixes"
         ssl_type: Literal["un", "su", "us", "us_x"] = Field(
@@ -71,30 +55,12 @@ class DuoRec(Encoder):
             False, description="Rows with the same target are not negatives of each other."
         )
 
-        @model_validator(mode="after")
-        def _heads_divide_size(self) -> Self:
-            if self.embedding_size % self.n_heads:
-                size = self.embedding_size
-                near = next(n for n in range(self.n_heads, 0, -1) if size % n == 0)
-                raise ValueError(
-                    f"n_heads must divide embedding_size {size}, not {self.n_heads}; {near} does"
-                )
-            return self
-
     params: Params
 
     def __init__(self, params: Params, n_items: int, n_users: int) -> None:
         super().__init__(params, n_items, n_users)
         self.item_embedding = ItemEmbedding(n_items, params.embedding_size)
-        self.body = Transformer(
-            params.embedding_size,
-            params.max_seq_len,
-            n_layers=params.n_layers,
-            n_heads=params.n_heads,
-            inner_size=params.inner_size,
-            dropout=params.dropout_prob,
-            attn_dropout=params.attn_dropout_prob,
-        )
+        self.body = Transformer.of(params)
         initialise_normal(self)
 
     def encode(self, history: History) -> Tensor:

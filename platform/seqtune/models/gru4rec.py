@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from seqtune.model import Encoder, History
 from seqtune.nn import ByteDropout, ItemEmbedding, at, initialise
-from seqtune.params import Dropout, Hidden, NextItemLoss, TrainMode, TrainParams
+from seqtune.params import Calibration, Dropout, Hidden, NextItemLoss, TrainMode, TrainParams
 
 
 class GRU4Rec(Encoder):
@@ -30,7 +30,7 @@ class GRU4Rec(Encoder):
         dropout_prob: Dropout = 0.3
         train_mode: TrainMode = "rows"
         loss_type: NextItemLoss = "ce"
-        gbce_t: float = Field(0.75, ge=0, le=1, description="Calibration of the gbce loss.")
+        gbce_t: Calibration = 0.75
 
     params: Params
 

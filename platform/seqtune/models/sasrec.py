@@ -12,36 +12,22 @@ zeroed before each block; here they stand after the items, where no item can see
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from seqtune.model import Encoder, History
 from seqtune.nn import ItemEmbedding, Transformer, initialise, initialise_normal
-from seqtune.params import (
-    AttentionDropout,
-    Depth,
-    Dropout,
-    Heads,
-    NextItemLoss,
-    TrainMode,
-    TrainParams,
-    Width,
-)
+from seqtune.params import Calibration, NextItemLoss, TrainMode, TransformerParams
 
 
 class SASRec(Encoder):
     """Transformer over items; the score is the dot product of the last state and an item."""
 
-    class Params(TrainParams):
+    class Params(TransformerParams):
         """The hyperparameters of SASRec."""
 
-        n_layers: Depth = 2
-        n_heads: Heads = 2
-        inner_size: Width = 256
-        dropout_prob: Dropout = 0.5
-        attn_dropout_prob: AttentionDropout = 0.0
         norm: Literal["post", "pre", "sasrec"] = Field(
             "post", description="Where a block normalises: after, before, or as the official code."
         )
@@ -55,39 +41,17 @@ class SASRec(Encoder):
         tie_weights: bool = Field(True, description="One item table for input and output.")
         train_mode: TrainMode = "rows"
         loss_type: NextItemLoss = "ce"
-        gbce_t: float = Field(0.75, ge=0, le=1, description="Calibration of the gbce loss.")
-
-        @model_validator(mode="after")
-        def _heads_divide_size(self) -> Self:
-            if self.embedding_size % self.n_heads:
-                size = self.embedding_size
-                near = next(n for n in range(self.n_heads, 0, -1) if size % n == 0)
-                raise ValueError(
-                    f"n_heads must divide embedding_size {size}, not {self.n_heads}; {near} does"
-                )
-            return self
+        gbce_t: Calibration = 0.75
 
     params: Params
 
     def __init__(self, params: Params, n_items: int, n_users: int) -> None:
         super().__init__(params, n_items, n_users)
-        p = params
-        self.item_embedding = ItemEmbedding(n_items, p.embedding_size)
-        if not p.tie_weights:
-            self.output_embedding = ItemEmbedding(n_items, p.embedding_size)
-        self.body = Transformer(
-            p.embedding_size,
-            p.max_seq_len,
-            n_layers=p.n_layers,
-            n_heads=p.n_heads,
-            inner_size=p.inner_size,
-            dropout=p.dropout_prob,
-            attn_dropout=p.attn_dropout_prob,
-            norm=p.norm,
-            position=p.pos,
-            activation=p.activation,
-        )
-        if p.norm == "sasrec":
+        self.item_embedding = ItemEmbedding(n_items, params.embedding_size)
+        if not params.tie_weights:
+            self.output_embedding = ItemEmbedding(n_items, params.embedding_size)
+        self.body = Transformer.of(params, params.norm, params.pos, params.activation)
+        if params.norm == "sasrec":
             initialise(self, nn.init.xavier_uniform_)
         else:
             initialise_normal(self)
