@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
@@ -114,16 +114,6 @@ class Dimension:
         return " and ".join(f"{name} is {' or '.join(map(_text, v))}" for name, v in self.when)
 
 
-class Row(NamedTuple):
-    """One line of the table that ``--explain`` prints."""
-
-    name: str
-    values: str
-    default: str
-    condition: str
-    description: str
-
-
 @dataclass(frozen=True)
 class Space:
     """What a study searches: some hyperparameters fixed, some sampled, the rest at their defaults.
@@ -172,16 +162,6 @@ class Space:
         except UserError:
             return False
         return True
-
-    def rows(self) -> list[Row]:
-        """Returns the table of ``--explain``: what is sampled, then what is fixed."""
-        fields, defaults = self.params.model_fields, _defaults(self.params)
-        table = [(d.name, d.text, d.condition) for d in self.dimensions]
-        table += [(name, f"{_text(value)} (fixed)", "") for name, value in self.fixed.items()]
-        return [
-            Row(name, text, _text(defaults[name]), condition, fields[name].description or "")
-            for name, text, condition in table
-        ]
 
     def as_dict(self) -> dict[str, Any]:
         """Returns what defines the space, as JSON-like data: equal spaces, equal data."""

@@ -306,7 +306,8 @@ def test_draws_depend_on_the_seed_and_the_past_alone(make: Make, tmp_path: Path)
         for n in range(14):
             if n == cut:  # another driver goes on
                 searcher = make(storage=storage, seed=seed, trials=14, resume=True)
-                assert [searcher.suggest(f"r{k}")["replay"] for k in range(n)] == [True] * n
+                replays = [searcher.suggest(f"r{k}")["replay"] for k in range(n)]
+                assert replays == ["complete"] * n
             configs.append(searcher.suggest(f"t{n}")["params"])
             finish(searcher, f"t{n}", configs[-1]["learning_rate"])
         return configs
@@ -357,12 +358,12 @@ def test_resume_hands_out_old_trials_then_new_ones(make: Make) -> None:
     configs = [searcher.suggest(f"again{n}") for n in range(6)]
     assert searcher.suggest("more") == Searcher.FINISHED
     assert [(c["number"], c["replay"]) for c in configs] == [
-        (0, True),
-        (1, True),
-        (3, False),
-        (4, False),
-        (5, False),
-        (6, False),
+        (0, "complete"),
+        (1, "pruned"),
+        (3, ""),
+        (4, ""),
+        (5, ""),
+        (6, ""),
     ]
     for config in configs[:4]:
         assert config["params"] == before[config["number"]]["params"]

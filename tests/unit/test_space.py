@@ -14,7 +14,7 @@ import pytest
 from pydantic import Field, model_validator
 
 from seqtune.params import Depth, Dropout, Heads, TrainParams, UserError, model_names
-from seqtune.space import ROOT, Dimension, Row, Space, load_space, shipped
+from seqtune.space import ROOT, Dimension, Space, load_space, shipped
 
 SHIPPED = sorted((ROOT / "search_spaces").glob("*.yaml"))
 
@@ -536,7 +536,7 @@ def test_missing_files(tmp_path: Path) -> None:
 # What others read
 
 
-def test_the_table_for_explain(load: Load) -> None:
+def test_a_dimension_reads_well(load: Load) -> None:
     space = load(
         """
         model: toy
@@ -547,17 +547,10 @@ def test_the_table_for_explain(load: Load) -> None:
           ssl_lambda: {low: 1e-2, high: 0.5, log: true, when: {ssl_type: [un, us], tied: false}}
         """
     )
-    assert space.rows() == [
-        Row("ssl_type", "none, un", "none", "", ""),
-        Row("n_layers", "1 to 5 in steps of 2", "2", "", "Number of encoder blocks."),
-        Row(
-            "ssl_lambda",
-            "0.01 to 0.5, log",
-            "0.1",
-            "ssl_type is un or us and tied is false",
-            "Weight of the contrast.",
-        ),
-        Row("tied", "false (fixed)", "true", "", ""),
+    assert [(d.name, d.text, d.condition) for d in space.dimensions] == [
+        ("ssl_type", "none, un", ""),
+        ("n_layers", "1 to 5 in steps of 2", ""),
+        ("ssl_lambda", "0.01 to 0.5, log", "ssl_type is un or us and tied is false"),
     ]
 
 
@@ -574,7 +567,7 @@ def test_loading_needs_no_heavy_import(model: str, tmp_path: Path) -> None:
     heavy = ("torch", "ray", "optuna", "mlflow", "pandas", "scipy", "matplotlib", "numpy")
     program = (
         "import sys; from seqtune.space import load_space; from seqtune.params import UserError\n"
-        f"try: load_space(None, {model!r}).rows()\n"
+        f"try: load_space(None, {model!r}).defaults()\n"
         "except UserError: pass\n"
         f"print([m for m in {heavy} if m in sys.modules])"
     )
@@ -599,8 +592,7 @@ def test_every_model_has_a_space_with_its_defaults_inside(model: str) -> None:
     assert pickle.loads(pickle.dumps(space)) == space  # Tune pickles the searcher that holds it
     assert space.dimensions
     assert space.notes == ()  # no default was moved, no dimension is dead
-    defaults = space.params()
-    assert space.build(space.defaults()) == defaults
+    assert space.build(space.defaults()) == space.params(**space.fixed)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
