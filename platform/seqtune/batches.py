@@ -2,13 +2,16 @@
 
 A window is a run of events of one user: its items are the input, and from ``loss_from`` on each
 carries a target, the item that follows. Rows are windows with a target at every position, prefixes
-are windows with one at the last. Nothing here loops over samples.
+are windows with one at the last. Sessions are windows of one event, each tied to the one before.
+Nothing here loops over samples.
 """
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -31,9 +34,16 @@ class Windows:
     end: Ints  # (W,)
     loss_from: Ints  # (W,)
     prefixes: bool
+    # Sessions mode alone, where batches and their order are fixed:
+    steps: Ints | None = None  # (S + 1,) windows steps[i]..steps[i + 1] - 1 are batch i
+    continues: Ints | None = None  # (W,) see Batch
 
     def __len__(self) -> int:
         return len(self.start)
+
+    def n_batches(self, batch_size: int) -> int:
+        """Returns the number of batches of an epoch."""
+        return -(-len(self) // batch_size) if self.steps is None else len(self.steps) - 1
 
 
 def rows(split: Split, max_seq_len: int, stride: int = 0) -> Windows:
@@ -67,6 +77,38 @@ def prefixes(split: Split, max_seq_len: int) -> Windows:
     return Windows(np.maximum(first, targets - max_seq_len), targets, targets - 1, prefixes=True)
 
 
+def sessions(split: Split, n_slots: int) -> Windows:
+    """Session-parallel batches: each of ``n_slots`` sessions advances by one event per batch.
+
+    A session is a whole training history; they start in order of time, each in the slot that is
+    free first. Every target is trained exactly once: when no session is left to start, the last
+    batches are smaller.
+    """
+    data = split.dataset
+    first, last = data.offsets[:-1], split.train_end - 1  # inputs: first..last-1
+    first, last = first[last > first], last[last > first]
+    order = np.argsort(data.times[first], kind="stable")
+    first, lengths = first[order], (last - first)[order]
+
+    slots = [(0, slot) for slot in range(n_slots)]  # a heap: (step at which it is free, slot)
+    taken = []
+    for length in lengths.tolist():
+        taken.append(slots[0])
+        heapq.heapreplace(slots, (slots[0][0] + length, slots[0][1]))
+    begin, slot = np.array(taken, dtype=np.int64).reshape(-1, 2).repeat(lengths, axis=0).T
+
+    nth = np.arange(len(begin)) - np.repeat(np.cumsum(lengths) - lengths, lengths)  # of its session
+    event, step = np.repeat(first, lengths) + nth, begin + nth
+    order = np.lexsort((slot, step))
+    steps = np.concatenate([[0], np.cumsum(np.bincount(step))])
+    row = np.empty_like(order)
+    row[order] = np.arange(len(order))
+    row -= steps[step]  # within its batch
+    continues = np.where(nth > 0, np.roll(row, 1), -1)  # the event before it stands before it
+    event, continues = event[order], continues[order]
+    return Windows(event, event + 1, event, False, steps, continues)
+
+
 def target_events(split: Split) -> Ints:
     """Returns the events that are training targets: all training events but each user's first."""
     offsets = split.dataset.offsets
@@ -78,7 +120,10 @@ def target_events(split: Split) -> Ints:
 
 def windows(split: Split, params: TrainParams) -> Windows:
     """Returns the windows that the model's ``train_mode`` asks for."""
-    if getattr(params, "train_mode", "rows") == "prefixes":
+    mode = getattr(params, "train_mode", "rows")
+    if mode == "sessions":
+        return sessions(split, params.batch_size)
+    if mode == "prefixes":
         return prefixes(split, params.max_seq_len)
     return rows(split, params.max_seq_len, params.window_stride)
 
@@ -115,8 +160,13 @@ def epoch(
     """Yields the batches of one epoch, in an order that depends on ``seed`` alone.
 
     Windows of similar length share a batch, trimmed to its longest row unless ``width`` is fixed.
-    With ``shard`` = (rank, ranks), every rank takes its part of the same batches.
+    With ``shard`` = (rank, ranks), every rank takes its part of the same batches. In sessions mode
+    the batches are those of the windows, the same in every epoch, and for one rank alone.
     """
+    if windows.steps is not None:
+        for first, end in pairwise(windows.steps.tolist()):
+            yield _gather(windows, np.arange(first, end), data, items, width)
+        return
     rank, ranks = shard
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(windows))
@@ -158,4 +208,5 @@ def _gather(
         targets=tensor(items[follows]),
         events=tensor(follows),
         prefixes=windows.prefixes,
+        continues=None if windows.continues is None else tensor(windows.continues[index]),
     )

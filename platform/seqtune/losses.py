@@ -192,6 +192,69 @@ def sampled(
     return {"sampled_softmax": sampled_softmax, "bpr": bpr, "bce": bce}[kind](positive, negative)
 
 
+class Popularity(NamedTuple):
+    """How often items become columns that all targets of a step share: targets, then samples."""
+
+    log_count: Tensor  # (I + 1,) of training events, -inf where there are none
+    edges: Tensor  # (I + 1,) cumulative probabilities, in float64 for long catalogues
+    alpha: float
+
+    @classmethod
+    def of(cls, counts: Tensor, alpha: float) -> Popularity:
+        """From the counts (I + 1,): what occurs is sampled ~ count ** alpha, all else never."""
+        weights = counts.double().pow(alpha) * (counts > 0)
+        edges = weights.cumsum(0)
+        return cls(counts.float().log(), edges / edges[-1], alpha)
+
+    def columns(self, targets: Tensor, n_sample: int, rng: torch.Generator) -> Tensor:
+        """Returns the targets (N,) and a sample with repetitions: (N + n_sample,)."""
+        points = torch.rand(n_sample, generator=rng, device=targets.device, dtype=torch.float64)
+        return torch.cat([targets, torch.searchsorted(self.edges, points, right=True)])
+
+    def log_q(self, columns: Tensor, n_targets: int) -> Tensor:
+        """Returns log count of the targets, log count ** alpha of the samples: (N + n_sample,)."""
+        log_count = self.log_count[columns]
+        return torch.cat([log_count[:n_targets], self.alpha * log_count[n_targets:]])
+
+
+def column_scores(states: Tensor, table: Tensor, bias: Tensor, columns: Tensor) -> Tensor:
+    """Returns the scores of shared columns (C,): states (N, D) -> (N, C)."""
+    with torch.autocast(states.device.type, enabled=False):
+        return torch.addmm(bias[columns], states.float(), F.embedding(columns, table.float()).T)
+
+
+def in_batch_ce(scores: Tensor, log_q: Tensor | float = 0.0) -> Tensor:
+    """Returns the cross entropy over shared columns, the target of row n in column n.
+
+    sum_n [ log sum_c exp(s_nc - q_c) - (s_nn - q_n) ]
+
+    ``scores`` (N, N + k): the targets of the batch, then k samples; ``log_q`` (N + k,) or 0: what
+    corrects for how often an item becomes a column. An item may stand in several columns.
+    """
+    own = torch.arange(len(scores), device=scores.device)
+    with torch.autocast(scores.device.type, enabled=False):
+        return F.cross_entropy(scores.float() - log_q, own, reduction="sum")
+
+
+def bpr_max(scores: Tensor, bpreg: float = 1.0, elu_param: float = 0.5) -> Tensor:
+    """Returns BPR-max over shared columns (N, N + k), the target of row n in column n.
+
+    sum_n [ -log( sum_c w_nc sg(r_nn - r_nc) + 1e-24 ) + bpreg sum_c w_nc r_nc^2 ] over the columns
+    c != n, with w_n = softmax of r_nc over these, r = elu(s), and r = s for ``elu_param`` 0.
+    Without another column it is 0.
+
+    Hidasi & Karatzoglou (arXiv 1706.03847).
+    """
+    with torch.autocast(scores.device.type, enabled=False):
+        r = F.elu(scores.float(), elu_param) if elu_param else scores.float()
+        if r.shape[1] == 1:
+            return 0.0 * r.sum()
+        own = torch.eye(*r.shape, dtype=torch.bool, device=r.device)
+        w = r.masked_fill(own, -torch.inf).softmax(1)
+        better = (w * torch.sigmoid(r.diagonal()[:, None] - r)).sum(1)
+        return (bpreg * (w * r.square()).sum(1) - (better + 1e-24).log()).sum()
+
+
 class Negatives(NamedTuple):
     """Negatives of N targets in B rows."""
 

@@ -95,3 +95,32 @@ def of_lists(
 def mlflow_name(metric: str) -> str:
     """Returns the name under which MLflow accepts a metric: it rejects ``@``."""
     return metric.replace("@", "_")
+
+
+def page() -> str:
+    """Returns docs/metrics.md; a test compares the two."""
+    head, _, intro = (__doc__ or "").partition("\n\n")
+    lines = [
+        "# Metrics",
+        "",
+        head,
+        "",
+        intro.strip(),
+        "",
+        "| name | of one user, or of all lists |",
+    ]
+    lines += [
+        "|---|---|",
+        *(f"| `{name}@k` | {metric.meaning} |" for name, metric in METRICS.items()),
+    ]
+    lines += [f"| `{name}@k` | {meaning} |" for name, meaning in LIST_METRICS.items()]
+    cut_offs = ", ".join(map(str, KS))
+    lines += [
+        "",
+        f"Reports have k = {cut_offs}; `--metric` takes any, for example `hr@50`. In MLflow",
+    ]
+    lines += [
+        "the names have `_` for `@`, which it rejects. `coverage` and `popularity` are measured"
+    ]
+    lines += ["on test alone, and popularity has no better direction.", ""]
+    return "\n".join(lines)

@@ -35,13 +35,16 @@ class Batch(History):
     """Histories with the targets that follow them.
 
     In rows mode most positions carry a target, the item that follows. In prefixes mode only the
-    last position of each row does, so N = B and ``where`` is increasing in the row.
+    last position of each row does, so N = B and ``where`` is increasing in the row. In sessions
+    mode a row is one event, L = 1 and N = B, and ``continues`` ties it to the batch before.
     """
 
     where: Tensor = None  # type: ignore[assignment]  # (N,) flat positions b * L + t with a target
     targets: Tensor = None  # type: ignore[assignment]  # (N,) the item that follows
     events: Tensor = None  # type: ignore[assignment]  # (N,) index of the target in Sequences.items
     prefixes: bool = False
+    continues: Tensor | None = None  # (B,) row of the batch before that holds the event before, or
+    # -1 where a session begins; in the first batch of an epoch all do
 
 
 class Term(NamedTuple):
@@ -71,6 +74,11 @@ class Sequences:
     n_items: int
     n_users: int
     times: Tensor | None = None  # (E,) Unix milliseconds, for models with uses_times
+
+    def counts(self) -> Tensor:
+        """Returns the number of training events of each item: (I + 1,)."""
+        trained = torch.cat([self.targets, self.first.unique()])  # a first event is no target
+        return self.items[trained].bincount(minlength=self.n_items + 1)
 
     def before(self, events: Tensor, length: int) -> History:
         """Returns the prefixes that end just before ``events`` (B,), last ``length`` items."""
@@ -227,12 +235,15 @@ class Encoder(Model):
             )
             gbce_t = getattr(p, "gbce_t", 0.75)
             total = losses.sampled(kind, positive, negative, self.n_items, gbce_t)
-        terms = {kind: Term(total, len(batch.targets))}
-        if p.reg_weight > 0:
-            ids = torch.cat([batch.items.flatten(), batch.targets])
-            penalty = losses.l2(self.item_embedding.weight, ids)
-            terms["l2"] = Term(penalty, len(batch.items), p.reg_weight)
-        return terms
+        return {kind: Term(total, len(batch.targets))} | self.penalty(batch)
+
+    def penalty(self, batch: Batch) -> dict[str, Term]:
+        """Returns the L2 term of the item vectors of a batch; none where its weight is 0."""
+        weight = self.params.reg_weight
+        if weight == 0:
+            return {}
+        ids = torch.cat([batch.items.flatten(), batch.targets])
+        return {"l2": Term(losses.l2(self.item_embedding.weight, ids), len(batch.items), weight)}
 
     def score(self, history: History) -> Tensor:
         """Returns state . item (+ bias), in fp32 whatever the precision of the encoder."""

@@ -107,7 +107,7 @@ class TrainParams(BaseModel):
     )
     epochs: int = Field(200, ge=0, le=100_000, description="Upper bound; early stopping ends it.")
     patience: int = Field(
-        10, ge=1, le=10_000, description="Evaluations without improvement before stopping."
+        20, ge=1, le=10_000, description="Evaluations without improvement before stopping."
     )
     eval_every: int = Field(1, ge=1, le=10_000, description="Epochs between evaluations.")
     learning_rate: float = Field(1e-3, gt=0, le=10, description="Peak step size.")

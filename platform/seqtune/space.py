@@ -233,7 +233,7 @@ def load_space(
     searched = [d for d in dimensions if d.name not in given]
     ordered, notes = _live(_in_order(searched, place), defaults)
     space = Space(model, fixed, ordered, place, {}, tuple(notes), declared)
-    return _with_start(space)
+    return _with_start(space, f"--set {', '.join(given)} with {place}" if given else place)
 
 
 def _defaults(params: type[TrainParams]) -> dict[str, Any]:
@@ -490,7 +490,7 @@ def _live(
     return tuple(live.values()), notes
 
 
-def _with_start(space: Space) -> Space:
+def _with_start(space: Space, place: str) -> Space:
     """Adds the point of trial 0: the defaults, or the nearest point that obeys all rules."""
     defaults = _defaults(space.params)
 
@@ -505,7 +505,7 @@ def _with_start(space: Space) -> Space:
     if not space.allows(start):
         found = (point(defaults | change) for change in _changes(space.dimensions))
         start = next((p for p in itertools.islice(found, REPAIRS) if space.allows(p)), start)
-        space.build(start)  # raises, with the rule that no point obeys
+        build(space.params, start, place)  # raises, with the rule that no point obeys
     moved = tuple(
         f"trial 0 runs {d.name} {_text(start[d.name])}: the default {_text(defaults[d.name])} "
         + ("breaks a rule of the model here" if d.contains(defaults[d.name]) else "is outside")

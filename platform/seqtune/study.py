@@ -105,6 +105,9 @@ def run(options: StudyOptions, view: StudyView) -> StudyResult:
         view.study_ended()
         for note in searcher.notes:
             view.note(note)
+        for row in finals.rows:
+            if row.status == "unfinished":
+                _track_end(tracker, plan, row.number, row.status, row.value, row.epoch)
         result = _result(options, space, dataset, folder, began, finals)
         view.preparing("writing the report and registering the champion in MLflow")
         return _publish(result, dataset, folder, tracker, finals.curves)
@@ -292,7 +295,7 @@ def _scheduler(options: StudyOptions, space: Space) -> TrialScheduler:
     epochs = space.build(space.defaults()).epochs
     if options.scheduler == "none" or epochs < 2:
         return FIFOScheduler()
-    return AsyncHyperBandScheduler(
+    return Asha(
         time_attr="epoch",
         metric="best",
         mode="max",
@@ -300,6 +303,18 @@ def _scheduler(options: StudyOptions, space: Space) -> TrialScheduler:
         max_t=epochs + 1,  # a trial ends by itself
         reduction_factor=3,
     )
+
+
+class Asha(AsyncHyperBandScheduler):
+    """ASHA (arXiv 1810.05934) that never stops trial 0: the defaults are what all is compared with.
+
+    A default that was stopped early would make tuning look better than it is.
+    """
+
+    def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: Row) -> str:
+        """Decides whether a trial goes on."""
+        decision: str = super().on_trial_result(tune_controller, trial, result)
+        return TrialScheduler.CONTINUE if trial.config["number"] == 0 else decision
 
 
 class Messenger(tune.Callback):
@@ -313,7 +328,7 @@ class Messenger(tune.Callback):
         view: StudyView,
         tracker: Tracker,
     ) -> None:
-        self.metric, self.model, self.data = options.metric, options.model, options.data
+        self.metric, self.searched = options.metric, {d.name for d in searcher.space.dimensions}
         self.searcher, self.plan, self.view, self.tracker = searcher, plan, view, tracker
 
     def __getstate__(self) -> dict[str, Any]:
@@ -322,7 +337,8 @@ class Messenger(tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """A trial starts, or starts again after a crash."""
         number, params = trial.config["number"], trial.config["params"]
-        self.view.trial_started(number, params, is_default=number == 0)
+        searched = {name: value for name, value in params.items() if name in self.searched}
+        self.view.trial_started(number, searched, is_default=number == 0)
         self.tracker.trial_started(number, params)
 
     def on_trial_result(
@@ -356,11 +372,24 @@ class Messenger(tune.Callback):
         best = result.get("best") if status != "failed" else None
         replayed = bool(trial.config["replay"])
         self.view.trial_ended(number, status, best, reason, replayed=replayed)
-        if status != "failed":
-            self.tracker.upload(self.plan.trial_folder(number), ["ranks.parquet"], trial=number)
-        found = {} if best is None else {self.metric: best, "epoch": result["best_epoch"]}
-        ended = "finished" if status == "complete" else status
-        self.tracker.trial_ended(number, ended, found, reason or None)
+        epoch = result.get("best_epoch")
+        _track_end(self.tracker, self.plan, number, status, best, epoch, reason)
+
+
+def _track_end(
+    tracker: Tracker,
+    plan: Plan,
+    number: int,
+    status: str,
+    best: float | None,
+    epoch: int | None,
+    reason: str = "",
+) -> None:
+    if best is not None:
+        tracker.upload(plan.trial_folder(number), ["ranks.parquet"], trial=number)
+    found = {} if best is None else {plan.metric: best, "epoch": epoch}
+    ended = "finished" if status == "complete" else status
+    tracker.trial_ended(number, ended, found, reason or None)
 
 
 def _last_line(error: object) -> str:
@@ -489,7 +518,7 @@ def _publish(
     tracker.upload(report, to="report")
     tested = result.best.test if result.best else {}
     tracker.study_ended("finished", {f"test/{name}": value for name, value in tested.items()})
-    tracker.close(timeout=120)
+    tracker.close(timeout=120 if links else 5)  # it never answered: do not wait for it again
     return result
 
 

@@ -86,7 +86,7 @@ def _train(
     kind = model_class(model_name)
     data = batches.sequences(split, home.device, times=kind.uses_times)
     windows = batches.windows(split, p)
-    _check_sizes(p, len(windows), home.world_size, split.dataset.name)
+    _check_sizes(p, windows, home.world_size, split.dataset.name)
     shard = (home.rank, home.world_size)
 
     torch.manual_seed(p.seed)
@@ -97,7 +97,7 @@ def _train(
     state: State = {"epoch": 0, "step": 0, "history": [], "best": None, "stale": 0}
     if saved := home.load():
         restore(saved, state, model, optimizer)
-    total_steps = p.epochs * -(-len(windows) // p.batch_size)
+    total_steps = p.epochs * windows.n_batches(p.batch_size)
     started = time.perf_counter()
     means: dict[str, list[Tensor]] = {}
 
@@ -254,18 +254,23 @@ def snapshot(state: State, model: nn.Module, optimizer: torch.optim.Optimizer | 
 def restore(
     saved: State, state: State, model: nn.Module, optimizer: torch.optim.Optimizer | None
 ) -> None:
-    """Continues from a snapshot."""
-    model.load_state_dict(saved.pop("model"))
-    optimizer_state = saved.pop("optimizer")
-    if optimizer is not None:
+    """Continues from a snapshot; one of a finished run may be without weights to continue from."""
+    weights, optimizer_state = saved.pop("model", None), saved.pop("optimizer", None)
+    if weights is not None:
+        model.load_state_dict(weights)
+    if optimizer is not None and optimizer_state is not None:
         optimizer.load_state_dict(optimizer_state)
     state.update(saved)
 
 
-def _check_sizes(p: TrainParams, n_windows: int, ranks: int, data_name: str) -> None:
-    if p.epochs and n_windows < ranks:
+def _check_sizes(p: TrainParams, windows: batches.Windows, ranks: int, data_name: str) -> None:
+    if windows.continues is not None and ranks > 1:
         raise UserError(
-            f"{data_name}: {n_windows} training windows cannot be split over {ranks} workers"
+            f"train_mode sessions trains one step after another: workers must be 1, not {ranks}"
+        )
+    if p.epochs and len(windows) < ranks:
+        raise UserError(
+            f"{data_name}: {len(windows)} training windows cannot be split over {ranks} workers"
         )
     if p.batch_size < 2 * ranks:
         raise UserError(f"batch_size {p.batch_size} must be at least {2 * ranks}: 2 per worker")

@@ -100,6 +100,12 @@ COUNTS: dict[str, list[tuple[dict[str, object], int, int, int]]] = {
     "gru4rec": [
         (GRU, 1349, 9, 168_384),  # ML-100K
         (GRU | {"num_layers": 2}, 1349, 9, 168_384 + 6 * 128**2),
+        (
+            GRU | {"variant": "official", "train_mode": "sessions"},
+            1349,
+            9,
+            1350 * 128 + 1350 + 6 * 128**2 + 6 * 128,
+        ),
     ],
     "narm": [
         (
@@ -162,6 +168,8 @@ def choices(name: str) -> Iterator[dict[str, object]]:
 
 def build(name: str, values: dict[str, object]) -> TrainParams:
     known = {key: value for key, value in SMALL.items() if key in fields(name)}
+    if values.get("train_mode") == "sessions":  # the authors' GRU4Rec alone
+        known["variant"] = "official"
     try:
         return params.build(model_class(name).Params, known | values, "test")
     except UserError as rule:  # two choices that exclude each other
@@ -192,7 +200,7 @@ MODES = [(name, choice) for name, choice in CASES if set(choice) <= {"train_mode
 CAUSAL = [
     (name, choice)
     for name, choice in CASES
-    if mode_of(name, choice) == "rows"
+    if mode_of(name, choice) != "prefixes"
     and issubclass(model_class(name), Encoder)
     and model_class(name).encode is not Encoder.encode  # type: ignore[attr-defined]
 ]
@@ -255,7 +263,10 @@ def batch_of(model: Model, data: Sequences, users: range = range(N_USERS)) -> Ba
     """One batch with every training target of these users, in the model's train mode."""
     mask = (data.users[data.targets] >= users.start) & (data.users[data.targets] < users.stop)
     events = data.targets[mask]
-    if getattr(model.params, "train_mode", "rows") == "prefixes":
+    mode = getattr(model.params, "train_mode", "rows")
+    if mode == "sessions":  # each event as if it began a session
+        history, where = data.before(events, 1), torch.arange(len(events))
+    elif mode == "prefixes":
         history = histories(model, data, events)
         where = torch.arange(len(events)) * history.items.shape[1] + history.lengths - 1
     else:
@@ -272,7 +283,8 @@ def batch_of(model: Model, data: Sequences, users: range = range(N_USERS)) -> Ba
         where=where,
         targets=data.items[events],
         events=events,
-        prefixes=getattr(model.params, "train_mode", "rows") == "prefixes",
+        prefixes=mode == "prefixes",
+        continues=torch.full_like(events, -1) if mode == "sessions" else None,
     )
 
 
@@ -464,6 +476,9 @@ def test_loss_is_finite_and_reaches_every_parameter(
     model = make(name, data, **choice)
     skip_if_untrained(model)
     batch = batch_of(model, data)
+    if batch.continues is not None:  # the second step, since the first starts from nothing
+        model(batch, torch.Generator())
+        batch = replace(batch, continues=torch.arange(len(batch.continues)))
     terms = model(batch, torch.Generator().manual_seed(0))
     for term in terms.values():
         assert term.total.shape == ()

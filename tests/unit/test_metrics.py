@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,3 +58,8 @@ def test_a_bad_metric_gets_one_sentence(text, message):
 
 def test_mlflow_gets_names_without_an_at_sign():
     assert metrics.mlflow_name("ndcg@10") == "ndcg_10"
+
+
+def test_the_page_on_metrics_is_what_the_code_says():
+    written = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    assert written == metrics.page(), "write it again: docs/metrics.md is metrics.page()"

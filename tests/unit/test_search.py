@@ -568,6 +568,20 @@ def test_importances_find_what_matters() -> None:
     assert shares["width"] > 0.8
 
 
+def test_importances_count_a_pruned_trial_with_its_best_value() -> None:
+    pruned = optuna.create_study(direction="maximize")
+    for trial in study_of(lambda p: p["rate"] ** 3, 40).trials:
+        pruned.add_trial(
+            create_trial(
+                params=trial.params,
+                distributions=trial.distributions,
+                state=TrialState.PRUNED,
+                intermediate_values={1: 0.0, 2: trial.value, 3: -1.0},
+            )
+        )
+    assert importances(pruned)["rate"] > 0.8
+
+
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 8])
 def test_importances_of_few_trials_do_not_fail(count: int) -> None:
     shares = importances(study_of(lambda p: p["rate"], count))

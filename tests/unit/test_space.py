@@ -513,7 +513,9 @@ def test_mistakes_of_overrides(load: Load) -> None:
     assert str(mistake.value).startswith("--set: n_heads must be a valid integer")
     with pytest.raises(UserError) as mistake:
         load("model: toy", n_heads=3)
-    assert str(mistake.value) == "toy.yaml: n_heads must divide embedding_size 64"
+    assert str(mistake.value) == (
+        "--set n_heads with toy.yaml: n_heads must divide embedding_size 64"
+    )
 
 
 def test_missing_files(tmp_path: Path) -> None:

@@ -1,0 +1,379 @@
+"""GRU4Rec as its authors train it: sessions in parallel, losses over the columns of a step."""
+
+import copy
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from seqtune import batches, losses
+from seqtune.data import Dataset, leave_one_out
+from seqtune.model import Batch, History
+from seqtune.models.gru4rec import GRU4Rec
+from seqtune.params import UserError, build
+from seqtune.train import Home, train
+
+CPU = torch.device("cpu")
+OFFICIAL: dict[str, object] = {
+    "variant": "official",
+    "train_mode": "sessions",
+    "hidden_size": 16,
+    "n_sample": 8,
+    "dropout_prob": 0.0,
+    "optimizer": "adagrad",
+    "learning_rate": 0.1,
+    "batch_size": 4,
+}
+
+
+def params(**values):
+    return build(GRU4Rec.Params, OFFICIAL | values, "test")
+
+
+def dataset(histories, starts):
+    """Histories with the time at which each begins."""
+    items = np.concatenate([np.array(h, dtype=np.int32) for h in histories])
+    times = [1000 * start + np.arange(len(h)) for h, start in zip(histories, starts, strict=True)]
+    return Dataset(
+        name="by hand",
+        items=items,
+        offsets=np.cumsum([0, *map(len, histories)], dtype=np.int64),
+        times=np.concatenate(times),
+        user_ids=np.arange(len(histories)),
+        item_ids=np.arange(1, items.max() + 1),
+    )
+
+
+# The last two items are held out: trained on are 10 11 | 1 2 3 4 | 12 | 5 6 | 7 8 9 3 2, which
+# start in the order 1 2 3 4 | 5 6 | 7 8 9 3 2 | 12 | 10 11; that of one item makes no step.
+HISTORIES = [
+    [10, 11, 1, 2],
+    [1, 2, 3, 4, 5, 6],
+    [12, 1, 2],
+    [5, 6, 7, 8],
+    [7, 8, 9, 3, 2, 1, 4],
+]
+SPLIT = leave_one_out(dataset(HISTORIES, starts=[9, 1, 4, 2, 3]))
+
+
+def cycles(n_users=40, n_items=12, seed=0):
+    """Users who walk 1, 2, .., n_items, 1, .."""
+    rng = np.random.default_rng(seed)
+    starts, lengths = rng.integers(n_items, size=n_users), rng.integers(4, 10, size=n_users)
+    walks = [(np.arange(n) + s) % n_items + 1 for s, n in zip(starts, lengths, strict=True)]
+    return leave_one_out(dataset([w.tolist() for w in walks], starts=range(n_users)))
+
+
+def one_epoch(split, n_slots, epoch=0):
+    data = batches.sequences(split, CPU)
+    windows = batches.sessions(split, n_slots)
+    return list(
+        batches.epoch(windows, data, split.dataset.items, batch_size=n_slots, seed=(0, epoch))
+    )
+
+
+def model_for(split, seed=0, **values):
+    torch.manual_seed(seed)
+    model = GRU4Rec(params(**values), split.dataset.n_items, split.dataset.n_users)
+    model.prepare(batches.sequences(split, CPU))
+    return model
+
+
+# Session-parallel batches.
+
+
+def test_two_slots_step_through_the_sessions_in_order_of_time():
+    found = [
+        (b.items[:, 0].tolist(), b.targets.tolist(), b.continues.tolist(), b.users.tolist())
+        for b in one_epoch(SPLIT, n_slots=2)
+    ]
+    assert found == [
+        ([1, 5], [2, 6], [-1, -1], [1, 3]),
+        ([2, 7], [3, 8], [0, -1], [1, 4]),  # 5 6 is over: the next session takes its slot
+        ([3, 8], [4, 9], [0, 1], [1, 4]),
+        ([10, 9], [11, 3], [-1, 1], [0, 4]),
+        ([3], [2], [1], [4]),  # no session is left for the first slot
+    ]
+
+
+def test_a_batch_of_sessions_is_one_event_wide_and_points_at_its_targets():
+    for batch in one_epoch(SPLIT, n_slots=2):
+        assert batch.items.shape == (len(batch.targets), 1)
+        assert batch.lengths.eq(1).all()
+        assert batch.where.tolist() == list(range(len(batch.targets)))
+        assert SPLIT.dataset.items[batch.events.numpy()].tolist() == batch.targets.tolist()
+        assert not batch.prefixes
+
+
+@pytest.mark.parametrize("n_slots", [1, 3, 16, 500])
+def test_every_target_is_trained_once_after_the_event_before_it(n_slots):
+    split = cycles(n_users=60)
+    events, before = [], torch.empty(0)
+    found = one_epoch(split, n_slots)
+    for batch in found:
+        assert len(batch.events) <= n_slots
+        carried = batch.continues >= 0
+        begins = torch.from_numpy(split.dataset.offsets[:-1])[batch.users] == batch.events - 1
+        assert carried.equal(~begins)
+        assert before[batch.continues[carried]].equal(batch.events[carried] - 1)
+        events += batch.events.tolist()
+        before = batch.events
+    assert sorted(events) == batches.target_events(split).tolist()
+    assert len(found) == batches.sessions(split, n_slots).n_batches(n_slots)
+    small = sum(len(batch.events) < n_slots for batch in found)
+    assert small <= 6 or n_slots > 60  # the end alone, no longer than the longest session
+
+
+def test_every_epoch_is_the_same():
+    first, second = (one_epoch(SPLIT, 2, epoch) for epoch in (0, 1))
+    assert [b.items.tolist() for b in first] == [b.items.tolist() for b in second]
+
+
+def test_several_workers_are_refused():
+    home = Home(world_size=2)
+    with pytest.raises(UserError, match=r"train_mode sessions .* workers must be 1, not 2"):
+        train("gru4rec", params(), SPLIT, home)
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"train_mode": "rows"}, "train_mode must be sessions with variant official, not 'rows'"),
+        (
+            {"variant": "sequence"},
+            "train_mode must be rows or prefixes with variant sequence, not 'sessions'",
+        ),
+        ({"loss_type": "bpr"}, "loss_type must be ce or bpr_max with variant official, not 'bpr'"),
+    ],
+)
+def test_what_does_not_go_with_the_variant_is_refused(values, sentence):
+    with pytest.raises(UserError, match=sentence):
+        params(**values)
+
+
+# The state.
+
+
+def step(model, items, continues):
+    """One step by hand: (B,) items -> (B, H) states."""
+    n = len(items)
+    rows = torch.arange(n)
+    batch = Batch(
+        users=rows,
+        items=torch.tensor(items)[:, None],
+        lengths=torch.ones(n, dtype=torch.long),
+        where=rows,
+        targets=torch.ones(n, dtype=torch.long),
+        continues=torch.tensor(continues),
+    )
+    return model.states_at_targets(batch)
+
+
+def history(*items):
+    row = torch.tensor([items])
+    return History(torch.tensor([0]), row, torch.tensor([len(items)]))
+
+
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_stepping_through_a_session_gives_the_state_of_its_history(num_layers):
+    model = model_for(SPLIT, num_layers=num_layers).eval()
+    step(model, [1, 5], [-1, -1])
+    step(model, [2, 7], [0, -1])
+    states = step(model, [3, 8], [0, 1])
+    torch.testing.assert_close(states[:1], model.encode_last(history(1, 2, 3)))
+    torch.testing.assert_close(states[1:], model.encode_last(history(7, 8)))
+    states = step(model, [9], [1])  # the first slot is gone
+    torch.testing.assert_close(states, model.encode_last(history(7, 8, 9)))
+    states = step(model, [9], [-1])  # a new session knows nothing of the one before
+    torch.testing.assert_close(states, model.encode_last(history(9)))
+
+
+def test_a_state_is_that_of_the_equations():
+    model = model_for(SPLIT).eval()
+    gru = model.gru.layers[0]
+    with torch.no_grad():  # biases start at 0
+        for weight in gru.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+    h = torch.zeros(16)
+    for item in (3, 1, 2):
+        x = model.item_embedding.weight[item]
+        x_r, x_z, x_n = (gru.weight_ih_l0 @ x + gru.bias_ih_l0).chunk(3)
+        h_r, h_z, h_n = (gru.weight_hh_l0 @ h + gru.bias_hh_l0).chunk(3)
+        r, z = torch.sigmoid(x_r + h_r), torch.sigmoid(x_z + h_z)
+        h = (1 - z) * torch.tanh(x_n + r * h_n) + z * h
+    torch.testing.assert_close(model.encode_last(history(3, 1, 2))[0], h)
+
+
+def test_the_gradient_ends_with_the_step():
+    model = model_for(SPLIT)
+    step(model, [1, 2], [-1, -1])
+    step(model, [3, 4], [0, 1]).sum().backward()
+    rows = model.item_embedding.weight.grad.any(1)
+    assert rows.nonzero().flatten().tolist() == [3, 4]
+
+
+def test_the_dropped_state_is_what_is_carried():
+    model = model_for(SPLIT, dropout_p_hidden=0.5, hidden_size=64)
+    torch.manual_seed(0)
+    states = step(model, [1, 2, 3], [-1, -1, -1])
+    assert 0.3 < (states == 0).float().mean() < 0.7
+    assert model.gru.carried[-1].equal(states)
+
+
+def test_scoring_leaves_the_carried_state_alone():
+    model = model_for(SPLIT)
+    step(model, [1, 2], [-1, -1])
+    carried = model.gru.carried
+    model.score(history(5, 6, 7))
+    assert model.gru.carried is carried
+    assert not [key for key in model.state_dict() if "carried" in key]
+
+
+# The losses, against loops over the equations.
+
+
+def columns(seed=0, n=5, k=7):
+    torch.manual_seed(seed)
+    return 2 * torch.randn(n, n + k, dtype=torch.float64)
+
+
+def test_cross_entropy_with_logq():
+    scores, counts, alpha, logq = columns(), np.arange(1, 13), 0.5, 0.7
+    popularity = losses.Popularity.of(torch.tensor([0, *counts]), alpha)
+    items = torch.arange(1, 13)
+    found = losses.in_batch_ce(scores, logq * popularity.log_q(items, n_targets=5))
+    wanted = 0.0
+    for n in range(5):
+        z = [
+            float(scores[n, c]) - logq * math.log(counts[c] if c < 5 else counts[c] ** alpha)
+            for c in range(12)
+        ]
+        wanted -= math.log(math.exp(z[n]) / sum(map(math.exp, z)))
+    assert found.item() == pytest.approx(wanted, rel=1e-5)
+    plain = torch.nn.functional.cross_entropy(scores, torch.arange(5), reduction="sum")
+    assert losses.in_batch_ce(scores).item() == pytest.approx(plain.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("elu_param", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("bpreg", [0.0, 1.3])
+def test_bpr_max(elu_param, bpreg):
+    scores = columns()
+    wanted = 0.0
+    for row, target in zip(scores.tolist(), range(5), strict=True):
+        r = [elu_param * (math.exp(s) - 1) if elu_param and s < 0 else s for s in row]
+        others = [c for c in range(12) if c != target]
+        total = sum(math.exp(r[c]) for c in others)
+        w = {c: math.exp(r[c]) / total for c in others}
+        better = sum(w[c] / (1 + math.exp(r[c] - r[target])) for c in others)
+        wanted += -math.log(better + 1e-24) + bpreg * sum(w[c] * r[c] ** 2 for c in others)
+    found = losses.bpr_max(scores, bpreg, elu_param)
+    assert found.item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_lone_row_without_samples_teaches_nothing():
+    scores = torch.tensor([[3.0]], requires_grad=True)
+    total = losses.bpr_max(scores) + losses.in_batch_ce(scores)
+    total.backward()
+    assert total.item() == 0
+    assert scores.grad.item() == 0
+
+
+def test_samples_follow_the_counts():
+    popularity = losses.Popularity.of(torch.tensor([0, 0, 1, 4, 0, 9, 0]), alpha=0.5)
+    rng = torch.Generator().manual_seed(0)
+    found = popularity.columns(torch.tensor([6, 1]), 60_000, rng)
+    assert found[:2].tolist() == [6, 1]
+    shares = found[2:].bincount(minlength=7) / 60_000
+    wanted = torch.tensor([0, 0, 1 / 6, 2 / 6, 0, 3 / 6, 0])
+    torch.testing.assert_close(shares, wanted, atol=0.01, rtol=0)
+    assert shares[[0, 1, 4, 6]].eq(0).all()
+    even = losses.Popularity.of(torch.tensor([0, 0, 1, 4, 0, 9, 0]), alpha=0.0)
+    assert set(even.columns(torch.tensor([1]), 1000, rng)[1:].tolist()) == {2, 3, 5}
+
+
+def test_popularity_counts_training_events_alone():
+    counts = batches.sequences(SPLIT, CPU).counts()
+    trained = [i for h in HISTORIES for i in h[:-2]]
+    assert counts.tolist() == np.bincount(trained, minlength=13).tolist()
+
+
+@pytest.mark.parametrize("loss_type", ["ce", "bpr_max"])
+def test_the_loss_of_a_step_is_over_its_targets_and_samples_by_the_batch_size(loss_type):
+    model = model_for(SPLIT, loss_type=loss_type, logq=1.0)
+    with torch.no_grad():
+        model.item_bias.normal_()
+    last = one_epoch(SPLIT, 2)[-1]
+    batch = replace(last, continues=torch.tensor([-1]))
+    terms = model(batch, torch.Generator().manual_seed(3))
+    items = model.popularity.columns(batch.targets, 8, torch.Generator().manual_seed(3))
+    state = model.encode_last(history(3))
+    scores = model.score(history(3))[:, items]
+    assert len(items) == 9
+    log_q = torch.tensor([1.0, *[0.5] * 8]) * model.popularity.log_count[items]
+    wanted = losses.in_batch_ce(scores, log_q) if loss_type == "ce" else losses.bpr_max(scores)
+    assert list(terms) == [loss_type]
+    assert terms[loss_type].total.item() == pytest.approx(wanted.item(), rel=1e-5)
+    assert terms[loss_type].count == 4  # the batch size, although one row is left
+    by_hand = state @ model.item_embedding.weight[items].T + model.item_bias[items]
+    torch.testing.assert_close(scores, by_hand)
+
+
+# The whole.
+
+
+def test_the_parameters_are_those_of_the_authors():
+    n_items, h = 500, 48
+    model = GRU4Rec(params(hidden_size=h), n_items, n_users=9)
+    count = sum(w.numel() for w in model.parameters())
+    padding = h + 1  # our row 0 of the table and of the biases
+    assert count - padding == n_items * h + n_items + 6 * h**2 + 6 * h
+
+
+def test_weights_start_as_the_authors_do():
+    n_items, h = 500, 48
+    torch.manual_seed(0)
+    model = GRU4Rec(params(hidden_size=h), n_items, n_users=9)
+    assert not model.item_bias.any()
+    for weight in model.gru.parameters():
+        if weight.dim() == 1:
+            assert not weight.any()
+        else:
+            for gate in weight.chunk(3):
+                assert gate.abs().max().item() == pytest.approx(math.sqrt(6 / (h + h)), rel=0.01)
+    bound = math.sqrt(6 / (n_items + h))
+    assert model.item_embedding.weight.abs().max().item() == pytest.approx(bound, rel=0.01)
+    assert not model.item_embedding.weight[0].any()
+
+
+@pytest.mark.parametrize("loss_type", ["ce", "bpr_max"])
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_the_cycle_is_learned(loss_type, num_layers):
+    split = cycles()
+    trained = train(
+        "gru4rec",
+        params(loss_type=loss_type, num_layers=num_layers, epochs=15, dropout_p_hidden=0.1),
+        split,
+        metric="hr@1",
+    )
+    assert trained.best["hr@1"] > 0.95
+
+
+def test_half_precision_carries_states_too():
+    p = params(epochs=3, precision="bf16", dropout_p_hidden=0.1, num_layers=2)
+    trained = train("gru4rec", p, cycles(), metric="hr@1")
+    assert all(w.dtype == torch.float32 for w in trained.model.parameters())
+    assert trained.history[-1]["train_ce"] < trained.history[0]["train_ce"] / 2
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one():
+    split, states = cycles(), []
+    p = params(epochs=4, dropout_prob=0.2, dropout_p_hidden=0.2, num_layers=2)
+    whole = train("gru4rec", p, split, Home(save=lambda s: states.append(copy.deepcopy(s))))
+    rest = train("gru4rec", p, split, Home(load=lambda: states[1]))
+    for key, weight in whole.model.state_dict().items():
+        assert rest.model.state_dict()[key].equal(weight), key
+    losses_of = [[row["train_ce"] for row in run.history] for run in (whole, rest)]
+    assert losses_of[0] == losses_of[1]
+    assert len(losses_of[0]) == 4

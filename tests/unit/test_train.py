@@ -1,0 +1,464 @@
+"""The training loop: what it reports and keeps, where it stops, and that it can be interrupted."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from seqtune import batches, metrics, train, trial
+from seqtune.data import leave_one_out
+from seqtune.data.generate import make_preset
+from seqtune.evaluate import Ranking
+from seqtune.model import Batch, Term, model_class
+from seqtune.models.sasrec import SASRec
+from seqtune.params import TrainParams, UserError
+from seqtune.storage import Folder
+from seqtune.train import DivergedError, Home, Row, State, Trained
+
+SPLIT = leave_one_out(make_preset("tiny"))
+STEPS = 7  # batches of 32 of the 200 windows
+TRANSFORMER = {"n_layers": 1, "n_heads": 1, "inner_size": 16}
+SMALL = {"embedding_size": 8, "max_seq_len": 20, "batch_size": 32, "epochs": 6} | {
+    "learning_rate": 0.01
+}
+
+
+def params(model: str = "sasrec", **values: Any) -> TrainParams:
+    """Hyperparameters with which an epoch takes a few hundredths of a second."""
+    own: dict[str, Any] = {"hidden_size": 8} if model == "gru4rec" else TRANSFORMER
+    return model_class(model).Params.model_validate(SMALL | own | values)
+
+
+def run(model: str = "sasrec", home: Home | None = None, **values: Any) -> Trained:
+    return train.train(model, params(model, **values), SPLIT, home)
+
+
+def numbers(history: list[Row]) -> list[Row]:
+    """What a run reported, without the times."""
+    clocks = ("time", "train_seconds", "eval_seconds")
+    return [{key: value for key, value in row.items() if key not in clocks} for row in history]
+
+
+def weights(trained: Trained) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = trained.model.state_dict()
+    return state
+
+
+def assert_same(one: Trained, other: Trained) -> None:
+    """Bit for bit."""
+    assert numbers(one.history) == numbers(other.history)
+    assert one.best == other.best
+    assert np.array_equal(one.ranks, other.ranks)
+    assert weights(one).keys() == weights(other).keys()
+    different = [k for k in weights(one) if not torch.equal(weights(one)[k], weights(other)[k])]
+    assert not different
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Replaces evaluation: every user has the rank that is next in a script.
+
+    The fixture takes the script and returns the weights that were evaluated, in order.
+    """
+
+    def write(*ranks: float) -> list[dict[str, Tensor]]:
+        left, seen = list(ranks), []
+
+        def evaluate(model: nn.Module, *_: Any, **__: Any) -> Ranking:
+            seen.append({name: w.clone() for name, w in model.state_dict().items()})
+            return Ranking(np.full(len(SPLIT.valid.users), left.pop(0), dtype=np.float32))
+
+        monkeypatch.setattr(train, "evaluate", evaluate)
+        return seen
+
+    return write
+
+
+# Interrupted and continued
+
+
+class KilledError(Exception):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize(
+    ("model", "values"),
+    [
+        ("sasrec", {}),
+        ("sasrec", {"loss_type": "bce", "lr_scheduler": "cosine", "warmup_steps": 10}),
+        ("gru4rec", {"loss_type": "sampled_softmax", "neg_samples": 4, "optimizer": "adagrad"}),
+        ("duorec", {"train_mode": "rows"}),
+    ],
+)
+@pytest.mark.parametrize("moment", ["after a report", "within an epoch"])
+def test_a_continued_run_equals_an_uninterrupted_one(
+    model: str, values: dict[str, Any], moment: str, tmp_path: Path
+) -> None:
+    straight = run(model, **values)
+    assert [row["epoch"] for row in straight.history] == [1, 2, 3, 4, 5, 6]
+
+    folder, saves, reports = Folder.at(tmp_path), [], []
+
+    def save(state: State) -> None:
+        saves.append(state["epoch"])
+        if moment == "within an epoch" and len(saves) == 4:
+            raise KilledError  # the fourth epoch is lost
+        trial.save_state(folder, state, SPLIT)
+
+    def report(row: Row) -> None:
+        reports.append(row["epoch"])
+        if moment == "after a report" and len(reports) == 3:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        run(model, Home(save=save, report=report), **values)
+    assert reports == [1, 2, 3]
+    state = trial.load_state(folder)
+    assert state is not None
+    assert state["epoch"] == 3
+
+    home = Home(load=lambda: trial.load_state(folder), report=report)
+    continued = run(model, home, **values)
+    assert reports == [1, 2, 3, 4, 5, 6]  # nothing is trained or told twice
+    assert_same(continued, straight)
+
+
+def test_a_finished_run_is_not_continued(tmp_path: Path) -> None:
+    folder = Folder.at(tmp_path)
+    first = run(home=Home(save=lambda state: trial.save_state(folder, state, SPLIT)), epochs=2)
+    state = trial.load_state(folder)
+    assert state is not None
+    assert not {"model", "optimizer"} & state.keys()  # they would double the file for nothing
+
+    told: list[Row] = []
+    again = run(home=Home(load=lambda: trial.load_state(folder), report=told.append), epochs=2)
+    assert told == []
+    assert_same(again, first)
+
+
+def test_the_ranks_of_the_best_evaluation_are_kept(script: Any, tmp_path: Path) -> None:
+    script(3, 2, 5)
+    folder = Folder.at(tmp_path)
+    run(home=Home(save=lambda state: trial.save_state(folder, state, SPLIT)), epochs=3)
+    import io
+
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(io.BytesIO(folder.read("ranks.parquet") or b""))
+    users = SPLIT.dataset.user_ids[SPLIT.valid.users].tolist()
+    assert table.to_pydict() == {"user": users, "rank": [2.0] * len(users)}
+
+
+# Same seed, same run
+
+
+def test_the_seed_alone_decides() -> None:
+    one, same, other = run(epochs=2), run(epochs=2), run(epochs=2, seed=1)
+    assert_same(one, same)
+    assert not torch.equal(
+        weights(one)["item_embedding.weight"], weights(other)["item_embedding.weight"]
+    )
+
+
+def test_the_callers_generators_stay_as_they_were() -> None:
+    torch.manual_seed(7)
+    rng_of_torch, rng_of_numpy = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    run(epochs=1)
+    assert torch.equal(torch.get_rng_state(), rng_of_torch)
+    assert np.array_equal(np.random.get_state()[1], rng_of_numpy)  # noqa: NPY002
+
+
+# When to evaluate, what to keep, when to stop
+
+
+def ndcg(rank: float) -> float:
+    return 1 / math.log2(rank + 1)
+
+
+def test_training_stops_when_patience_is_over_and_returns_the_best(script: Any) -> None:
+    seen = script(3, 2, 2, 4, 1)  # an equal value is no improvement
+    trained = run(epochs=20, patience=2)
+    assert [row["epoch"] for row in trained.history] == [1, 2, 3, 4]
+    assert [row["ndcg@10"] for row in trained.history] == pytest.approx(
+        [ndcg(3), ndcg(2), ndcg(2), ndcg(4)]
+    )
+    assert [row["best"] for row in trained.history] == pytest.approx([ndcg(3)] + [ndcg(2)] * 3)
+    assert [row["best_epoch"] for row in trained.history] == [1, 2, 2, 2]
+    assert [row["finished"] for row in trained.history] == [False, False, False, True]
+    assert trained.best["epoch"] == 2
+    assert trained.best["hr@5"] == 1
+    assert trained.ranks.tolist() == [2.0] * len(SPLIT.valid.users)
+    assert all(torch.equal(weights(trained)[name], w) for name, w in seen[1].items())
+    assert any(not torch.equal(weights(trained)[name], w) for name, w in seen[3].items())
+    assert not trained.model.training
+
+
+def test_patience_counts_from_the_last_improvement(script: Any) -> None:
+    script(5, 6, 4, 6, 3, 6, 6, 1)
+    trained = run(epochs=20, patience=2)
+    assert [row["epoch"] for row in trained.history] == [1, 2, 3, 4, 5, 6, 7]
+    assert trained.best["epoch"] == 5
+
+
+def test_the_last_epoch_is_evaluated_whatever_eval_every() -> None:
+    trained = run(epochs=5, eval_every=2)
+    assert [row["epoch"] for row in trained.history] == [2, 4, 5]
+    assert [row["step"] for row in trained.history] == [2 * STEPS, 4 * STEPS, 5 * STEPS]
+    assert [row["finished"] for row in trained.history] == [False, False, True]
+
+
+def test_without_epochs_the_first_weights_are_evaluated_once() -> None:
+    trained = run(epochs=0)
+    (row,) = trained.history
+    assert (row["epoch"], row["step"], row["finished"]) == (0, 0, True)
+    assert "train_ce" not in row
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        fresh = model_class("sasrec")(params(), SPLIT.dataset.n_items, SPLIT.dataset.n_users)
+    assert all(torch.equal(weights(trained)[name], w) for name, w in fresh.state_dict().items())
+
+
+def test_reports_are_complete() -> None:
+    rows: list[Row] = []
+    home = Home(report=rows.append)
+    values = {"loss_type": "bce", "reg_weight": 0.1, "epochs": 2}
+    trained = train.train("sasrec", params(**values), SPLIT, home, metric="mrr@7")
+    assert rows == trained.history
+    expected = {f"{name}@{k}" for name in metrics.METRICS for k in metrics.KS} | {"mrr@7"}
+    expected |= {"epoch", "step", "best", "best_epoch", "finished", "train_bce", "train_l2"}
+    expected |= {"time", "train_seconds", "eval_seconds"}
+    for row in rows:
+        assert row.keys() == expected
+        assert row["train_seconds"] > 0
+        assert row["eval_seconds"] > 0
+        assert json.loads(json.dumps(row)) == row  # plain numbers, for every reader
+    assert rows[0]["time"] < rows[1]["time"]
+    assert trained.best["mrr@7"] == max(row["mrr@7"] for row in rows)
+    assert metrics.compute(trained.ranks)["hr@10"] == trained.best["hr@10"]
+
+
+def test_the_reported_loss_is_the_mean_over_the_steps() -> None:
+    settings = params(epochs=1, learning_rate=1e-30, dropout_prob=0, loss_type="ce")
+    (row,) = train.train("sasrec", settings, SPLIT).history
+    data = batches.sequences(SPLIT, torch.device("cpu"))
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        model = model_class("sasrec")(settings, data.n_items, data.n_users)
+        losses = []
+        for batch in batches.epoch(
+            batches.windows(SPLIT, settings), data, SPLIT.dataset.items, batch_size=32, seed=(0, 0)
+        ):
+            assert isinstance(model, SASRec)
+            states = model.states_at_targets(batch)
+            scores = states @ model.item_embedding.weight[1 : data.n_items + 1].T
+            losses.append(float(nn.functional.cross_entropy(scores, batch.targets - 1)))
+    assert len(losses) == STEPS
+    assert row["train_ce"] == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_training_learns() -> None:
+    trained = run(epochs=6)
+    losses = [row["train_ce"] for row in trained.history]
+    assert losses == sorted(losses, reverse=True)
+    assert trained.best["hr@10"] > 1.5 * run(epochs=0).best["hr@10"]
+
+
+# The optimizer
+
+
+@pytest.mark.parametrize(
+    ("shape", "warmup", "expected"),
+    [  # of 12 steps: at 0, 1, 3, 4, 6, 8, 11, 12
+        ("constant", 0, [1, 1, 1, 1, 1, 1, 1, 1]),
+        ("constant", 4, [1 / 4, 2 / 4, 1, 1, 1, 1, 1, 1]),
+        ("linear", 4, [1 / 4, 2 / 4, 1, 1, 6 / 8, 4 / 8, 1 / 8, 0]),
+        ("linear", 0, [1, 11 / 12, 9 / 12, 8 / 12, 1 / 2, 4 / 12, 1 / 12, 0]),
+        # (1 + cos(pi * done)) / 2 with done = 0, 2/8, 4/8, 7/8, 1 of what follows the warm-up
+        ("cosine", 4, [1 / 4, 2 / 4, 1, 1, 0.8535534, 0.5, 0.0380602, 0]),
+    ],
+)
+def test_the_step_size_follows_its_shape(shape: str, warmup: int, expected: list[float]) -> None:
+    p = params(lr_scheduler=shape, warmup_steps=warmup, learning_rate=0.2)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))], lr=9)
+    found = []
+    for step in (0, 1, 3, 4, 6, 8, 11, 12):
+        train.set_learning_rate(optimizer, p, step, total_steps=12)
+        found.append(optimizer.param_groups[0]["lr"] / 0.2)
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_schedule_spans_all_steps_of_all_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(
+        train, "set_learning_rate", lambda _, __, step, total: asked.append((step, total))
+    )
+    run(epochs=3)
+    assert asked == [(step, 3 * STEPS) for step in range(3 * STEPS)]
+
+
+@pytest.mark.parametrize("name", ["sasrec", "gru4rec"])
+def test_weight_decay_spares_tables_biases_and_gains(name: str) -> None:
+    torch.manual_seed(0)
+    model = model_class(name)(params(name), 60, 200)
+    optimizer = train.make_optimizer(model, params(name, weight_decay=0.5, learning_rate=0.1))
+    assert optimizer is not None
+    before = {name: w.detach().clone() for name, w in model.named_parameters()}
+    for w in model.parameters():
+        w.grad = torch.zeros_like(w)
+    optimizer.step()
+    moved = {k for k, w in model.named_parameters() if not torch.equal(w, before[k])}
+    spared = before.keys() - moved
+    kept = ("bias", "embedding.weight", "norm.weight", "norm1.weight", "norm2.weight")
+    assert moved
+    for one in moved:  # decoupled: w * (1 - learning_rate * weight_decay)
+        assert torch.allclose(model.get_parameter(one), before[one] * 0.95)
+        assert before[one].dim() == 2
+        assert "embedding" not in one
+    assert "item_embedding.weight" in spared
+    assert all(before[one].dim() == 1 or one.endswith(kept) for one in spared)
+
+
+def gradient_norms(monkeypatch: pytest.MonkeyPatch, **values: Any) -> list[float]:
+    """The norm of the whole gradient in each step."""
+    norms: list[float] = []
+    make = train.make_optimizer
+
+    def spied(model: nn.Module, p: TrainParams) -> torch.optim.Optimizer | None:
+        optimizer = make(model, p)
+        assert optimizer is not None
+
+        def note(*_: Any) -> None:
+            grads = [w.grad.flatten() for w in model.parameters() if w.grad is not None]
+            norms.append(float(torch.cat(grads).norm()))
+
+        optimizer.register_step_pre_hook(note)
+        return optimizer
+
+    monkeypatch.setattr(train, "make_optimizer", spied)
+    run(epochs=1, **values)
+    monkeypatch.undo()
+    return norms
+
+
+def test_gradients_are_clipped_to_their_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = gradient_norms(monkeypatch)
+    bound = float(np.median(free))
+    clipped = gradient_norms(monkeypatch, grad_clip_norm=bound)
+    assert max(free) > 1.05 * bound
+    assert max(clipped) <= bound * 1.0001
+    assert clipped[0] == pytest.approx(min(free[0], bound), rel=1e-4)
+
+
+# What goes wrong
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    honest, calls = SASRec.loss, [0]
+
+    def loss(self: SASRec, batch: Batch, rng: torch.Generator) -> dict[str, Term]:
+        terms = honest(self, batch, rng)
+        calls[0] += 1
+        worth = math.nan if calls[0] == 10 else 1.0
+        return {name: term._replace(total=term.total * worth) for name, term in terms.items()}
+
+    monkeypatch.setattr(SASRec, "loss", loss)
+    rows: list[Row] = []
+    with pytest.raises(DivergedError, match="not finite at step 9; try a smaller learning_rate"):
+        run(home=Home(report=rows.append))
+    assert [row["epoch"] for row in rows] == [1]
+
+
+def test_a_batch_must_have_two_windows_for_each_worker() -> None:
+    with pytest.raises(UserError, match="batch_size 3 must be at least 4: 2 per worker"):
+        run(home=Home(world_size=2), batch_size=3)
+
+
+def test_there_must_be_a_window_for_each_worker() -> None:
+    with pytest.raises(UserError, match="tiny: 200 training windows cannot be split over 201"):
+        run(home=Home(world_size=201))
+
+
+# Two ranks
+
+
+RANK = textwrap.dedent("""
+    import sys, torch
+    from datetime import timedelta
+    from seqtune import train
+    from seqtune.data import leave_one_out
+    from seqtune.data.generate import make_preset
+    from seqtune.model import model_class
+    torch.set_num_threads(1)
+    rank, store, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+    jobs = torch.load(out + "/jobs.pt", weights_only=True)
+    torch.distributed.init_process_group(
+        "gloo", init_method="file://" + store, rank=rank, world_size=2,
+        timeout=timedelta(seconds=100))
+    results = []
+    for model, values in jobs:
+        home = train.Home(rank=rank, world_size=2)
+        params = model_class(model).Params.model_validate(values)
+        done = train.train(model, params, leave_one_out(make_preset("tiny")), home)
+        results.append({"history": done.history, "best": done.best,
+                        "ranks": torch.from_numpy(done.ranks), "weights": done.model.state_dict()})
+    torch.save(results, f"{out}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+""")
+
+
+def test_two_ranks_equal_one(tmp_path: Path) -> None:
+    # 200 windows in 7 batches of 28 or 29 with unequal numbers of targets.
+    common = {"batch_size": 29, "epochs": 2, "dropout_prob": 0.0, "grad_clip_norm": 1.0}
+    common |= {"learning_rate": 1e-3}
+    jobs = [
+        ("sasrec", params("sasrec", **common).model_dump()),
+        ("gru4rec", params("gru4rec", **common).model_dump()),
+    ]
+    torch.save(jobs, tmp_path / "jobs.pt")
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(train.__file__).parents[1]),
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK, str(rank), str(tmp_path / "store"), str(tmp_path)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    try:
+        for one in ranks:
+            said, _ = one.communicate(timeout=110)
+            assert one.returncode == 0, said
+    finally:
+        for one in ranks:
+            one.kill()
+
+    both = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    for (model, values), first, second in zip(jobs, *both, strict=True):
+        alone = train.train(model, model_class(model).Params.model_validate(values), SPLIT)
+        for found in (first, second):
+            assert torch.equal(found["ranks"], torch.from_numpy(alone.ranks))
+            assert found["best"] == pytest.approx(alone.best, abs=1e-5)
+            for row, expected in zip(found["history"], alone.history, strict=True):
+                (row,), (expected,) = numbers([row]), numbers([expected])
+                assert row == pytest.approx(expected, abs=1e-5)
+        assert all(torch.equal(w, second["weights"][k]) for k, w in first["weights"].items())
+        for name, w in weights(alone).items():
+            assert torch.allclose(first["weights"][name], w, rtol=0, atol=1e-5), name
