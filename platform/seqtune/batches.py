@@ -43,7 +43,13 @@ class Windows:
 
     def n_batches(self, batch_size: int) -> int:
         """Returns the number of batches of an epoch."""
-        return -(-len(self) // batch_size) if self.steps is None else len(self.steps) - 1
+        if self.steps is not None:
+            return len(self.steps) - 1
+        return sum(-(-len(chunk) // batch_size) for chunk in self.chunks(batch_size))
+
+    def chunks(self, batch_size: int) -> list[Ints]:
+        """Splits the windows into equal parts of at most ``CHUNK`` batches."""
+        return np.array_split(np.arange(len(self)), -(-len(self) // (CHUNK * batch_size)))
 
 
 def rows(split: Split, max_seq_len: int, stride: int = 0) -> Windows:
@@ -172,7 +178,8 @@ def epoch(
     order = rng.permutation(len(windows))
     lengths = windows.end - windows.start
     parts: list[Ints] = []
-    for chunk in np.array_split(order, -(-len(order) // (CHUNK * batch_size))):
+    for places in windows.chunks(batch_size):
+        chunk = order[places]
         chunk = chunk[np.argsort(lengths[chunk], kind="stable")]
         parts += np.array_split(chunk, -(-len(chunk) // batch_size))
     for i in rng.permutation(len(parts)):

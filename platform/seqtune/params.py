@@ -121,7 +121,7 @@ class TrainParams(BaseModel):
         0.0, ge=0, le=1, description="Decoupled decay of matrices; tables and gains are exempt."
     )
     reg_weight: float = Field(
-        0.0, ge=0, le=1, description="L2 on the distinct item vectors of a batch."
+        0.0, ge=0, le=1, description="L2 on the distinct item vectors of a worker's batch."
     )
     grad_clip_norm: float = Field(0.0, ge=0, le=1e6, description="Gradient norm bound; 0 is off.")
     neg_samples: int = Field(

@@ -29,8 +29,10 @@ def test_a_study_whose_trials_have_two_workers(
     parent, children = study.runs()
     assert {run.info.status for run in (parent, *children.values())} == {"FINISHED"}
     for number, trial in enumerate(trials):
-        assert study.epochs(number) == sorted(trial.intermediate_values)
-        assert study.steps(number) == sorted(trial.intermediate_values)
+        told = sorted(trial.intermediate_values)
+        # Workers do not wait for an answer: when the scheduler stops them they may be ahead.
+        assert study.epochs(number)[: len(told)] == told
+        assert study.steps(number) == told
     assert " --workers 2" in command.out  # of the command that trains the best again
     assert study.client().get_model_version_by_alias("sasrec-tiny", "champion")
 

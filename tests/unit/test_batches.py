@@ -126,6 +126,15 @@ def test_batches_are_full_and_waste_little_padding():
     assert filled > 0.9
 
 
+@pytest.mark.parametrize("n_users", [1, 30, 805, 1_999])
+def test_the_number_of_batches_is_known_beforehand(n_users):
+    split = many(n_users)
+    windows = batches.rows(split, 20)
+    found = one_epoch(windows, split, batch_size=8)
+    assert windows.n_batches(8) == len(found)
+    assert sum(len(batch.items) for batch in found) == len(windows)
+
+
 def test_shards_of_a_batch_make_up_the_batch():
     split = many()
     windows = batches.rows(split, 20)

@@ -395,7 +395,7 @@ def test_there_must_be_a_window_for_each_worker() -> None:
 
 
 RANK = textwrap.dedent("""
-    import sys, torch
+    import os, sys, torch
     from datetime import timedelta
     from seqtune import train
     from seqtune.data import leave_one_out
@@ -414,8 +414,11 @@ RANK = textwrap.dedent("""
         done = train.train(model, params, leave_one_out(make_preset("tiny")), home)
         results.append({"history": done.history, "best": done.best,
                         "ranks": torch.from_numpy(done.ranks), "weights": done.model.state_dict()})
+        print("trained", model, flush=True)
     torch.save(results, f"{out}/{rank}.pt")
-    torch.distributed.destroy_process_group()
+    print("saved", flush=True)
+    torch.distributed.barrier()
+    os._exit(0)  # without the teardown of torch.distributed, which is not what is tested
 """)
 
 
@@ -445,7 +448,7 @@ def test_two_ranks_equal_one(tmp_path: Path) -> None:
     try:
         for one in ranks:
             said, _ = one.communicate(timeout=110)
-            assert one.returncode == 0, said
+            assert one.returncode == 0, f"rank {ranks.index(one)}: {said}"
     finally:
         for one in ranks:
             one.kill()
