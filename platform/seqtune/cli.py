@@ -19,7 +19,8 @@ from pydantic.fields import FieldInfo
 from typer.exceptions import TyperException
 
 from seqtune import __version__
-from seqtune.options import StudyOptions, TrainOptions, command, parse_duration
+from seqtune.cluster import check_lasting, in_job
+from seqtune.options import RESULTS, StudyOptions, TrainOptions, command, parse_duration
 from seqtune.params import (
     TrainParams,
     UserError,
@@ -204,7 +205,7 @@ def tune(
     resume: Annotated[
         bool, _option(WHERE, "Continue the study of this name.", "--resume", metavar="")
     ] = False,
-    storage: Storage = "seqtune-results",
+    storage: Storage = RESULTS,
     tracking_uri: TrackingUri = None,
 ) -> None:
     """Searches for the best hyperparameters of a model on your interactions.
@@ -240,7 +241,7 @@ def tune(
         max_failures=max_failures,
         name=name,
         resume=resume,
-        storage=storage,
+        storage=_lasting(storage),
         tracking_uri=tracking_uri,
     )
     _check(options)
@@ -300,9 +301,10 @@ def train(
             WHERE,
             "Folder of the checkpoint.",
             metavar="FOLDER",
-            show_default="seqtune-results/MODEL-DATA-train",
+            show_default="MODEL-DATA-train in --storage",
         ),
     ] = None,
+    storage: Storage = RESULTS,
     resume: Annotated[
         bool, _option(WHERE, "Continue the training in --out.", "--resume", metavar="")
     ] = False,
@@ -322,6 +324,7 @@ def train(
         seed=seed,
         workers=workers,
         out=out,
+        storage=_lasting(storage),
         resume=resume,
     )
     _check(options)
@@ -368,7 +371,7 @@ def recommend(
     user_col: UserCol = None,
     item_col: ItemCol = None,
     time_col: TimeCol = None,
-    storage: Storage = "seqtune-results",
+    storage: Storage = RESULTS,
     tracking_uri: TrackingUri = None,
 ) -> None:
     """Writes the best next items of every user in a file."""
@@ -389,7 +392,7 @@ def recommend(
         if registered:
             from seqtune.track import fetch, store_uri
 
-            store = store_uri(tracking_uri, Folder.at(storage))
+            store = store_uri(tracking_uri, Folder.at(_lasting(storage)))
             folder = fetch(checkpoint, store, Path(scratch))
         written = recommend_file(
             folder,
@@ -454,6 +457,11 @@ def _root(
 # Checks that need no heavy import.
 
 
+def _lasting(storage: str) -> str:
+    """Moves the default out of the temporary folder of a Ray job, into the home folder."""
+    return str(Path.home() / RESULTS) if storage == RESULTS and in_job() else storage
+
+
 def _needed(model: str | None) -> str:
     if model is None:
         names = model_names()
@@ -472,6 +480,11 @@ def _check(options: StudyOptions | TrainOptions) -> None:
         check(params, name, value, "--set")
     parse_metric(options.metric)
     _check_data(options.data)
+    if isinstance(options, StudyOptions):
+        check_lasting("--storage", options.storage)
+        check_lasting("--tracking-uri", options.tracking_uri)
+    else:
+        check_lasting("--out", options.folder)
     study = getattr(options, "study", "ok")
     if not re.fullmatch(r"[\w][\w.-]*", study):
         raise UserError(f"--name {study}: use letters, digits, '.', '_' and '-' only")

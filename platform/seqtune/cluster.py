@@ -5,10 +5,16 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import os
+import signal
+import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from seqtune.params import UserError
+from seqtune.versions import COMMIT, git_commit
 
 PACKAGE = Path(__file__).parent
 QUIET = {
@@ -29,17 +35,24 @@ def connected(cpus: float | None = None, dashboard: bool = False) -> Iterator[di
     """Joins the cluster at ``RAY_ADDRESS``, or starts Ray on this machine; yields its resources.
 
     Ray Train needs the ``dashboard``: it asks its State API whether a trial was stopped, to give
-    back what the workers hold.
+    back what the workers hold, and looks for the API itself, in vain where several Rays run on the
+    machine. So each process is told the address.
 
     Without an address Ray would join whatever cluster it finds, hence "local". Workers get the
     package with them: by ``PYTHONPATH`` on this machine, uploaded to a cluster elsewhere, so that
     nothing needs to be installed there.
+
+    SIGTERM, by which ``ray job stop``, Slurm and Kubernetes ask a program to end, becomes the
+    KeyboardInterrupt of Ctrl-C.
+
+    Raises:
+        UserError: where the cluster cannot be joined.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     import ray
 
-    address = os.environ.get("RAY_ADDRESS", "local")
+    address = os.environ.get("RAY_ADDRESS") or "local"
     options: dict[str, Any] = {"address": address, "log_to_driver": False}
     options |= {"logging_level": logging.ERROR, "configure_logging": True}
     if address == "local":
@@ -48,14 +61,88 @@ def connected(cpus: float | None = None, dashboard: bool = False) -> Iterator[di
             paths = [str(PACKAGE.parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
             os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, paths)))
     else:
+        _knock(address)
         options["runtime_env"] = {"py_modules": [str(PACKAGE)]}
-    ray.init(**options)
+        if COMMIT not in os.environ:  # Ray accepts a variable from a job or from here, not both
+            options["runtime_env"] |= {"env_vars": {COMMIT: git_commit()}}
+    if dashboard:
+        hook = {"worker_process_setup_hook": keep_address}
+        options["runtime_env"] = options.get("runtime_env", {}) | hook
+    try:
+        ray.init(**options)
+    except (ConnectionError, ray.exceptions.AuthenticationError) as error:
+        if address == "local":
+            raise
+        raise _closed(address, "no Ray head, or one with another token") from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     for name in ("ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
         yield ray.cluster_resources()
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Finds out at once where nobody is: Ray would try for two minutes."""
+    if "://" in address:
+        raise UserError(
+            f"RAY_ADDRESS={address}: not the address of a Ray head; write HOST:PORT, for example "
+            "127.0.0.1:6379, or unset it to run on this machine"
+        )
+    host, _, port = address.rpartition(":")
+    if not port.isdigit():
+        return  # auto
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise _closed(address, error.strerror or str(error)) from None
+
+
+def _closed(address: str, reason: str) -> UserError:
+    return UserError(
+        f"RAY_ADDRESS={address}: cannot join this Ray cluster ({reason}); check the address, "
+        "RAY_AUTH_MODE=token and the token (cluster/README.md says how), or unset it to run on "
+        "this machine"
+    )
+
+
+def busy() -> list[str]:
+    """Says, in a line, that trials will have to wait where others use the cluster now."""
+    import ray
+
+    if not os.environ.get("RAY_ADDRESS"):
+        return []
+    total, free = ray.cluster_resources(), ray.available_resources()
+    used = {name: total.get(name, 0) - free.get(name, 0) for name in ("CPU", "GPU")}
+    parts = [f"{n:g} of {total[name]:g} {name}s" for name, n in used.items() if n > 0]
+    if not parts:
+        return []
+    return [f"others use {' and '.join(parts)} of the cluster: trials start as these become free"]
+
+
+def in_job() -> bool:
+    """Says whether this is a job of ``ray job submit``, whose folder is a temporary copy."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ  # the name that Ray gives it
+
+
+def check_lasting(place: str, given: str | None) -> None:
+    """Refuses a relative path in a job, which would vanish with the job's folder."""
+    path = (given or "/").removeprefix("sqlite:///")
+    if in_job() and "://" not in path and not Path(path).expanduser().is_absolute():
+        lasting = str(given).removesuffix(path) + f"/shared/{Path(path).name}"
+        raise UserError(
+            f"{place} {given}: the working folder of a Ray job is temporary; give an absolute path "
+            f"that every machine of the cluster sees, for example {place} {lasting}"
+        )
+
+
+def keep_address() -> None:
+    """Notes in a worker's environment to which Ray it belongs."""
+    import ray
+
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
 
 
 def installed() -> bool:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from seqtune.params import UserError
 
+RESULTS = "seqtune-results"
+
 
 @dataclass(frozen=True)
 class StudyOptions:
@@ -36,7 +38,7 @@ class StudyOptions:
     workers_per_trial: int = 1
     max_failures: int = 2
     name: str | None = None
-    storage: str = "seqtune-results"
+    storage: str = RESULTS
     tracking_uri: str | None = None
     resume: bool = False
 
@@ -62,13 +64,14 @@ class TrainOptions:
     metric: str = "ndcg@10"
     seed: int = 0
     workers: int = 1
-    out: str | None = None  # None: seqtune-results/<model>-<data>-train
+    out: str | None = None  # None: <storage>/<model>-<data>-train
+    storage: str = RESULTS
     resume: bool = False
 
     @property
     def folder(self) -> str:
         """Where the checkpoint goes."""
-        return self.out or f"seqtune-results/{self.model}-{data_name(self.data)}-train"
+        return self.out or f"{self.storage}/{self.model}-{data_name(self.data)}-train"
 
 
 def command(options: StudyOptions | TrainOptions) -> str:

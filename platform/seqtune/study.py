@@ -22,7 +22,7 @@ from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
 from seqtune import cluster, search, trial
-from seqtune.data import Dataset, leave_one_out, load
+from seqtune.data import Dataset, leave_one_out
 from seqtune.options import StudyOptions, TrainOptions, command
 from seqtune.params import UserError, parse_assignment
 from seqtune.plots import plots
@@ -58,41 +58,38 @@ def run(options: StudyOptions, view: StudyView) -> StudyResult:
             "no --data: tuning on a generated demo set, for at most 3 minutes (--time-budget)"
         )
     view.preparing("reading data")
-    dataset = load(
-        options.data,
-        user_col=options.user_col,
-        item_col=options.item_col,
-        time_col=options.time_col,
-        min_user=options.min_user,
-        min_item=options.min_item,
-    )
+    dataset = trial.read(options)
     given = {"seed": options.seed} | dict(parse_assignment(text) for text in options.set)
     space = load_space(options.space, options.model, given)
-    options, folder, identity = _open_folder(options, dataset)
-    tracker = _tracker(options, folder, identity, view)
-    try:
-        view.preparing("starting Ray")
-        with cluster.connected(_cpus(options), options.workers_per_trial > 1) as resources:
-            plan, concurrency = _plan(options, dataset, folder, resources)
-            searcher = search.OptunaSearcher(
-                space,
-                _optuna_storage(folder),
-                options.study,
-                metric=options.metric,
-                trials=options.trials,
-                seed=options.seed,
-                resume=options.resume,
-            )
-            searcher.open()
-            for note in (*dataset.notes, *space.notes):
-                view.note(note)
-            view.study_started(
-                options.model,
-                trial.describe(dataset),
-                options.trials,
-                _describe_search(space, options, concurrency, plan),
-                folder.uri,
-            )
+    uri = store_uri(options.tracking_uri, Folder.at(options.storage))
+    options, folder, about = _find(options, dataset)
+    view.preparing("starting Ray")
+    with cluster.connected(_cpus(options), options.workers_per_trial > 1) as resources:
+        plan, concurrency = _plan(options, dataset, folder, resources)
+        searcher = search.OptunaSearcher(
+            space,
+            _optuna_storage(folder),
+            options.study,
+            metric=options.metric,
+            trials=options.trials,
+            seed=options.seed,
+            resume=options.resume,
+        )
+        searcher.open()
+        folder.write("study.json", json.dumps(about, indent=2).encode())  # from here on it exists
+        for note in (*dataset.notes, *space.notes, *cluster.busy()):
+            view.note(note)
+        view.study_started(
+            options.model,
+            trial.describe(dataset),
+            options.trials,
+            _describe_search(space, options, concurrency, plan),
+            folder.uri,
+        )
+        local = folder.local or Path(tempfile.gettempdir()) / "seqtune" / about["id"]
+        journal = local / "mlflow.journal"
+        tracker = Tracker(uri, options.study, about["id"], journal, say=view.note)
+        try:
             tracker.start_study(
                 _study_params(options, space),
                 _tags(options, dataset),
@@ -102,27 +99,27 @@ def run(options: StudyOptions, view: StudyView) -> StudyResult:
             data = ray.put(dataset)
             _search(options, space, searcher, plan, data, concurrency, view, tracker)
             finals = _finals(search.open_study(_optuna_storage(folder), options.study), plan, data)
-        view.study_ended()
-        for note in searcher.notes:
-            view.note(note)
-        for row in finals.rows:
-            if row.status == "unfinished":
-                _track_end(tracker, plan, row.number, row.status, row.value, row.epoch)
-        result = _result(options, space, dataset, folder, began, finals)
-        view.preparing("writing the report and registering the champion in MLflow")
-        return _publish(result, dataset, folder, tracker, finals.curves)
-    except BaseException as error:
-        interrupted = isinstance(error, KeyboardInterrupt)
-        tracker.study_ended("interrupted" if interrupted else "failed")
-        tracker.close(timeout=10)
-        raise
+            view.study_ended()
+            for note in searcher.notes:
+                view.note(note)
+            for row in finals.rows:
+                if row.status == "unfinished":
+                    _track_end(tracker, plan, row.number, row.status, row.value, row.epoch)
+            result = _result(options, space, dataset, folder, began, finals)
+            view.preparing("writing the report and registering the champion in MLflow")
+            return _publish(result, dataset, folder, tracker, finals.curves)
+        except BaseException as error:
+            interrupted = isinstance(error, KeyboardInterrupt)
+            tracker.study_ended("interrupted" if interrupted else "failed")
+            tracker.close(timeout=10)
+            raise
 
 
 # Before the first trial
 
 
-def _open_folder(options: StudyOptions, dataset: Dataset) -> tuple[StudyOptions, Folder, str]:
-    """Finds the study's folder, or makes it, and says which study it is.
+def _find(options: StudyOptions, dataset: Dataset) -> tuple[StudyOptions, Folder, dict[str, str]]:
+    """Finds the study's name and folder, and says what the study is: the content of study.json.
 
     A name that was not given is made unique; one that was given must be new, or be resumed.
     """
@@ -137,19 +134,16 @@ def _open_folder(options: StudyOptions, dataset: Dataset) -> tuple[StudyOptions,
             name = next(one for one in numbered if one not in taken)
     folder = root / name
     options = replace(options, name=name)
-    saved = json.loads(folder.read("study.json") or b"{}")
+    saved: dict[str, str] = json.loads(folder.read("study.json") or b"{}")
     now = {"model": options.model, "data": dataset.fingerprint, "metric": options.metric}
     if not options.resume:
         if saved:
             raise UserError(
                 f"--name {name}: this study exists; go on with --resume, or give another --name"
             )
-        saved = now | {
-            "id": f"{name}-{uuid.uuid4().hex[:8]}",
-            "command": command(replace(options, tracking_uri=None)),
-        }
-        folder.write("study.json", json.dumps(saved, indent=2).encode())
-    elif not saved:
+        asked = command(replace(options, tracking_uri=None))  # which may hold a password
+        return options, folder, now | {"id": f"{name}-{uuid.uuid4().hex[:8]}", "command": asked}
+    if not saved:
         raise UserError(f"--resume: there is no study {name!r} in {root.uri}; leave --resume out")
     for what, value in now.items():
         if saved[what] != value:
@@ -157,7 +151,7 @@ def _open_folder(options: StudyOptions, dataset: Dataset) -> tuple[StudyOptions,
                 f"--resume: study {name!r} was started with another {what} ({saved[what]}, now "
                 f"{value}); give the same, or another --name without --resume"
             )
-    return options, folder, saved["id"]
+    return options, folder, saved
 
 
 def _optuna_storage(folder: Folder) -> str:
@@ -169,12 +163,6 @@ def _optuna_storage(folder: Folder) -> str:
             f"{OPTUNA_STORAGE} to a database, for example postgresql://USER:PASSWORD@HOST/DATABASE"
         )
     return search.storage_url(folder.local)
-
-
-def _tracker(options: StudyOptions, folder: Folder, identity: str, view: StudyView) -> Tracker:
-    uri = store_uri(options.tracking_uri, Folder.at(options.storage))
-    local = folder.local or Path(tempfile.gettempdir()) / "seqtune" / identity
-    return Tracker(uri, options.study, identity, local / "mlflow.journal", say=view.note)
 
 
 def _cpus(options: StudyOptions) -> float | None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from seqtune.data import Dataset, Split, leave_one_out, load
-from seqtune.options import TrainOptions
+from seqtune.options import StudyOptions, TrainOptions
 from seqtune.params import TrainParams, UserError, build, parse_assignment
 from seqtune.report import Finalist, TrainResult
 from seqtune.storage import Folder
@@ -342,14 +342,7 @@ def write_checkpoint(
 def train_once(options: TrainOptions, view: TrainView) -> TrainResult:
     """Trains one model and writes its checkpoint: the command ``seqtune train``."""
     began = time.monotonic()
-    dataset = load(
-        options.data,
-        user_col=options.user_col,
-        item_col=options.item_col,
-        time_col=options.time_col,
-        min_user=options.min_user,
-        min_item=options.min_item,
-    )
+    dataset = read(options)
     for note in dataset.notes:
         view.note(note)
     params = {"seed": options.seed} | dict(parse_assignment(text) for text in options.set)
@@ -426,6 +419,18 @@ def _train_in_own_workers(
 def _follow(rows: Any, view: TrainView) -> None:
     while (row := rows.get()) is not None:
         view.evaluated(row)
+
+
+def read(options: StudyOptions | TrainOptions) -> Dataset:
+    """Reads the interactions that the options name."""
+    return load(
+        options.data,
+        user_col=options.user_col,
+        item_col=options.item_col,
+        time_col=options.time_col,
+        min_user=options.min_user,
+        min_item=options.min_item,
+    )
 
 
 def describe(dataset: Dataset) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import subprocess
 from pathlib import Path
 
 from seqtune import __version__
+
+COMMIT = "SEQTUNE_GIT_COMMIT"  # set where code runs as a copy without its repository
 
 
 def versions() -> dict[str, str]:
@@ -17,6 +20,8 @@ def versions() -> dict[str, str]:
 
 def git_commit() -> str:
     """Returns the commit of the code that runs, with ``+`` where it was changed; else ``""``."""
+    if COMMIT in os.environ:
+        return os.environ[COMMIT]
     try:
         _git("ls-files", "--error-unmatch", __file__)  # not a repository that only holds the venv
         return _git("describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*")
