@@ -426,26 +426,27 @@ def _row(stored: FrozenTrial, direction: optuna.study.StudyDirection) -> TrialRo
 def importances(study: optuna.Study) -> dict[str, float]:
     """Returns how much of the variance between trials is due to each hyperparameter, largest first.
 
-    Shares of 1 by fANOVA. A pruned trial counts with the best value it reached: in a study with
-    early stopping most trials are pruned, and that they were is what hyperparameters explain. A
-    conditional hyperparameter counts with the middle of its values where it was not sampled.
-    Empty below 4 trials, or where nothing varies.
+    Shares of 1 by fANOVA. A trial that was pruned, or had not ended when time was up, counts with
+    the best value it reached: with early stopping most trials are pruned, and why they were is
+    what hyperparameters explain. A conditional one counts with the middle of its values where it
+    was not sampled. Empty below 4 trials, or where nothing varies.
     """
-    ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-    reached = {trial.number: _best_value(trial, study.direction) for trial in ended}
+    states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+    trials = study.get_trials(deepcopy=False, states=states)
+    reached = {trial.number: _best_value(trial, study.direction) for trial in trials}
     values = {number: value for number, value in reached.items() if value is not None}
-    ended = [trial for trial in ended if trial.number in values]
-    if len(ended) < 4 or len(set(values.values())) < 2:
+    known = [trial for trial in trials if trial.number in values]
+    if len(known) < 4 or len(set(values.values())) < 2:
         return {}
     distributions = {
-        name: d for t in ended for name, d in t.distributions.items() if not d.single()
+        name: d for t in known for name, d in t.distributions.items() if not d.single()
     }
     middles = {
-        name: _middle([trial.params[name] for trial in ended if name in trial.params])
+        name: _middle([trial.params[name] for trial in known if name in trial.params])
         for name in distributions
     }
     filled = optuna.create_study(direction=study.direction)
-    for trial in ended:
+    for trial in known:
         params = {name: trial.params.get(name, middle) for name, middle in middles.items()}
         value = values[trial.number]
         filled.add_trial(create_trial(params=params, distributions=distributions, value=value))

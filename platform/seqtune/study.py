@@ -23,7 +23,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialSch
 
 from seqtune import cluster, search, trial
 from seqtune.data import Dataset, leave_one_out
-from seqtune.options import StudyOptions, TrainOptions, command
+from seqtune.options import StudyOptions, TrainOptions, command, duration
 from seqtune.params import UserError, parse_assignment
 from seqtune.plots import plots
 from seqtune.report import Finalist, StudyResult, TrialRow, to_json, to_markdown
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from ray.tune.experiment import Trial as TuneTrial
 
 Row = dict[str, Any]
-DEMO, DEMO_BUDGET = "demo", 180.0  # a first look should not take longer
+DEMO, DEMO_BUDGET = "demo", 210.0  # seconds: a first look should not take longer
 OPTUNA_STORAGE = "SEQTUNE_OPTUNA_STORAGE"  # a database URL, for studies whose driver may move
 
 
@@ -54,9 +54,8 @@ def run(options: StudyOptions, view: StudyView) -> StudyResult:
     began = time.monotonic()
     if options.data == DEMO and options.time_budget is None:
         options = replace(options, time_budget=DEMO_BUDGET)
-        view.note(
-            "no --data: tuning on a generated demo set, for at most 3 minutes (--time-budget)"
-        )
+        budget = duration(DEMO_BUDGET)
+        view.note(f"the demo set is generated, and searched for at most {budget} (--time-budget)")
     view.preparing("reading data")
     dataset = trial.read(options)
     given = {"seed": options.seed} | dict(parse_assignment(text) for text in options.set)
