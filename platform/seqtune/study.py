@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from ray.tune.experiment import Trial as TuneTrial
 
 Row = dict[str, Any]
-DEMO, DEMO_BUDGET = "demo", 210.0  # seconds: a first look should not take longer
+# A first look should not take long: these hold on the demo set where nothing else is asked for.
+DEMO, DEMO_BUDGET, DEMO_EPOCHS = "demo", 210.0, 40
 OPTUNA_STORAGE = "SEQTUNE_OPTUNA_STORAGE"  # a database URL, for studies whose driver may move
 
 
@@ -52,13 +53,16 @@ def run(options: StudyOptions, view: StudyView) -> StudyResult:
         KeyboardInterrupt: on Ctrl-C, once the study can be resumed.
     """
     began = time.monotonic()
-    if options.data == DEMO and options.time_budget is None:
-        options = replace(options, time_budget=DEMO_BUDGET)
-        budget = duration(DEMO_BUDGET)
-        view.note(f"the demo set is generated, and searched for at most {budget} (--time-budget)")
+    given = {"seed": options.seed} | dict(parse_assignment(text) for text in options.set)
+    if options.data == DEMO:
+        options = replace(options, time_budget=options.time_budget or DEMO_BUDGET)
+        given = {"epochs": DEMO_EPOCHS} | given
+        view.note(
+            f"the demo set is generated; a first look takes at most {given['epochs']} epochs a trial and "
+            f"{duration(options.time_budget or 0)} in all (--set epochs=, --time-budget)"
+        )
     view.preparing("reading data")
     dataset = trial.read(options)
-    given = {"seed": options.seed} | dict(parse_assignment(text) for text in options.set)
     space = load_space(options.space, options.model, given)
     uri = store_uri(options.tracking_uri, Folder.at(options.storage))
     options, folder, about = _find(options, dataset)
