@@ -58,8 +58,8 @@ def run(options: StudyOptions, view: StudyView) -> StudyResult:
         options = replace(options, time_budget=options.time_budget or DEMO_BUDGET)
         given = {"epochs": DEMO_EPOCHS} | given
         view.note(
-            f"the demo set is generated; a first look takes at most {given['epochs']} epochs a trial and "
-            f"{duration(options.time_budget or 0)} in all (--set epochs=, --time-budget)"
+            f"the demo set is generated; a first look takes at most {given['epochs']} epochs a "
+            f"trial and {duration(options.time_budget or 0)} in all (--set epochs=, --time-budget)"
         )
     view.preparing("reading data")
     dataset = trial.read(options)
