@@ -8,6 +8,7 @@ mkdir -p "$1"
 folder=$(cd "$1" && pwd)
 shift
 export MLFLOW_DISABLE_TELEMETRY=true
+export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false # eight more processes, for what is not used here
 exec mlflow server --workers 1 \
   --backend-store-uri "sqlite:///$folder/mlflow.db" \
   --artifacts-destination "$folder/artifacts" \

@@ -63,8 +63,8 @@ def connected(cpus: float | None = None, dashboard: bool = False) -> Iterator[di
     else:
         _knock(address)
         options["runtime_env"] = {"py_modules": [str(PACKAGE)]}
-        if COMMIT not in os.environ:  # Ray accepts a variable from a job or from here, not both
-            options["runtime_env"] |= {"env_vars": {COMMIT: git_commit()}}
+        if COMMIT not in os.environ:  # Ray takes a variable from the job or from here, not both
+            options["runtime_env"]["env_vars"] = {COMMIT: git_commit()}
     if dashboard:
         hook = {"worker_process_setup_hook": keep_address}
         options["runtime_env"] = options.get("runtime_env", {}) | hook

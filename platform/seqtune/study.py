@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -89,6 +91,7 @@ def run(options: StudyOptions, view: StudyView) -> StudyResult:
             _describe_search(space, options, concurrency, plan),
             folder.uri,
         )
+        interrupts = Interrupts()
         local = folder.local or Path(tempfile.gettempdir()) / "seqtune" / about["id"]
         journal = local / "mlflow.journal"
         tracker = Tracker(uri, options.study, about["id"], journal, say=view.note)
@@ -100,7 +103,11 @@ def run(options: StudyOptions, view: StudyView) -> StudyResult:
                 dimensions=[d.name for d in space.dimensions],
             )
             data = ray.put(dataset)
-            _search(options, space, searcher, plan, data, concurrency, view, tracker)
+            callbacks: list[tune.Callback] = [
+                Messenger(options, searcher, plan, view, tracker, interrupts)
+            ]
+            _search(options, space, searcher, plan, data, concurrency, callbacks)
+            interrupts.check()
             finals = _finals(search.open_study(_optuna_storage(folder), options.study), plan, data)
             view.study_ended()
             for note in searcher.notes:
@@ -241,8 +248,7 @@ def _search(
     plan: Plan,
     data: Any,
     concurrency: int,
-    view: StudyView,
-    tracker: Tracker,
+    callbacks: list[tune.Callback],
 ) -> None:
     alone = plan.workers == 1
     # Ray Train's workers bring their own resources. The trial only waits for them, and Tune wants
@@ -268,7 +274,7 @@ def _search(
             name="tune",
             storage_path=plan.folder.uri,
             failure_config=tune.FailureConfig(max_failures=options.max_failures),
-            callbacks=[Messenger(options, searcher, plan, view, tracker)],
+            callbacks=callbacks,
             verbose=0,
         ),
     )
@@ -296,6 +302,29 @@ def _scheduler(options: StudyOptions, space: Space) -> TrialScheduler:
     )
 
 
+class Interrupts:
+    """Remembers Ctrl-C and SIGTERM while a study runs.
+
+    The KeyboardInterrupt that they raise is lost where it hits Ray's own code at a bad moment, so
+    the study also looks here after each of Tune's steps.
+    """
+
+    def __init__(self) -> None:
+        self.came = False
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, self._note)
+
+    def _note(self, *_: object) -> None:
+        self.came = True
+        raise KeyboardInterrupt
+
+    def check(self) -> None:
+        """Raises the KeyboardInterrupt that was lost."""
+        if self.came:
+            raise KeyboardInterrupt
+
+
 class Asha(AsyncHyperBandScheduler):
     """ASHA (arXiv 1810.05934) that never stops trial 0: the defaults are what all is compared with.
 
@@ -318,12 +347,18 @@ class Messenger(tune.Callback):
         plan: Plan,
         view: StudyView,
         tracker: Tracker,
+        interrupts: Interrupts,
     ) -> None:
+        self.interrupts = interrupts
         self.metric, self.searched = options.metric, {d.name for d in searcher.space.dimensions}
         self.searcher, self.plan, self.view, self.tracker = searcher, plan, view, tracker
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune saves its callbacks; a resumed study makes its own
+
+    def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
+        """Tune has gone once around its loop."""
+        self.interrupts.check()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """A trial starts, or starts again after a crash."""
