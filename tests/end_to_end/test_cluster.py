@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -30,6 +31,11 @@ def free_ports(n: int) -> list[int]:
     return ports
 
 
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @pytest.fixture(scope="module")
 def environment() -> Iterator[dict[str, str]]:
     """A home of its own, with a token; nothing of the session's Ray settings."""
@@ -38,7 +44,6 @@ def environment() -> Iterator[dict[str, str]]:
         yield kept | {
             "HOME": home,
             "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN_PATH": f"{home}/token",
             "PATH": f"{BIN}{os.pathsep}{kept['PATH']}",
         }
 
@@ -61,17 +66,15 @@ def head(environment: dict[str, str]) -> Iterator[str]:
         )
     try:
         until = time.monotonic() + 90
-        while socket.socket().connect_ex(("127.0.0.1", jobs)):
+        while not listens(jobs):
             assert process.poll() is None, Path(home, "head.log").read_text()
             assert time.monotonic() < until, Path(home, "head.log").read_text()
             time.sleep(0.2)
         yield f"http://127.0.0.1:{jobs}"
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(30)
-        finally:
-            os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else None
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(60)
 
 
 def submit(
