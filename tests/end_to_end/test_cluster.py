@@ -38,7 +38,7 @@ def listens(port: int) -> bool:
 
 @pytest.fixture(scope="module")
 def environment() -> Iterator[dict[str, str]]:
-    """A home of its own, with a token; nothing of the session's Ray settings."""
+    """A home of its own, with a token; none of Ray's settings here."""
     with tempfile.TemporaryDirectory(prefix="sq", dir="/tmp") as home:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "PYTHONPATH"))}
         yield kept | {
