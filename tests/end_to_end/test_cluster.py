@@ -80,15 +80,21 @@ def head(environment: dict[str, str]) -> Iterator[str]:
 def submit(
     environment: dict[str, str], head: str, folder: Path, *words: str
 ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [BIN / "ray", "job", "submit", "--address", head, "--working-dir", ".", "--", *words],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
+    until = time.monotonic() + 120
+    while True:
+        done = subprocess.run(
+            [BIN / "ray", "job", "submit", "--address", head, "--working-dir", ".", "--", *words],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=400,
+            check=False,
+        )
+        # A head that has just started takes no jobs yet.
+        if "No available agent" not in done.stderr or time.monotonic() > until:
+            return done
+        time.sleep(2)
 
 
 @pytest.fixture(scope="module")
