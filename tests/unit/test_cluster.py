@@ -1,0 +1,98 @@
+"""Joining Ray, short of Ray: addresses where nobody is, folders that vanish, what others use."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import types
+
+import pytest
+
+from seqtune import cluster
+from seqtune.params import UserError
+from seqtune.versions import git_commit
+
+
+@pytest.fixture
+def job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+
+
+@pytest.mark.parametrize(
+    ("address", "sentence"),
+    [
+        ("127.0.0.1:{port}", "cannot join this Ray cluster (Connection refused)"),
+        ("http://127.0.0.1:8265", "not the address of a Ray head; write HOST:PORT"),
+        ("ray://127.0.0.1:10001", "not the address of a Ray head; write HOST:PORT"),
+    ],
+)
+def test_an_address_without_a_head_is_a_sentence(
+    address: str, sentence: str, free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = address.format(port=free_port)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(UserError) as refused, cluster.connected():
+        pass
+    assert str(refused.value).startswith(f"RAY_ADDRESS={address}: {sentence}")
+
+
+def test_a_port_that_somebody_listens_on_is_left_to_ray(free_port: int) -> None:
+    with socket.create_server(("127.0.0.1", free_port)):
+        cluster._knock(f"127.0.0.1:{free_port}")
+    cluster._knock("auto")
+
+
+@pytest.mark.parametrize(
+    ("given", "lasting"),
+    [
+        ("results", "/shared/results"),
+        ("../results", "/shared/results"),
+        ("sqlite:///mlflow.db", "sqlite:////shared/mlflow.db"),
+    ],
+)
+@pytest.mark.usefixtures("job")
+def test_a_job_writes_nothing_into_its_temporary_folder(given: str, lasting: str) -> None:
+    with pytest.raises(UserError) as refused:
+        cluster.check_lasting("--there", given)
+    assert str(refused.value).startswith(f"--there {given}: the working folder of a Ray job is")
+    assert str(refused.value).endswith(f"for example --there {lasting}")
+
+
+LASTING = [
+    None,
+    "/results",
+    "~/results",
+    "s3://results",
+    "sqlite:////mlflow.db",
+    "http://host:5000",
+]
+
+
+@pytest.mark.parametrize("given", LASTING)
+@pytest.mark.usefixtures("job")
+def test_a_job_writes_where_it_lasts(given: str | None) -> None:
+    cluster.check_lasting("--there", given)
+
+
+def test_outside_of_jobs_a_relative_path_is_fine() -> None:
+    cluster.check_lasting("--there", "results")
+
+
+def test_who_shares_a_cluster_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = {"CPU": 8.0, "GPU": 2.0}
+    ray = types.SimpleNamespace(
+        cluster_resources=lambda: {"CPU": 8.0, "GPU": 2.0, "memory": 1e9},
+        available_resources=lambda: free,
+    )
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    assert cluster.busy() == []  # Ray is this study's own
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
+    assert cluster.busy() == []
+    free = {"CPU": 5.5}  # what is used up is left out
+    (line,) = cluster.busy()
+    assert line.startswith("others use 2.5 of 8 CPUs and 2 of 2 GPUs of the cluster:")
+
+
+def test_the_commit_of_a_copy_is_what_its_sender_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEQTUNE_GIT_COMMIT", "abc123+")
+    assert git_commit() == "abc123+"
