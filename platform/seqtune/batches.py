@@ -131,7 +131,7 @@ def windows(split: Split, params: TrainParams) -> Windows:
         return sessions(split, params.batch_size)
     if mode == "prefixes":
         return prefixes(split, params.max_seq_len)
-    return rows(split, params.max_seq_len, params.window_stride)
+    return rows(split, *params.row_shape)
 
 
 def sequences(split: Split, device: torch.device, times: bool = False) -> Sequences:
@@ -161,17 +161,15 @@ def epoch(
     batch_size: int,
     seed: tuple[int, int],
     shard: tuple[int, int] = (0, 1),
-    width: int | None = None,
 ) -> Iterator[Batch]:
     """Yields the batches of one epoch, in an order that depends on ``seed`` alone.
 
-    Windows of similar length share a batch, trimmed to its longest row unless ``width`` is fixed.
-    With ``shard`` = (rank, ranks), every rank takes its part of the same batches. In sessions mode
+    Windows of similar length share a batch, trimmed to its longest row. With ``shard`` = (rank, ranks), every rank takes its part of the same batches. In sessions mode
     the batches are those of the windows, the same in every epoch, and for one rank alone.
     """
     if windows.steps is not None:
         for first, end in pairwise(windows.steps.tolist()):
-            yield _gather(windows, np.arange(first, end), data, items, width)
+            yield _gather(windows, np.arange(first, end), data, items)
         return
     rank, ranks = shard
     rng = np.random.default_rng(seed)
@@ -183,19 +181,15 @@ def epoch(
         chunk = chunk[np.argsort(lengths[chunk], kind="stable")]
         parts += np.array_split(chunk, -(-len(chunk) // batch_size))
     for i in rng.permutation(len(parts)):
-        yield _gather(windows, parts[i][rank::ranks], data, items, width)
+        yield _gather(windows, parts[i][rank::ranks], data, items)
 
 
 def _gather(
-    windows: Windows,
-    index: Ints,
-    data: Sequences,
-    items: NDArray[np.integer],
-    width: int | None,
+    windows: Windows, index: Ints, data: Sequences, items: NDArray[np.integer]
 ) -> Batch:
     start, end, loss_from = windows.start[index], windows.end[index], windows.loss_from[index]
     lengths = end - start
-    event = start[:, None] + np.arange(width or lengths.max())  # (B, L)
+    event = start[:, None] + np.arange(lengths.max())  # (B, L)
     real = event < end[:, None]
     has_target = real & (event >= loss_from[:, None])
     where = np.flatnonzero(has_target)

@@ -256,8 +256,7 @@ class Recommender:
         longest = self.model.params.max_seq_len
         recent = [history[-longest:] for history in histories]
         lengths = np.array([len(history) for history in recent])
-        width = longest if self.model.fixed_window else int(lengths.max())
-        items = np.zeros((len(recent), width), dtype=np.int64)
+        items = np.zeros((len(recent), int(lengths.max())), dtype=np.int64)
         for row, history in enumerate(recent):
             items[row, : len(history)] = history
         unseen = np.full(len(recent), self.model.n_users)  # a user that training did not see

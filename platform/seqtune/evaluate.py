@@ -50,9 +50,8 @@ def evaluate(
     found: NDArray[np.float32] = np.zeros(len(lengths), dtype=np.float32)
     top = np.zeros((len(lengths), min(top_k, data.n_items)), dtype=np.int64)
     for index in np.array_split(mine, max(1, -(-len(mine) // ROWS))):
-        width = model.params.max_seq_len if model.fixed_window else int(lengths[index].max())
         events = torch.from_numpy(held.events[index]).to(data.items.device)
-        history = data.before(events, width)
+        history = data.before(events, int(lengths[index].max()))
         scores = model.score(history).float()  # (B, I + 1)
         n_seen = int((held.events[index] - first[index]).sum()) if mask_seen else 0
         batch_ranks = _ranks(scores, data, events, n_seen)

@@ -104,7 +104,6 @@ class Model(nn.Module):
     class Params(TrainParams):
         """The hyperparameters of the model."""
 
-    fixed_window: ClassVar[bool] = False  # rows must be max_seq_len wide (BSARec, Caser)
     uses_times: ClassVar[bool] = False  # History.times is filled
     params: TrainParams
     n_items: int
@@ -165,7 +164,7 @@ class Encoder(Model):
             torch.cat([getattr(v, key) for v in views]) for key in ("users", "lengths")
         )
         stacked = History(users, torch.cat(items), lengths)
-        if users.device.type != "cpu" or self.fixed_window:
+        if users.device.type != "cpu":
             states = self.encode_last(stacked)
         else:
             order = lengths.argsort(stable=True)

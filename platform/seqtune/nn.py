@@ -295,6 +295,16 @@ class Transformer(nn.Module):
         return ids.clamp(max=n_ids - 1)
 
 
+def left_padded(items: Tensor, lengths: Tensor, width: int) -> Tensor:
+    """Returns the last ``width`` items of each row at its right end: (B, L), (B,) -> (B, width).
+
+    For models whose window has a fixed width, the newest item in the last place.
+    """
+    index = torch.arange(width, device=items.device) + (lengths[:, None] - width)  # (B, width)
+    moved = items.gather(1, index.clamp(0, items.shape[1] - 1))
+    return moved.masked_fill(index < 0, 0)
+
+
 def at(x: Tensor, positions: Tensor) -> Tensor:
     """Returns one position of each row: (B, L, D), (B,) -> (B, D)."""
     return x[torch.arange(len(x), device=x.device), positions]

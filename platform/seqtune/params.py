@@ -138,6 +138,14 @@ class TrainParams(BaseModel):
     precision: Literal["fp32", "bf16"] = Field("fp32", description="Arithmetic of the encoder.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of initialisation, order, dropout.")
 
+    @property
+    def row_shape(self) -> tuple[int, int]:
+        """Rows mode: the length of a training row, and the stride between those of a long history.
+
+        A model whose window is much shorter than its training rows says so here (Caser).
+        """
+        return self.max_seq_len, self.window_stride
+
     @field_validator("*", mode="before")
     @classmethod
     def _numbers_are_not_booleans(cls, value: object, info: Any) -> object:
@@ -164,6 +172,23 @@ class TransformerParams(TrainParams):
         if size % heads:
             near = next(n for n in range(heads, 0, -1) if size % n == 0)
             raise ValueError(f"n_heads must divide embedding_size {size}, not {heads}; {near} does")
+        return self
+
+
+class PrefixParams(TransformerParams):
+    """Hyperparameters of a Transformer whose states see later items: it trains on prefixes alone."""
+
+    train_mode: TrainMode = "prefixes"
+
+    @model_validator(mode="after")
+    def _rows_would_leak(self) -> Self:
+        causal = getattr(self, "causal", None)
+        if self.train_mode == "rows" and not causal:
+            way_out = "" if causal is None else ", or causal: true"
+            raise ValueError(
+                "train_mode rows would leak, since a state of this model sees the items that "
+                f"follow, its own target among them; use prefixes{way_out}"
+            )
         return self
 
 

@@ -113,7 +113,6 @@ def _train(
                 batch_size=p.batch_size,
                 seed=(p.seed, state["epoch"]),
                 shard=shard,
-                width=p.max_seq_len if kind.fixed_window else None,
             ):
                 if optimizer is None:
                     break  # nothing to train: STAN

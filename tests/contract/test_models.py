@@ -249,14 +249,10 @@ def held_out(data: Sequences) -> Tensor:
     return torch.tensor([int((data.users == user).nonzero().max()) for user in range(N_USERS)])
 
 
-def width_of(model: Model, width: int) -> int:
-    return WIDTH if model.fixed_window else width
-
-
 def histories(model: Model, data: Sequences, events: Tensor) -> History:
-    """The histories before events, as wide as the longest, or as the model wants."""
-    longest = min(WIDTH, int((events - data.first[events]).max()))
-    return data.before(events, width_of(model, longest))
+    """The histories before events, as wide as the longest."""
+    longest = min(model.params.max_seq_len, int((events - data.first[events]).max()))
+    return data.before(events, longest)
 
 
 def batch_of(model: Model, data: Sequences, users: range = range(N_USERS)) -> Batch:
@@ -385,8 +381,6 @@ def test_score_covers_the_items_and_never_the_padding(
 @every_case
 def test_padding_changes_nothing(name: str, choice: dict[str, object], data: Sequences) -> None:
     model = make(name, data, **choice).eval()
-    if model.fixed_window:
-        pytest.skip("always sees the same width")
     history = histories(model, data, held_out(data)[:3])  # 3 to 5 items
     scores = model.score(history)
     wider = model.score(padded(history, WIDTH))
@@ -458,7 +452,7 @@ def test_a_state_is_the_last_state_of_its_prefix(
     from_newest = getattr(model.params, "pos", "abs") == "rev"
     for row, length in enumerate(history.lengths.tolist()):
         for t in range(length - 1 if from_newest else 0, length):
-            prefix = rows_of(history, slice(row, row + 1), width_of(model, t + 1))
+            prefix = rows_of(history, slice(row, row + 1), t + 1)
             items = prefix.items.clone()
             items[:, t + 1 :] = 0
             prefix = replace(prefix, items=items, lengths=torch.tensor([t + 1]))
@@ -538,7 +532,7 @@ def test_one_row_of_one_item(name: str, choice: dict[str, object], data: Sequenc
     model = make(name, data, **choice)
     skip_if_untrained(model)
     event = data.targets[:1]  # the second event of a user
-    history = data.before(event, width_of(model, 1))
+    history = data.before(event, 1)
     assert history.lengths.tolist() == [1]
     batch = Batch(
         users=history.users,

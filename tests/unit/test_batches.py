@@ -144,9 +144,15 @@ def test_shards_of_a_batch_make_up_the_batch():
         assert samples([left, right]) == samples([batch])
 
 
-def test_a_fixed_width_is_kept():
-    found = one_epoch(batches.rows(SPLIT, 10), SPLIT, width=10)
-    assert {b.items.shape[1] for b in found} == {10}
+def test_a_model_may_train_on_rows_longer_than_its_window():
+    class Short(TrainParams):
+        @property
+        def row_shape(self) -> tuple[int, int]:
+            return 7, 4
+
+    made, expected = batches.windows(SPLIT, Short(max_seq_len=3)), batches.rows(SPLIT, 7, 4)
+    assert made.start.tolist() == expected.start.tolist()
+    assert made.loss_from.tolist() == expected.loss_from.tolist()
 
 
 def test_the_mode_is_the_params():

@@ -279,12 +279,6 @@ def test_long_histories_keep_their_end_and_the_user_is_new(ints: Recommender) ->
     assert history.users.tolist() == [4, 4]  # n_users: not one of those it was trained on
 
 
-def test_a_fixed_window_is_filled_up(ints: Recommender, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Follower, "fixed_window", True)
-    ints.recommend([[10]])
-    assert ints.model.seen[0].items.tolist() == [[1, 0, 0]]  # type: ignore[union-attr, index]
-
-
 def test_many_rows_are_scored_in_batches(
     ints: Recommender, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,7 @@ from seqtune.nn import (
     Transformer,
     initialise,
     initialise_normal,
+    left_padded,
 )
 
 
@@ -244,3 +245,10 @@ def test_dropout_stands_where_recbole_has_it() -> None:
         assert len(masks) == expected
         widths = sorted(mask.shape[-1] for mask in masks)
         assert widths == ([8] * 3 + [12] * 2 if norm == "sasrec" else [8] * 5)
+
+
+def test_left_padded_keeps_the_newest_items_at_the_right_end() -> None:
+    items = torch.tensor([[1, 2, 3, 4], [5, 6, 0, 0], [0, 0, 0, 0]])
+    lengths = torch.tensor([4, 2, 0])
+    assert left_padded(items, lengths, 3).tolist() == [[2, 3, 4], [0, 5, 6], [0, 0, 0]]
+    assert left_padded(items, lengths, 5).tolist() == [[0, 1, 2, 3, 4], [0, 0, 0, 5, 6], [0] * 5]
