@@ -164,8 +164,9 @@ def epoch(
 ) -> Iterator[Batch]:
     """Yields the batches of one epoch, in an order that depends on ``seed`` alone.
 
-    Windows of similar length share a batch, trimmed to its longest row. With ``shard`` = (rank, ranks), every rank takes its part of the same batches. In sessions mode
-    the batches are those of the windows, the same in every epoch, and for one rank alone.
+    Windows of similar length share a batch, trimmed to its longest row. With ``shard`` = (rank,
+    ranks), every rank takes its part of the same batches. In sessions mode the batches are those of
+    the windows, the same in every epoch, and for one rank alone.
     """
     if windows.steps is not None:
         for first, end in pairwise(windows.steps.tolist()):
@@ -184,9 +185,7 @@ def epoch(
         yield _gather(windows, parts[i][rank::ranks], data, items)
 
 
-def _gather(
-    windows: Windows, index: Ints, data: Sequences, items: NDArray[np.integer]
-) -> Batch:
+def _gather(windows: Windows, index: Ints, data: Sequences, items: NDArray[np.integer]) -> Batch:
     start, end, loss_from = windows.start[index], windows.end[index], windows.loss_from[index]
     lengths = end - start
     event = start[:, None] + np.arange(lengths.max())  # (B, L)

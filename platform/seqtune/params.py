@@ -176,7 +176,7 @@ class TransformerParams(TrainParams):
 
 
 class PrefixParams(TransformerParams):
-    """Hyperparameters of a Transformer whose states see later items: it trains on prefixes alone."""
+    """Hyperparameters of a Transformer whose states see later items: it trains on prefixes."""
 
     train_mode: TrainMode = "prefixes"
 
