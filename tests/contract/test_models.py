@@ -12,14 +12,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from torch import Tensor, nn
 
-from seqtune import params
+from seqtune import checkpoint, params
 from seqtune.model import Batch, Encoder, History, Model, Sequences, Term, model_class
-from seqtune.params import TrainParams, UserError
+from seqtune.params import PrefixParams, TrainParams, UserError
+from seqtune.storage import Folder
 
 NAMES = params.model_names()
 N_USERS, N_ITEMS, WIDTH = 60, 20, 8
@@ -420,6 +422,42 @@ def test_state_dict_carries_the_model(name: str, data: Sequences) -> None:
         assert not second.score(history).equal(first.score(history))
     second.load_state_dict(first.state_dict())
     assert second.score(history).equal(first.score(history))
+
+
+@every_model
+def test_a_checkpoint_recommends_what_the_trained_model_did(
+    name: str, data: Sequences, tmp_path: Path
+) -> None:
+    model = make(name, data)
+    if list(model.parameters()):
+        train(model, data, steps=3)
+    checkpoint.save(
+        Folder.at(tmp_path),
+        model=name,
+        params=model.params,
+        state=model.state_dict(),
+        n_users=N_USERS,
+        item_ids=np.arange(1, N_ITEMS + 1),
+        popularity=np.ones(N_ITEMS, np.int64),
+        mask_seen=True,
+        meta={},
+    )
+    loaded = checkpoint.load(Folder.at(tmp_path)).model
+    for part in loaded.modules():
+        if isinstance(part, nn.Embedding) and part.padding_idx == 0:
+            assert not part.weight[0].any()
+    history = histories(model, data, held_out(data))
+    before, after = (m.eval().score(history).topk(10) for m in (model, loaded))
+    assert after.indices.equal(before.indices)
+    assert after.values.equal(before.values)
+
+
+@every_model
+def test_rows_are_refused_where_they_would_leak(name: str) -> None:
+    rows = {"train_mode": "rows"}
+    if issubclass(model_class(name).Params, PrefixParams):
+        with pytest.raises(UserError, match="train_mode rows would leak, .*; use prefixes"):
+            params.build(model_class(name).Params, rows, "test")
 
 
 # States at all positions.
