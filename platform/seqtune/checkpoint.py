@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
@@ -220,11 +220,13 @@ class Recommender:
         histories: Sequence[NDArray[np.int64]],
         k: int = 10,
         exclude_seen: bool | None = None,
+        times: Sequence[NDArray[np.int64]] | None = None,
     ) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
         """Returns the best items and their scores, like ``recommend`` but with item numbers 1..I.
 
-        Fewer than ``k`` come back where no more are left. Without a history the score of an item
-        is the number of its training events.
+        ``times`` are those of the items in Unix milliseconds, for a model that uses them. Fewer
+        than ``k`` come back where no more are left. Without a history the score of an item is the
+        number of its training events.
         """
         k, n_items = _at_least_one(k), len(self.item_ids)
         hide = self.mask_seen if exclude_seen is None else exclude_seen
@@ -232,6 +234,8 @@ class Recommender:
         result = [(popular + 1, self.popularity[popular].astype(np.float64))] * len(histories)
         for rows in self._batches([len(history) for history in histories]):
             history = self._history([histories[row] for row in rows])
+            if times is not None and self.model.uses_times:
+                history = replace(history, times=self._newest([times[row] for row in rows]))
             scores = self.model.score(history)[:, : n_items + 1].float()  # (B, I + 1)
             scores[:, 0] = -torch.inf
             if hide:
@@ -254,13 +258,17 @@ class Recommender:
 
     def _history(self, histories: list[NDArray[np.int64]]) -> History:
         longest = self.model.params.max_seq_len
-        recent = [history[-longest:] for history in histories]
-        lengths = np.array([len(history) for history in recent])
-        items = np.zeros((len(recent), int(lengths.max())), dtype=np.int64)
-        for row, history in enumerate(recent):
-            items[row, : len(history)] = history
-        unseen = np.full(len(recent), self.model.n_users)  # a user that training did not see
-        return History(self._tensor(unseen), self._tensor(items), self._tensor(lengths))
+        lengths = np.array([min(len(history), longest) for history in histories])
+        unseen = np.full(len(lengths), self.model.n_users)  # a user that training did not see
+        return History(self._tensor(unseen), self._newest(histories), self._tensor(lengths))
+
+    def _newest(self, rows: list[NDArray[np.int64]]) -> Tensor:
+        """Returns the last values of each row, as many as the model sees, padded with 0: (B, L)."""
+        recent = [row[-self.model.params.max_seq_len :] for row in rows]
+        values = np.zeros((len(recent), max(map(len, recent))), dtype=np.int64)
+        for row, own in enumerate(recent):
+            values[row, : len(own)] = own
+        return self._tensor(values)
 
     def _tensor(self, values: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(values).to(self.device)
@@ -327,9 +335,11 @@ def recommend_file(
     with pq.ParquetWriter(part, _schema(given, recommender)) as writer:
         for first in range(0, given.n_users, USERS):
             users = np.arange(first, min(first + USERS, given.n_users))
-            rows = [item_of[given.items[given.offsets[u] : given.offsets[u + 1]]] for u in users]
+            spans = [slice(given.offsets[u], given.offsets[u + 1]) for u in users]
+            rows = [item_of[given.items[span]] for span in spans]
             histories = [row[row > 0] for row in rows]
-            found = recommender.rank(histories, k, exclude_seen)
+            times = [given.times[span][row > 0] for span, row in zip(spans, rows, strict=True)]
+            found = recommender.rank(histories, k, exclude_seen, times)
             counts = [len(items) for items, _ in found]
             columns = (
                 np.repeat(given.user_ids[users], counts),

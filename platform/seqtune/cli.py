@@ -12,19 +12,16 @@ import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
-from pydantic.fields import FieldInfo
 from typer.exceptions import TyperException
 
 from seqtune import __version__
 from seqtune.cluster import check_lasting, in_job
 from seqtune.options import RESULTS, StudyOptions, TrainOptions, command, parse_duration
 from seqtune.params import (
-    TrainParams,
     UserError,
-    build,
     check,
     check_model,
     declaration,
@@ -32,6 +29,7 @@ from seqtune.params import (
     nearest,
     parse_assignment,
 )
+from seqtune.paramsfile import check_point, given_by
 
 if TYPE_CHECKING:
     from seqtune.view import StudyView, TrainView
@@ -67,6 +65,15 @@ Source = Annotated[
         WHAT,
         "Interactions: a csv, tsv, parquet or .inter file (also .gz), or a generated set: "
         "demo, tiny, ml1m, beauty, yoochoose, xl.",
+        metavar="FILE",
+    ),
+]
+Params = Annotated[
+    str | None,
+    _option(
+        WHAT,
+        "Hyperparameters in place of the published defaults, as WarpRec writes them "
+        "(models: {DuoRec: {...}}); lists are searched.",
         metavar="FILE",
     ),
 ]
@@ -141,6 +148,7 @@ def tune(
             show_default="search_spaces/MODEL.yaml",
         ),
     ] = None,
+    params: Params = None,
     set_: Set = [],  # noqa: B006
     metric: Metric = "ndcg@10",
     list_: Annotated[
@@ -210,7 +218,8 @@ def tune(
 ) -> None:
     """Searches for the best hyperparameters of a model on your interactions.
 
-    The published defaults run first, so that the report can say what tuning gained.
+    The published defaults, or the values of --params, run first, so that the report can say what
+    tuning gained.
     """
     if list_:
         _list_models()
@@ -228,6 +237,7 @@ def tune(
         min_item=min_item,
         mask_seen=mask_seen,
         space=space,
+        params=params,
         set=tuple(set_),
         trials=trials,
         time_budget=None if time_budget is None else parse_duration(time_budget),
@@ -247,7 +257,7 @@ def tune(
     _check(options)
     from seqtune.space import load_space
 
-    load_space(options.space, options.model, _assignments(options))
+    load_space(options.space, options.model, _assignments(options), given=given_by(options))
     _tune(options)
 
 
@@ -255,7 +265,7 @@ def _tune(options: StudyOptions) -> None:
     from seqtune.report import show
     from seqtune.view import StudyView
 
-    view = StudyView(options.metric, options.time_budget)
+    view = StudyView(options.metric, options.time_budget, baseline=options.baseline)
     try:
         view.preparing("starting")
         from seqtune import study
@@ -283,6 +293,7 @@ def train(
         str | None, _option(WHAT, "Model to train.", metavar="NAME", autocompletion=_complete_model)
     ] = None,
     data: Source = "demo",
+    params: Params = None,
     set_: Set = [],  # noqa: B006
     metric: Metric = "ndcg@10",
     user_col: UserCol = None,
@@ -309,7 +320,7 @@ def train(
         bool, _option(WHERE, "Continue the training in --out.", "--resume", metavar="")
     ] = False,
 ) -> None:
-    """Trains a model once, with its published defaults and what --set says."""
+    """Trains a model once: the published defaults, changed by --params and by --set."""
     options = TrainOptions(
         model=_needed(model),
         data=data,
@@ -319,6 +330,7 @@ def train(
         min_user=min_user,
         min_item=min_item,
         mask_seen=mask_seen,
+        params=params,
         set=tuple(set_),
         metric=metric.lower(),
         seed=seed,
@@ -328,7 +340,7 @@ def train(
         resume=resume,
     )
     _check(options)
-    build(declaration(options.model).params, _assignments(options), "--set")
+    check_point(declaration(options.model).params, given_by(options), _assignments(options))
     from seqtune.report import show_training
     from seqtune.view import TrainView
 
@@ -426,10 +438,17 @@ def models(
     names: Annotated[
         bool, typer.Option("--names", help="Bare names, for scripts.", metavar="")
     ] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="All models, as docs/models.md.", metavar="")
+    ] = False,
 ) -> None:
-    """Lists the models, or explains the hyperparameters of one."""
+    """Lists the models, or explains one: what it does, its cost and its hyperparameters."""
     if names:
         print("\n".join(model_names()))
+    elif markdown:
+        from seqtune.handbook import page
+
+        print(page(), end="")
     elif name is None:
         _list_models()
     else:
@@ -537,72 +556,46 @@ def _explain(model: str) -> None:
     from rich.padding import Padding
     from rich.text import Text
 
-    from seqtune.report import value_text
+    from seqtune.handbook import LETTERS, Chapter, Row, hung
 
-    declared = declaration(model)
-    searched, place = _searched(model)
+    chapter = Chapter.of(model)
     console = Console(highlight=False)
-    console.print(Text(f"\n{model}", "bold cyan"))
-    console.print(Padding(Text(reflow(declared.doc)), (0, 2), expand=False))
-    own = [n for n in declared.params.model_fields if n not in TrainParams.model_fields]
-    groups = {f"Hyperparameters of {model}": own, "Of every model": list(TrainParams.model_fields)}
-    for title, names in groups.items():
+
+    def show(text: str, indent: int = 2, style: str = "") -> None:
+        console.print(Padding(Text(text, style), (0, 0, 0, indent), expand=False))
+
+    def show_rows(title: str, rows: tuple[Row, ...]) -> None:
         console.print(Text(f"\n{title}", "bold"))
-        for name in names:
-            field = declared.params.model_fields[name]
-            line = Text.assemble((f"  {name}", "cyan"), (f" = {value_text(field.default)}", "bold"))
-            if allowed := allowed_values(field):
-                line.append(f"   {allowed}", "dim")
+        for row in rows:
+            line = Text.assemble((f"  {row.name}", "cyan"), (f" = {row.default}", "bold"))
+            if row.usual:
+                line.append(f" (usually {row.usual})")
+            if row.allowed:
+                line.append(f"   {row.allowed}", "dim")
             console.print(line)
-            console.print(Padding(Text(field.description or ""), (0, 0, 0, 6), expand=False))
-            if name in searched:
-                console.print(Text(f"      searched: {searched[name]}", "green"))
-    console.print(Text(f"\nFix one with --set NAME=VALUE. The search space is {place}.", "dim"))
+            show(row.description, 6)
+            if row.searched:
+                show(f"searched: {row.searched}", 6, "green")
 
-
-def _searched(model: str) -> tuple[dict[str, str], str]:
-    from seqtune.report import value_text
-    from seqtune.space import load_space, shipped
-
-    if not shipped(model).is_file():
-        return {}, "not written yet"
-    space = load_space(None, model)
-    texts = {
-        dimension.name: dimension.text + (f" (when {dimension.condition})" * bool(dimension.when))
-        for dimension in space.dimensions
-    }
-    texts |= {name: f"no, fixed at {value_text(value)}" for name, value in space.fixed.items()}
-    return texts, space.place
-
-
-def reflow(doc: str) -> str:
-    """Joins the lines of each paragraph, so that any width can break them; formulas stay."""
-    paragraphs = []
-    for paragraph in doc.split("\n\n"):
-        is_prose = not any(line.startswith(" ") for line in paragraph.splitlines())
-        paragraphs.append(paragraph.replace("\n", " ") if is_prose else paragraph)
-    return "\n\n".join(paragraphs).replace("``", "").strip()
-
-
-def allowed_values(field: FieldInfo) -> str:
-    """Writes what a hyperparameter may be: ``1 to 32``, ``above 0, below 1``, ``dot | cos``."""
-    kinds = [field.annotation, *get_args(field.annotation)]
-    names = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
-    if names:
-        return " | ".join(map(str, names))
-    if field.annotation is bool:
-        return "true | false"
-    bound = {
-        key: getattr(one, key)
-        for one in field.metadata
-        for key in ("ge", "gt", "le", "lt")
-        if getattr(one, key, None) is not None
-    }
-    number = {key: f"{value:,}" for key, value in bound.items()}
-    if "ge" in bound and "le" in bound:
-        return f"{number['ge']} to {number['le']}"
-    words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
-    return ", ".join(f"{words[key]} {text}" for key, text in number.items())
+    console.print(Text(f"\n{model}", "bold cyan"))
+    show(chapter.summary)
+    if paper := f"{chapter.venue}  {chapter.link}".strip():
+        show(paper, style="dim")
+    for block in chapter.text:
+        console.print()
+        if block.kind == "formula":
+            show(hung(block.text, console.width - 6), 6)
+        else:
+            show(("- " if block.kind == "point" else "") + block.text.replace("``", ""))
+    if chapter.cost:
+        console.print(Text("\nCost", "bold"))
+        show(chapter.cost.replace("``", ""))
+        show(f"({LETTERS})", style="dim")
+    show_rows(f"Hyperparameters of {model}", chapter.own)
+    show_rows("Of every model", chapter.shared)
+    console.print(
+        Text(f"\nFix one with --set NAME=VALUE. The search space is {chapter.space}.", "dim")
+    )
 
 
 # The way in, and how mistakes are answered.

@@ -169,6 +169,15 @@ def gbce(positive: Tensor, negative: Tensor, beta: float) -> Tensor:
     return total / (negative.shape[1] + 1)
 
 
+def window_bce(positive: Tensor, negative: Tensor) -> Tensor:
+    """Returns sum_n [ sp(-s+) + mean_j sp(s_j) ], the mean over the negatives that count.
+
+    Tang & Wang, Caser (WSDM 2018), where the targets of a window share its negatives.
+    """
+    counted = (negative != -torch.inf).sum(1).clamp(min=1)
+    return F.softplus(-positive).sum() + (F.softplus(negative).sum(1) / counted).sum()
+
+
 def calibration(t: float, k: int, n_items: int) -> float:
     """Returns gBCE's beta = alpha (t (1 - 1/alpha) + 1/alpha) = 1 - t (1 - alpha), alpha = k/(I-1).
 
@@ -189,7 +198,8 @@ def sampled(
     """Returns the loss of that name from the scores of targets (N,) and negatives (N, k)."""
     if kind == "gbce":
         return gbce(positive, negative, calibration(gbce_t, negative.shape[1], n_items))
-    return {"sampled_softmax": sampled_softmax, "bpr": bpr, "bce": bce}[kind](positive, negative)
+    named = {"sampled_softmax": sampled_softmax, "bpr": bpr, "bce": bce, "window_bce": window_bce}
+    return named[kind](positive, negative)
 
 
 class Popularity(NamedTuple):
@@ -274,8 +284,10 @@ def draw_negatives(
     sharing: Sharing,
     reject: Literal["none", "target", "seen"],
     seen: Tensor | None = None,
+    pool: Tensor | None = None,
+    n_pool: int = 0,
 ) -> Negatives:
-    """Draws negatives uniformly from 1..I.
+    """Draws negatives uniformly from 1..I, or some of them from a pool.
 
     Args:
         k: negatives per target.
@@ -288,13 +300,24 @@ def draw_negatives(
         reject: what is drawn again ``REDRAWS`` times, then masked: nothing, the target, or all
             that the user has seen. What several targets share is masked at once.
         seen: the keys of what was seen (``seen_keys``), for reject ``seen``.
+        pool: item ids of any shape, say the items of the batch; 0 is none.
+        n_pool: the first so many of the k are drawn uniformly from the distinct items of the pool.
     """
     if k < 1:
         raise UserError("neg_samples must be at least 1 for a loss that samples, not 0")
     shape = {"position": (len(targets), k), "row": (len(users), k), "batch": (k,)}[sharing]
 
+    if n_pool and pool is not None:
+        ids, fresh = distinct(pool)
+        nth = fresh.cumsum(0)
+
     def draw() -> Tensor:
-        return torch.randint(1, n_items + 1, shape, generator=rng, device=targets.device)
+        items = torch.randint(1, n_items + 1, shape, generator=rng, device=targets.device)
+        if n_pool:
+            place = (*shape[:-1], n_pool)
+            u = torch.rand(place, generator=rng, device=items.device, dtype=torch.double)
+            items[..., :n_pool] = ids[torch.searchsorted(nth, 1 + (u * nth[-1]).long())]
+        return items
 
     def redraw(items: Tensor, rejected: Callable[[Tensor], Tensor]) -> Tensor:
         for _ in range(REDRAWS):
@@ -398,6 +421,14 @@ def info_nce(
 
 def l2(table: Tensor, items: Tensor) -> Tensor:
     """Returns half the squared norm of the distinct item vectors among ``items``, padding aside."""
-    ids = items.flatten().sort().values
-    fresh = (ids > 0) & (ids != F.pad(ids, (1, 0))[:-1])  # the first of each run of equal ids
+    ids, fresh = distinct(items)
     return 0.5 * (F.embedding(ids, table).float().square().sum(1) * fresh).sum()
+
+
+def distinct(items: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the ids sorted (M,), and which are the first of their kind (M,), padding aside.
+
+    Unlike ``unique`` it does not make a GPU wait.
+    """
+    ids = items.flatten().sort().values
+    return ids, (ids > 0) & (ids != F.pad(ids, (1, 0))[:-1])

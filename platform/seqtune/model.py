@@ -80,6 +80,15 @@ class Sequences:
         trained = torch.cat([self.targets, self.first.unique()])  # a first event is no target
         return self.items[trained].bincount(minlength=self.n_items + 1)
 
+    def ends(self) -> Tensor:
+        """Returns the last training target of each user, -1 where there is none: (U,).
+
+        Training ends there: later events are held out.
+        """
+        users = self.users[self.targets].long()
+        ends = users.new_full((self.n_users,), -1)
+        return ends.scatter_reduce_(0, users, self.targets, "amax")
+
     def before(self, events: Tensor, length: int) -> History:
         """Returns the prefixes that end just before ``events`` (B,), last ``length`` items."""
         start = torch.maximum(self.first[events], events - length)
@@ -138,6 +147,7 @@ class Encoder(Model):
 
     item_embedding: nn.Embedding
     seen: Tensor | None = None  # keys of what users have seen, where negatives are rejected by it
+    log_q: Tensor | None = None  # (V,) subtracted from scores in a loss that samples, where given
 
     def encode(self, history: History) -> Tensor:
         """Returns the state after each item: (B, L) -> (B, L, D).
@@ -190,12 +200,9 @@ class Encoder(Model):
         """Notes what every user has seen, where negatives are rejected by it."""
         p = self.params
         if p.reject == "seen" and getattr(p, "loss_type", "ce") != "ce":
-            # What a user has seen ends with the last training target: later events are held out.
             users = sequences.users.long()
             events = torch.arange(len(users), device=users.device)
-            ends = users.new_full((sequences.n_users,), -1)
-            ends.scatter_reduce_(0, users[sequences.targets], sequences.targets, "amax")
-            kept = events <= ends[users]
+            kept = events <= sequences.ends()[users]
             self.seen = losses.seen_keys(users[kept], sequences.items[kept], self.n_items)
 
     def loss(self, batch: Batch, rng: torch.Generator) -> dict[str, Term]:
@@ -207,34 +214,48 @@ class Encoder(Model):
 
         The loss is the one that ``params.loss_type`` names; a model without it has ``ce``.
         """
-        p, (table, bias) = self.params, self.output()
+        p = self.params
         kind = getattr(p, "loss_type", "ce")
         if kind == "ce":
+            table, bias = self.output()
             total = losses.ce(states, table, batch.targets, self.n_items, bias)
         else:
-            width = batch.items.shape[1]
-            sharing = p.neg_sharing
-            if sharing == "auto":
-                sharing = "row" if p.neg_samples >= 32 else "position"
-            if batch.prefixes and sharing == "row":
-                sharing = "position"  # a row has one target
-            negatives = losses.draw_negatives(
-                p.neg_samples,
-                self.n_items,
-                batch.targets,
-                batch.where // width,
-                batch.users,
-                rng,
-                sharing=sharing,
-                reject=p.reject,
-                seen=self.seen,
-            )
-            positive, negative = losses.scores(
-                states, table, bias, batch.targets, negatives, batch.where, width
-            )
+            positive, negative = self.candidate_scores(states, batch, rng)
             gbce_t = getattr(p, "gbce_t", 0.75)
             total = losses.sampled(kind, positive, negative, self.n_items, gbce_t)
         return {kind: Term(total, len(batch.targets))} | self.penalty(batch)
+
+    def candidate_scores(
+        self, states: Tensor, batch: Batch, rng: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Returns the scores of the targets (N,) and of negatives (N, k), -inf where rejected."""
+        (table, bias), negatives = self.output(), self.negatives(batch, rng)
+        if self.log_q is not None:
+            bias = -self.log_q if bias is None else bias - self.log_q
+        width = batch.items.shape[1]
+        return losses.scores(states, table, bias, batch.targets, negatives, batch.where, width)
+
+    def negatives(self, batch: Batch, rng: torch.Generator) -> losses.Negatives:
+        """Draws ``neg_samples`` negatives for the targets of a batch, ``mn_ratio`` from it."""
+        p = self.params
+        sharing = p.neg_sharing
+        if sharing == "auto":
+            sharing = "row" if p.neg_samples >= 32 else "position"
+        if batch.prefixes and sharing == "row":
+            sharing = "position"  # a row has one target
+        return losses.draw_negatives(
+            p.neg_samples,
+            self.n_items,
+            batch.targets,
+            batch.where // batch.items.shape[1],
+            batch.users,
+            rng,
+            sharing=sharing,
+            reject=p.reject,
+            seen=self.seen,
+            pool=batch.items,
+            n_pool=int(getattr(p, "mn_ratio", 0.0) * p.neg_samples),
+        )
 
     def penalty(self, batch: Batch) -> dict[str, Term]:
         """Returns the L2 term of the item vectors of a batch; none where its weight is 0."""

@@ -29,6 +29,22 @@ class ItemEmbedding(nn.Embedding):
         super().__init__(1 + n_items + n_special, size, padding_idx=0)
 
 
+class UserEmbedding(nn.Embedding):
+    """The user table. Users not seen in training have the mean of all, or zeros."""
+
+    def __init__(self, n_users: int, size: int, stranger: Literal["mean", "zero"]) -> None:
+        super().__init__(n_users, size)
+        self.stranger = stranger
+
+    def forward(self, users: Tensor) -> Tensor:
+        """(B,) -> (B, D)."""
+        vectors = super().forward(users.clamp(max=self.num_embeddings - 1))
+        if self.training:  # all are known
+            return vectors
+        other = self.weight.mean(0) if self.stranger == "mean" else torch.zeros_like(vectors)
+        return torch.where((users < self.num_embeddings)[:, None], vectors, other)
+
+
 class Stacked(nn.Linear):
     """Several square matrices of one input, in one matmul: (..., D) -> (..., n * D)."""
 
@@ -123,7 +139,12 @@ class Attention(nn.Module):
             q = F.linear(query, weight[:size], bias[:size])
             k, v = F.linear(memory, weight[size:], bias[size:]).chunk(2, dim=-1)
         q, k, v = (x.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for x in (q, k, v))
-        mixed = F.scaled_dot_product_attention(  # (B, H, Q, D / H)
+        result: Tensor = self.project_out(self.mix(q, k, v, mask).transpose(1, 2).flatten(2))
+        return result
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, H, Q, D / H), twice (B, H, L, D / H) -> (B, H, Q, D / H)."""
+        return F.scaled_dot_product_attention(
             q,
             k,
             v,
@@ -131,8 +152,6 @@ class Attention(nn.Module):
             dropout_p=self.dropout if self.training else 0.0,
             is_causal=mask is None,
         )
-        result: Tensor = self.project_out(mixed.transpose(1, 2).flatten(2))
-        return result
 
 
 class FeedForward(nn.Module):
@@ -234,8 +253,9 @@ class Transformer(nn.Module):
         norm: Norm = "post",
         position: Position = "abs",
         activation: Activation = "gelu",
+        causal: bool = True,
     ) -> Self:
-        """Builds the causal one that the hyperparameters describe."""
+        """Builds the one that the hyperparameters describe."""
         return cls(
             params.embedding_size,
             params.max_seq_len,
@@ -247,6 +267,7 @@ class Transformer(nn.Module):
             norm=norm,
             position=position,
             activation=activation,
+            causal=causal,
         )
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
@@ -314,3 +335,11 @@ def real(lengths: Tensor, width: int) -> Tensor:
     """Returns an attention mask (B, 1, 1, L), True where a row has an item, or at position 0."""
     steps = torch.arange(width, device=lengths.device)
     return (steps < lengths[:, None].clamp(min=1))[:, None, None]
+
+
+def draw_positions(counts: Tensor, lengths: Tensor, width: int, rng: torch.Generator) -> Tensor:
+    """Draws ``counts`` of each row's real positions: (B,), (B,) -> (B, width), True at those."""
+    keys = torch.rand(len(lengths), width, generator=rng, device=lengths.device)
+    pads = torch.arange(width, device=lengths.device) >= lengths[:, None]
+    ranks = keys.masked_fill(pads, torch.inf).argsort(1).argsort(1)  # pads come last
+    return ranks < counts[:, None]

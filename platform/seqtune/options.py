@@ -11,6 +11,7 @@ from pathlib import Path
 from seqtune.params import UserError
 
 RESULTS = "seqtune-results"
+PUBLISHED = "published defaults"  # what trial 0 runs, unless a file says otherwise
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class StudyOptions:
     min_item: int = 1
     mask_seen: bool | None = None  # None: on where no user meets an item twice
     space: str | None = None  # None: search_spaces/<model>.yaml
+    params: str | None = None  # a file in WarpRec's form
     set: tuple[str, ...] = ()  # "n_layers=3"
     trials: int = 20
     time_budget: float | None = None  # seconds
@@ -47,6 +49,11 @@ class StudyOptions:
         """The name of the study."""
         return self.name or f"{self.model}-{data_name(self.data)}"
 
+    @property
+    def baseline(self) -> str:
+        """What trial 0 runs: the published defaults, or the values of a file."""
+        return PUBLISHED if self.params is None else f"values of {Path(self.params).name}"
+
 
 @dataclass(frozen=True)
 class TrainOptions:
@@ -60,6 +67,7 @@ class TrainOptions:
     min_user: int = 3
     min_item: int = 1
     mask_seen: bool | None = None
+    params: str | None = None
     set: tuple[str, ...] = ()
     metric: str = "ndcg@10"
     seed: int = 0

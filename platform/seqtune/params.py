@@ -80,6 +80,10 @@ Calibration = Annotated[
     float,
     Field(ge=0, le=1, description="Calibration of the gbce loss; 0 is bce, 1 corrects in full."),
 ]
+Reject = Annotated[
+    Literal["none", "target", "seen"],
+    Field(description="Negatives never drawn: the target, or all items the user has seen."),
+]
 
 
 class TrainParams(BaseModel):
@@ -132,9 +136,7 @@ class TrainParams(BaseModel):
         description="Who shares a set of negatives: each position, a row, or the batch; auto is "
         "position below 32 negatives, else row.",
     )
-    reject: Literal["none", "target", "seen"] = Field(
-        "target", description="Negatives never drawn: the target, or all items the user has seen."
-    )
+    reject: Reject = "target"
     precision: Literal["fp32", "bf16"] = Field("fp32", description="Arithmetic of the encoder.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of initialisation, order, dropout.")
 
@@ -157,14 +159,12 @@ class TrainParams(BaseModel):
         return value
 
 
-class TransformerParams(TrainParams):
-    """Hyperparameters that every Transformer has."""
+class BlockParams(TrainParams):
+    """Sizes of Transformer blocks, for a model that names its dropout rates itself."""
 
     n_layers: Depth = 2
     n_heads: Heads = 2
     inner_size: Width = 256
-    dropout_prob: Dropout = 0.5
-    attn_dropout_prob: AttentionDropout = 0.0
 
     @model_validator(mode="after")
     def _heads_divide_size(self) -> Self:
@@ -173,6 +173,13 @@ class TransformerParams(TrainParams):
             near = next(n for n in range(heads, 0, -1) if size % n == 0)
             raise ValueError(f"n_heads must divide embedding_size {size}, not {heads}; {near} does")
         return self
+
+
+class TransformerParams(BlockParams):
+    """Hyperparameters that every Transformer has."""
+
+    dropout_prob: Dropout = 0.5
+    attn_dropout_prob: AttentionDropout = 0.0
 
 
 class PrefixParams(TransformerParams):

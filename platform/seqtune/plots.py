@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from seqtune.report import StudyResult, TrialRow, value_text
+from seqtune.report import StudyResult, TrialRow, short, value_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -185,9 +185,10 @@ def learning_curves(result: StudyResult, curves: Curves) -> Figure | None:
     figure, axes = _figure("Learning curves")
     stand_out = {}
     if result.default is not None:
-        stand_out[result.default.number] = (GREEN, "defaults")
+        stand_out[result.default.number] = (GREEN, short(result.baseline))
     if result.best is not None:
-        stand_out[result.best.number] = (ORANGE, "best" if result.tuned else "defaults and best")
+        word = "best" if result.tuned else f"{short(result.baseline)} and best"
+        stand_out[result.best.number] = (ORANGE, word)
     for number, points in sorted(drawn.items(), key=lambda pair: pair[0] in stand_out):
         colour, word = stand_out.get(number, (GRAY, ""))
         epochs, values = zip(*points, strict=True)
@@ -247,7 +248,7 @@ def _mark(
 ) -> None:
     # The defaults and the best trial stand out in the same way in every picture.
     for finalist, colour, shape, size, word in (
-        (result.default, GREEN, "D", 52, "defaults"),
+        (result.default, GREEN, "D", 52, short(result.baseline)),
         (result.best, ORANGE, "*", 190, "best"),
     ):
         if finalist is not None and finalist.number in points:

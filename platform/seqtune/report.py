@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqtune.metrics import METRICS, parse_metric
-from seqtune.options import duration
+from seqtune.options import PUBLISHED, duration
 from seqtune.significance import Comparison, compare, holm
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ class StudyResult:
     champion: str = ""  # name of the registered model
     best_hit_10: float | None = None  # generated data: the best HR@10 that any model can reach
     notes: tuple[str, ...] = ()
+    baseline: str = PUBLISHED  # what trial 0 ran
 
     @property
     def tuned(self) -> bool:
@@ -126,11 +127,11 @@ def verdict(result: StudyResult) -> str:
     if result.best is None:
         return "No trial got as far as an evaluation, so there is no best one."
     if result.default is None:
-        return "What tuning gained is unknown: the published defaults (trial 0) did not finish."
+        return f"What tuning gained is unknown: the {result.baseline} (trial 0) did not finish."
     if not result.tuned:
         return (
-            "Tuning gained nothing: on validation no trial did better than the published "
-            f"defaults (trial {result.default.number})."
+            "Tuning gained nothing: on validation no trial did better than the "
+            f"{result.baseline} (trial {result.default.number})."
         )
     found = gains(result)[result.metric]
     size = f"{found.difference:+.4f} {result.metric} ({percent(found.relative)}) on test"
@@ -183,6 +184,11 @@ def changes(result: StudyResult) -> Iterator[tuple[str, str, str, bool]]:
     for name in result.searched:
         before, after = (value_text(params.get(name)) for params in (default, best))
         yield name, before, after, bool(result.tuned and default and before != after)
+
+
+def short(baseline: str) -> str:
+    """Names what trial 0 runs in a word, for labels: ``defaults``, or ``file``."""
+    return "defaults" if baseline == PUBLISHED else "file"
 
 
 def value_text(value: object) -> str:
@@ -312,12 +318,12 @@ def _table(*columns: str) -> Table:
 def _hyperparameters(result: StudyResult) -> Table:
     assert result.best is not None
     if not result.tuned or result.default is None:
-        same = "" if result.tuned else "default = "
+        same = "" if result.tuned else f"{_column(result)} = "
         table = _table("", f"{same}best (trial {result.best.number})")
         for name, _, after, _ in changes(result):
             table.add_row(name, after)
         return table
-    table = _table("", "default", f"best (trial {result.best.number})", "")
+    table = _table("", _column(result), f"best (trial {result.best.number})", "")
     for name, before, after, changed in changes(result):
         style = "bold" if changed else "dim"
         table.add_row(name, before, f"[{style}]{after}[/]", "changed" if changed else "")
@@ -332,13 +338,18 @@ def _accuracy(result: StudyResult) -> Table:
         for name in main_metrics(result):
             table.add_row(name, *_cells(name, result.best.valid, result.best.test))
         return table
-    table = _table("", "validation\ndefault", "\nbest", "test\ndefault", "\nbest", "\nchange")
+    first = _column(result)
+    table = _table("", f"validation\n{first}", "\nbest", f"test\n{first}", "\nbest", "\nchange")
     default, best = result.default, result.best
     for name, found in gains(result).items():
         cells = _cells(name, default.valid, best.valid, default.test, best.test)
         style = "bold" if name == result.metric else ""
         table.add_row(name, *cells, percent(found.relative), style=style)
     return table
+
+
+def _column(result: StudyResult) -> str:
+    return short(result.baseline).removesuffix("s")
 
 
 def _cells(name: str, *columns: dict[str, float]) -> list[str]:
@@ -393,7 +404,7 @@ def to_markdown(result: StudyResult) -> str:
             [f"`{name}`", before, f"**{after}**" if changed else after]
             for name, before, after, changed in changes(result)
         ]
-        lines += _markdown(["", "default", f"best (trial {result.best.number})"], rows)
+        lines += _markdown(["", _column(result), f"best (trial {result.best.number})"], rows)
         lines += ["## Accuracy", "", *_markdown(*_all_metrics(result))]
     if result.importances:
         shares = [[f"`{name}`", f"{share:.0%}"] for name, share in result.importances.items()]
@@ -435,7 +446,8 @@ def _all_metrics(result: StudyResult) -> tuple[list[str], list[list[str]]]:
             p_text(p_holm[name]).removeprefix("p ").removeprefix("= ") if name in found else ""
         )
         rows.append([name, *_cells(name, *columns), p_value])
-    header = ["", "validation, default", "validation, best", "test, default", "test, best"]
+    first = _column(result)
+    header = ["", f"validation, {first}", "validation, best", f"test, {first}", "test, best"]
     return [*header, "p (paired t-test, Holm)"], rows
 
 

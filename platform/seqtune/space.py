@@ -23,8 +23,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from seqtune.params import (
     TrainParams,
     UserError,
@@ -35,6 +33,7 @@ from seqtune.params import (
     declaration,
     nearest,
 )
+from seqtune.yamlfile import Keys, kind, parse, text_of
 
 if typing.TYPE_CHECKING:
     from optuna.trial import BaseTrial
@@ -95,6 +94,25 @@ class Dimension:
             inside = round(self.low + round((inside - self.low) / self.step) * self.step, 10)
         return int(inside) if self.integer else inside
 
+    def holding(self, value: Any) -> Dimension | None:
+        """Returns the dimension, widened to contain ``value``; None where no range can.
+
+        A choice is added, a range is extended. Steps that would miss the value are given up, and a
+        log scale has no place for 0.
+        """
+        if self.contains(value):
+            return self
+        if self.choice:
+            choice = [*self.choice, value]
+            numbers = all(map(_is_number, choice))
+            return dataclasses.replace(self, choice=tuple(sorted(choice) if numbers else choice))
+        if not _is_number(value) or (self.log and value <= 0):
+            return None
+        low, high, step = min(self.low, value), max(self.high, value), self.step
+        if step and (Decimal(str(value)) - Decimal(str(self.low))) % Decimal(str(step)):
+            step = None
+        return dataclasses.replace(self, low=low, high=high, step=step)
+
     @property
     def corners(self) -> tuple[Any, ...]:
         """Every choice, or both ends of the range."""
@@ -104,14 +122,28 @@ class Dimension:
     def text(self) -> str:
         """The values as a person reads them: ``0.0001 to 0.005, log``."""
         if self.choice:
-            return ", ".join(map(_text, self.choice))
-        steps = f" in steps of {_text(self.step)}" if self.step else ""
-        return f"{_text(self.low)} to {_text(self.high)}{steps}{', log' if self.log else ''}"
+            return ", ".join(map(text_of, self.choice))
+        steps = f" in steps of {text_of(self.step)}" if self.step else ""
+        return f"{text_of(self.low)} to {text_of(self.high)}{steps}{', log' if self.log else ''}"
 
     @property
     def condition(self) -> str:
         """The condition as a person reads it: ``ssl_type is un or us``; empty without one."""
-        return " and ".join(f"{name} is {' or '.join(map(_text, v))}" for name, v in self.when)
+        return " and ".join(f"{name} is {' or '.join(map(text_of, v))}" for name, v in self.when)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a file of ``--params`` says about a model: values, and a dimension for each list.
+
+    ``notes`` says what of the file is not used; ``lines`` is the place of each name, as file:line.
+    """
+
+    place: str = ""
+    values: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    dimensions: tuple[Dimension, ...] = ()
+    notes: tuple[str, ...] = ()
+    lines: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -120,7 +152,8 @@ class Space:
 
     ``dimensions`` stand in an order in which conditions come before what depends on them.
     ``start`` is the point of trial 0: the model's published defaults, moved into the space where
-    they are outside; ``notes`` says what was moved or dropped.
+    they are outside; ``notes`` says what was moved or dropped. ``given`` are values that
+    stand in for defaults of what is sampled: ``start`` has them as they are.
     """
 
     model: str
@@ -130,6 +163,7 @@ class Space:
     start: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     declared: type[TrainParams] | None = None  # None: the model's own file says
+    given: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def params(self) -> type[TrainParams]:
@@ -140,11 +174,13 @@ class Space:
     def suggest(self, trial: BaseTrial) -> dict[str, Any]:
         """Draws a point: the fixed values and those sampled, define-by-run."""
         values = dict(self.fixed)
-        effective = _defaults(self.params) | values
+        effective = _defaults(self.params) | dict(self.given) | values
         for dimension in self.dimensions:
             if dimension.holds(effective):
                 value = dimension.suggest(trial)
                 values[dimension.name] = effective[dimension.name] = value
+            elif dimension.name in self.given:
+                values[dimension.name] = self.given[dimension.name]
         return values
 
     def defaults(self) -> dict[str, Any]:
@@ -173,6 +209,7 @@ class Space:
                     {"choice": list(d.choice)} if d.choice else {k: getattr(d, k) for k in RANGE}
                 )
                 | ({"when": {name: list(values) for name, values in d.when}} if d.when else {})
+                | ({"start": self.given[d.name]} if d.name in self.given else {})
                 for d in sorted(self.dimensions, key=lambda d: d.name)
             },
         }
@@ -190,6 +227,7 @@ def load_space(
     model: str,
     overrides: Mapping[str, Any] | None = None,
     declared: type[TrainParams] | None = None,
+    given: Given | None = None,
 ) -> Space:
     """Reads a search space and checks every value that it can produce.
 
@@ -198,6 +236,8 @@ def load_space(
         model: the model's name.
         overrides: values of ``--set``: they are fixed, and their dimensions are not sampled.
         declared: the hyperparameters, where the model is not one of ours.
+        given: the file of ``--params``. Its values come before those of the space and after
+            ``overrides``; if it has dimensions, they are the space and ``path`` is not read.
 
     Raises:
         UserError: one sentence for the first mistake, with the place and the nearest fix.
@@ -205,10 +245,44 @@ def load_space(
     if declared is None:
         model = check_model(model)
     params = declared or declaration(model).params
+    chosen = {
+        name: check(params, name, value, "--set") for name, value in (overrides or {}).items()
+    }
+    given = given or Given()
+    values = {name: value for name, value in given.values.items() if name not in chosen}
+    notes: list[str] = []
+    if given.dimensions:
+        if path is not None:
+            raise UserError(
+                f"{given.lines[given.dimensions[0].name]}: a list makes this file the search "
+                f"space, and so is --space {path}; leave --space out, or write one value for each"
+            )
+        place, fixed, dimensions = given.place, dict(values), list(given.dimensions)
+    else:
+        place, fixed, dimensions = _read_space(path, model, params)
+        fixed = {name: value for name, value in fixed.items() if name not in chosen}
+        dimensions, notes = _led_by(values, given.place, dimensions, fixed, place)
+        fixed |= {n: v for n, v in values.items() if n not in {d.name for d in dimensions}}
+    fixed |= chosen
+    searched = _in_order([d for d in dimensions if d.name not in chosen], place)
+    ordered, dropped = _live(searched, _defaults(params) | values | fixed)
+    sampled = {d.name for d in ordered}
+    fixed |= {name: value for name, value in values.items() if name not in sampled}
+    start = {name: value for name, value in values.items() if name in sampled}
+    space = Space(model, fixed, ordered, place, {}, (*notes, *dropped), declared, start)
+    sources = [f"--set {', '.join(chosen)}"] if chosen else []
+    sources += [given.place] if values and given.place != place else []
+    return _with_start(space, " with ".join([*sources, place]))
+
+
+def _read_space(
+    path: str | Path | None, model: str, params: type[TrainParams]
+) -> tuple[str, dict[str, Any], list[Dimension]]:
+    """Returns the name of the file, what it fixes and what it searches."""
     file = Path(path) if path is not None else shipped(model)
     place = str(path) if path is not None else f"search_spaces/{file.name}"
     try:
-        content = _read(file.read_text(encoding="utf-8"), place)
+        content = parse(file.read_text(encoding="utf-8"), place, "the keys model, fixed and space")
     except OSError:
         if path is None:
             raise UserError(f"{place} does not exist; write one, or give --space FILE") from None
@@ -218,7 +292,6 @@ def load_space(
 
     _check_keys(content, SECTIONS)
     _check_file_is_for(model, content, place)
-    given = {name: check(params, name, value, "--set") for name, value in (overrides or {}).items()}
     section = _section(content, "fixed", place)
     fixed = {name: check(params, name, value, section.at(name)) for name, value in section.items()}
     section = _section(content, "space", place)
@@ -227,93 +300,66 @@ def load_space(
         check_name(params, name, section.at(name))
         if name in fixed:
             raise UserError(f"{section.at(name)}: {name} also stands under fixed; remove one")
-        dimensions.append(_dimension(params, name, section))
-    fixed |= given
-    defaults = _defaults(params) | fixed
-    searched = [d for d in dimensions if d.name not in given]
-    ordered, notes = _live(_in_order(searched, place), defaults)
-    space = Space(model, fixed, ordered, place, {}, tuple(notes), declared)
-    return _with_start(space, f"--set {', '.join(given)} with {place}" if given else place)
+        dimensions.append(read_dimension(params, name, section))
+    return place, fixed, dimensions
+
+
+def _led_by(
+    values: Mapping[str, Any],
+    source: str,
+    dimensions: list[Dimension],
+    fixed: Mapping[str, Any],
+    place: str,
+) -> tuple[list[Dimension], list[str]]:
+    """Widens the dimensions that do not contain the values of ``source``, and says so.
+
+    A dimension that cannot be widened is left out, which fixes its hyperparameter.
+    """
+    held, widened, kept = [], [], []
+    for dimension in dimensions:
+        name = dimension.name
+        wider = dimension.holding(values[name]) if name in values else dimension
+        if wider is None:
+            kept.append(f"{name} {text_of(values[name])}, not in {dimension.text}")
+            continue
+        held.append(wider)
+        if wider != dimension:
+            widened.append(f"{name} {text_of(values[name])}")
+    kept += [
+        f"{name} {text_of(values[name])}, not {text_of(value)}"
+        for name, value in fixed.items()
+        if name in values and values[name] != value
+    ]
+    notes = [f"fixed by {source} in place of {place}: {'; '.join(kept)}"] if kept else []
+    notes += [f"searched wider than {place} for {source}: {', '.join(widened)}"] if widened else []
+    return held, notes
 
 
 def _defaults(params: type[TrainParams]) -> dict[str, Any]:
     return {name: field.default for name, field in params.model_fields.items()}
 
 
-# Reading YAML: like yaml.safe_load, but a key that stands twice is an error, and every key knows
-# its line.
+# Sections of the file
 
 
-class _Keys(dict[str, Any]):
-    """A mapping of the file; ``at`` names the place of a key."""
-
-    def __init__(self, place: str = "", line: int = 0) -> None:
-        super().__init__()
-        self.place, self.line = place, line
-        self.lines: dict[str, int] = {}
-
-    def at(self, key: str | None = None) -> str:
-        """Returns ``file:line`` of a key, or of the mapping itself."""
-        return f"{self.place}:{self.line if key is None else self.lines.get(key, self.line)}"
-
-
-class _Loader(yaml.SafeLoader):
-    """Builds ``_Keys`` for mappings."""
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> _Keys:
-    written = [key.value for key, _ in node.value]
-    keys = _Keys(loader.name, node.start_mark.line + 1)
-    for key, _ in node.value:
-        if written.count(key.value) > 1 and key.value != "<<":
-            raise yaml.MarkedYAMLError(
-                problem=f"{key.value} stands twice; remove one", problem_mark=key.start_mark
-            )
-    loader.flatten_mapping(node)
-    for key, value in node.value:
-        name = str(loader.construct_object(key, deep=True))
-        keys[name] = loader.construct_object(value, deep=True)
-        keys.lines[name] = key.start_mark.line + 1
-    return keys
-
-
-_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
-
-
-def _read(text: str, place: str) -> _Keys:
-    try:
-        loader = _Loader(text)
-        loader.name = place
-        content = loader.get_single_data()
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark else 1
-        raise UserError(f"{place}:{line}: {error.problem or error.context}") from None
-    except yaml.YAMLError as error:  # a character that YAML does not allow
-        raise UserError(f"{place}: {str(error).splitlines()[0]}") from None
-    if isinstance(content, _Keys):
-        return content
-    raise UserError(f"{place}: write the keys model, fixed and space, not {_kind(content)}")
-
-
-def _section(content: _Keys, name: str, place: str) -> _Keys:
+def _section(content: Keys, name: str, place: str) -> Keys:
     section = content.get(name)
     if section is None:
-        return _Keys(place)
-    if not isinstance(section, _Keys):
+        return Keys(place)
+    if not isinstance(section, Keys):
         raise UserError(
-            f"{content.at(name)}: {name} must be a mapping of hyperparameters, not {_kind(section)}"
+            f"{content.at(name)}: {name} must be a mapping of hyperparameters, not {kind(section)}"
         )
     return section
 
 
-def _check_keys(keys: _Keys, known: tuple[str, ...], owner: str = "") -> None:
+def _check_keys(keys: Keys, known: tuple[str, ...], owner: str = "") -> None:
     for key in keys:
         if key not in known:
             raise UserError(f"{keys.at(key)}: {owner}unknown key {key!r}{nearest(key, known)}")
 
 
-def _check_file_is_for(model: str, content: _Keys, place: str) -> None:
+def _check_file_is_for(model: str, content: Keys, place: str) -> None:
     if "model" not in content:
         raise UserError(f"{place}: the key model is missing; add 'model: {model}'")
     named = str(content["model"])
@@ -327,15 +373,16 @@ def _check_file_is_for(model: str, content: _Keys, place: str) -> None:
 # One dimension
 
 
-def _dimension(params: type[TrainParams], name: str, section: _Keys) -> Dimension:
+def read_dimension(params: type[TrainParams], name: str, section: Keys) -> Dimension:
+    """Reads and checks ``section[name]``, the specification of a dimension."""
     spec, place = section[name], section.at(name)
-    if not isinstance(spec, _Keys):
+    if not isinstance(spec, Keys):
         example = (
-            f"{{choice: [{', '.join(map(_text, spec))}]}}"
+            f"{{choice: [{', '.join(map(text_of, spec))}]}}"
             if isinstance(spec, list)
-            else f"{{choice: [...]}}, or {name}: {_text(spec)} under fixed"
+            else f"{{choice: [...]}}, or {name}: {text_of(spec)} under fixed"
         )
-        raise UserError(f"{place}: write {name}: {example}, not {_kind(spec)}")
+        raise UserError(f"{place}: write {name}: {example}, not {kind(spec)}")
     _check_keys(spec, ("choice", *RANGE, "when"), f"{name} has the ")
     when = _conditions(params, name, spec)
     ranged = [key for key in RANGE if key in spec]
@@ -348,23 +395,23 @@ def _dimension(params: type[TrainParams], name: str, section: _Keys) -> Dimensio
     return dataclasses.replace(_range(params, name, spec), when=when)
 
 
-def _choices(params: type[TrainParams], name: str, spec: _Keys) -> tuple[Any, ...]:
+def _choices(params: type[TrainParams], name: str, spec: Keys) -> tuple[Any, ...]:
     place, values = spec.at("choice"), spec["choice"]
     if not isinstance(values, list) or not values:
         raise UserError(
             f"{place}: {name}.choice must be a list of one or more values, such as [1, 2], "
-            f"not {_kind(values)}"
+            f"not {kind(values)}"
         )
     choices: list[Any] = []
     for value in values:
         choice = check(params, name, value, place)
         if choice in choices:
-            raise UserError(f"{place}: {name}.choice has {_text(value)} twice; remove one")
+            raise UserError(f"{place}: {name}.choice has {text_of(value)} twice; remove one")
         choices.append(choice)
     return tuple(choices)
 
 
-def _range(params: type[TrainParams], name: str, spec: _Keys) -> Dimension:
+def _range(params: type[TrainParams], name: str, spec: Keys) -> Dimension:
     place = spec.at("low")
     number = _number_type(params, name)
     if number is None:
@@ -376,16 +423,16 @@ def _range(params: type[TrainParams], name: str, spec: _Keys) -> Dimension:
         raise UserError(f"{spec.at('log')}: {name}.log must be true or false, not {log!r}")
     if low == high:
         raise UserError(
-            f"{place}: {name}.low and high are both {_text(low)}; "
-            f"write {name}: {_text(low)} under fixed"
+            f"{place}: {name}.low and high are both {text_of(low)}; "
+            f"write {name}: {text_of(low)} under fixed"
         )
     if low > high:
         raise UserError(
-            f"{place}: {name}.low {_text(low)} must be below high {_text(high)}; swap them"
+            f"{place}: {name}.low {text_of(low)} must be below high {text_of(high)}; swap them"
         )
     if log and low <= 0:
         raise UserError(
-            f"{place}: {name}.low must be above 0 on a log scale, not {_text(low)}; "
+            f"{place}: {name}.low must be above 0 on a log scale, not {text_of(low)}; "
             f"raise it, or remove log"
         )
     step = None
@@ -396,38 +443,38 @@ def _range(params: type[TrainParams], name: str, spec: _Keys) -> Dimension:
     return Dimension(name, low=low, high=high, step=step, log=log, integer=number is int)
 
 
-def _step(name: str, spec: _Keys, low: float, high: float, number: type) -> float:
+def _step(name: str, spec: Keys, low: float, high: float, number: type) -> float:
     place = spec.at("step")
     try:
         step = 0.0 if isinstance(spec["step"], bool) else float(spec["step"])
     except (TypeError, ValueError):
         step = 0.0
     if not 0 < step < float("inf") or (number is int and step != int(step)):
-        kind = "a whole number" if number is int else "a number"
-        raise UserError(f"{place}: {name}.step must be {kind} above 0, not {spec['step']!r}")
+        what = "a whole number" if number is int else "a number"
+        raise UserError(f"{place}: {name}.step must be {what} above 0, not {spec['step']!r}")
     # In decimals, since 0.6 - 0.1 is not a multiple of 0.1 in floats.
     start, width, pace = (Decimal(str(value)) for value in (low, high, step))
     over = (width - start) % pace
     if over:
         below, above = width - over, width - over + pace
-        fixes = [_text(float(fix)) for fix in (below, above) if fix > start]
+        fixes = [text_of(float(fix)) for fix in (below, above) if fix > start]
         raise UserError(
-            f"{spec.at('high')}: {name}.high must be low plus a multiple of step {_text(step)}, "
-            f"not {_text(high)}; use {' or '.join(fixes)}"
+            f"{spec.at('high')}: {name}.high must be low plus a multiple of step {text_of(step)}, "
+            f"not {text_of(high)}; use {' or '.join(fixes)}"
         )
     return step
 
 
 def _conditions(
-    params: type[TrainParams], name: str, spec: _Keys
+    params: type[TrainParams], name: str, spec: Keys
 ) -> tuple[tuple[str, tuple[Any, ...]], ...]:
     when = spec.get("when")
     if when is None:
         return ()
-    if not isinstance(when, _Keys):
+    if not isinstance(when, Keys):
         raise UserError(
             f"{spec.at('when')}: {name}.when must name a hyperparameter and its values, such as "
-            f"{{loss_type: [bce, bpr]}}, not {_kind(when)}"
+            f"{{loss_type: [bce, bpr]}}, not {kind(when)}"
         )
     conditions = []
     for other, values in when.items():
@@ -482,7 +529,7 @@ def _live(
             if not set(possible) & set(values):
                 notes.append(
                     f"{dimension.name} is not searched: {name} is never "
-                    f"{' or '.join(map(_text, values))}"
+                    f"{' or '.join(map(text_of, values))}"
                 )
                 break
         else:
@@ -491,23 +538,29 @@ def _live(
 
 
 def _with_start(space: Space, place: str) -> Space:
-    """Adds the point of trial 0: the defaults, or the nearest point that obeys all rules."""
-    defaults = _defaults(space.params)
+    """Adds the point of trial 0: the defaults, or the nearest point that obeys all rules.
+
+    Values that were given are not moved: where they break a rule, that is a UserError.
+    """
+    defaults = _defaults(space.params) | dict(space.given)
 
     def point(preferred: Mapping[str, Any]) -> dict[str, Any]:
         values = dict(space.fixed)
         for dimension in space.dimensions:
             if dimension.holds(defaults | values):
                 values[dimension.name] = dimension.nearest(preferred[dimension.name])
+            elif dimension.name in space.given:
+                values[dimension.name] = space.given[dimension.name]
         return values
 
     start = point(defaults)
     if not space.allows(start):
-        found = (point(defaults | change) for change in _changes(space.dimensions))
+        free = tuple(d for d in space.dimensions if d.name not in space.given)
+        found = (point(defaults | change) for change in _changes(free))
         start = next((p for p in itertools.islice(found, REPAIRS) if space.allows(p)), start)
         build(space.params, start, place)  # raises, with the rule that no point obeys
     moved = tuple(
-        f"trial 0 runs {d.name} {_text(start[d.name])}: the default {_text(defaults[d.name])} "
+        f"trial 0 runs {d.name} {text_of(start[d.name])}: the default {text_of(defaults[d.name])} "
         + ("breaks a rule of the model here" if d.contains(defaults[d.name]) else "is outside")
         for d in space.dimensions
         if d.name in start and start[d.name] != defaults[d.name]
@@ -528,18 +581,3 @@ def _changes(dimensions: tuple[Dimension, ...]) -> Iterator[dict[str, Any]]:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _text(value: object) -> str:
-    """Writes a value as YAML would: true, null, 0.001."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _kind(value: object) -> str:
-    if value is None:
-        return "nothing"
-    if isinstance(value, list):
-        return "a list" if value else "an empty list"
-    return "a mapping" if isinstance(value, dict) else f"{value!r}"

@@ -23,13 +23,13 @@ import ray
 from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
-from seqtune import cluster, search, trial
+from seqtune import cluster, paramsfile, search, trial
 from seqtune.data import Dataset, leave_one_out
 from seqtune.options import StudyOptions, TrainOptions, command, duration
-from seqtune.params import UserError, parse_assignment
+from seqtune.params import UserError, declaration
 from seqtune.plots import plots
 from seqtune.report import Finalist, StudyResult, TrialRow, to_json, to_markdown
-from seqtune.space import Space, load_space
+from seqtune.space import Given, Space, load_space
 from seqtune.storage import Folder
 from seqtune.track import Links, Tracker, store_uri
 from seqtune.track.store import shown
@@ -55,17 +55,20 @@ def run(options: StudyOptions, view: StudyView) -> StudyResult:
         KeyboardInterrupt: on Ctrl-C, once the study can be resumed.
     """
     began = time.monotonic()
-    given = {"seed": options.seed} | dict(parse_assignment(text) for text in options.set)
+    given = paramsfile.given_by(options)
+    chosen = paramsfile.overrides(options, given)
     if options.data == DEMO:
-        options = replace(options, time_budget=options.time_budget or DEMO_BUDGET)
-        given = {"epochs": DEMO_EPOCHS} | given
-        view.note(
-            f"the demo set is generated; a first look takes at most {given['epochs']} epochs a "
-            f"trial and {duration(options.time_budget or 0)} in all (--set epochs=, --time-budget)"
-        )
+        options, chosen, note = _first_look(options, given, chosen)
+        view.note(note)
     view.preparing("reading data")
     dataset = trial.read(options)
-    space = load_space(options.space, options.model, given)
+    space = load_space(options.space, options.model, chosen, given=given)
+    poor = paramsfile.poor_values(
+        options.model,
+        paramsfile.without(given, chosen),
+        space.defaults(),
+        [d.name for d in space.dimensions],
+    )
     uri = store_uri(options.tracking_uri, Folder.at(options.storage))
     options, folder, about = _find(options, dataset)
     view.preparing("starting Ray")
@@ -82,7 +85,7 @@ def run(options: StudyOptions, view: StudyView) -> StudyResult:
         )
         searcher.open()
         folder.write("study.json", json.dumps(about, indent=2).encode())  # from here on it exists
-        for note in (*dataset.notes, *space.notes, *cluster.busy()):
+        for note in (*dataset.notes, *given.notes, *space.notes, *poor, *cluster.busy()):
             view.note(note)
         view.study_started(
             options.model,
@@ -126,6 +129,21 @@ def run(options: StudyOptions, view: StudyView) -> StudyResult:
 
 
 # Before the first trial
+
+
+def _first_look(options: StudyOptions, given: Given, chosen: Row) -> tuple[StudyOptions, Row, str]:
+    """Keeps a study of the demo set short, where nothing else is asked for, and says so."""
+    options = replace(options, time_budget=options.time_budget or DEMO_BUDGET)
+    own = declaration(options.model).params.model_fields["epochs"].default
+    if own > DEMO_EPOCHS and "epochs" not in given.lines:
+        chosen = {"epochs": DEMO_EPOCHS} | chosen
+    usual = "some" if "epochs" in given.lines else own
+    epochs = chosen.get("epochs", given.values.get("epochs", usual))
+    limit, ways = f"{duration(options.time_budget or 0)} in all", "--time-budget"
+    if own:  # STAN has none
+        limit, ways = f"{epochs} epochs a trial and {limit}", f"--set epochs=, {ways}"
+    note = f"the demo set is generated; a first look takes at most {limit} ({ways})"
+    return options, chosen, note
 
 
 def _find(options: StudyOptions, dataset: Dataset) -> tuple[StudyOptions, Folder, dict[str, str]]:
@@ -499,6 +517,7 @@ def _result(
         serve_command="",
         best_hit_10=dataset.best_hit_10,
         notes=tuple(notes if unfinished else ()),
+        baseline=options.baseline,
     )
 
 

@@ -16,9 +16,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from seqtune import paramsfile
 from seqtune.data import Dataset, Split, leave_one_out, load
 from seqtune.options import StudyOptions, TrainOptions
-from seqtune.params import TrainParams, UserError, build, parse_assignment
+from seqtune.params import TrainParams, UserError, build
 from seqtune.report import Finalist, TrainResult
 from seqtune.storage import Folder
 
@@ -343,9 +344,12 @@ def train_once(options: TrainOptions, view: TrainView) -> TrainResult:
     """Trains one model and writes its checkpoint: the command ``seqtune train``."""
     began = time.monotonic()
     dataset = read(options)
-    for note in dataset.notes:
+    given = paramsfile.given_by(options)
+    chosen = paramsfile.overrides(options, given)
+    params = paramsfile.point(given, chosen)
+    poor = paramsfile.poor_values(options.model, paramsfile.without(given, chosen), params)
+    for note in (*dataset.notes, *given.notes, *poor):
         view.note(note)
-    params = {"seed": options.seed} | dict(parse_assignment(text) for text in options.set)
     folder = Folder.at(options.folder)
     mask_seen = options.mask_seen
     plan = Plan(
@@ -392,7 +396,7 @@ def _training_folder(
     if options.resume and saved != now:
         raise UserError(
             f"--resume: {folder.uri} holds no training with these options; give the same model, "
-            "data and --set, or leave --resume out"
+            "data, --params and --set, or leave --resume out"
         )
     if not options.resume:
         folder.write("training.json", json.dumps(now, indent=2).encode())

@@ -17,8 +17,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from seqtune.options import duration
-from seqtune.report import bar, value_text
+from seqtune.options import PUBLISHED, duration
+from seqtune.report import bar, short, value_text
 
 REFRESHES = 2  # per second; drawing takes about a millisecond
 CURVE_WIDTH, CURVE_HEIGHT = 40, 3
@@ -53,9 +53,14 @@ class StudyView:
     """Follows a study; every method may be called from any thread."""
 
     def __init__(
-        self, metric: str, budget: float | None = None, console: Console | None = None
+        self,
+        metric: str,
+        budget: float | None = None,
+        console: Console | None = None,
+        baseline: str = PUBLISHED,
     ) -> None:
         self.metric, self.budget = metric, budget
+        self.baseline, self.label = baseline, short(baseline)  # of trial 0
         self.console = console or Console(highlight=False)
         self.has_started = False  # from here on there is something to resume
         self._state = _State()
@@ -101,7 +106,7 @@ class StudyView:
         words = [f"{name} {value_text(value)}" for name, value in params.items()]
         with self._lock:
             state = self._state
-            text = "the published defaults" if is_default else ", ".join(words)
+            text = f"the {self.baseline}" if is_default else ", ".join(words)
             state.running[number] = _Running(time.monotonic(), text)
             state.concurrency = max(state.concurrency, len(state.running))
             if is_default:
@@ -168,11 +173,11 @@ class StudyView:
         self, number: int, status: str, value: float | None, reason: str, trial: _Running | None
     ) -> str:
         state = self._state
-        who = f"trial {number}" + (" (defaults)" if number == state.default_trial else "")
+        who = f"trial {number}" + (f" ({self.label})" if number == state.default_trial else "")
         parts = [status]
         if value is not None:
             parts.append(f"{self.metric} {value:.4f}")
-        if trial and trial.epoch is not None:
+        if trial and trial.epoch:  # a model without training has none
             parts.append(f"{trial.epoch} epoch{'' if trial.epoch == 1 else 's'}")
         if trial:
             parts.append(duration(time.monotonic() - trial.started))
@@ -229,11 +234,11 @@ class StudyView:
             return text.append("none yet", "dim")
         text.append(f"{self.metric} {state.best:.4f}", "bold green")
         if state.best_trial == state.default_trial:
-            return text.append(f" by the published defaults (trial {state.best_trial})")
+            return text.append(f" by the {self.baseline} (trial {state.best_trial})")
         text.append(f" in trial {state.best_trial}")
         if state.default:
             gain = state.best / state.default - 1
-            text.append(f", defaults {state.default:.4f} ({gain * 100:+.1f} %)", "dim")
+            text.append(f", {self.label} {state.default:.4f} ({gain * 100:+.1f} %)", "dim")
         return text
 
     def _curve(self) -> Iterator[Text]:

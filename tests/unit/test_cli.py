@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import seqtune
-from seqtune import cli
+from seqtune import cli, handbook
 from seqtune.options import (
     StudyOptions,
     TrainOptions,
@@ -36,10 +36,10 @@ Run = Callable[..., tuple[int, str, str]]
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Runs a command line in this process: exit code, stdout, stderr."""
 
-    def call(*words: str, only: str | None = None) -> tuple[int, str, str]:
+    def call(*words: str, only: str | None = None, columns: int = 100) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["seqtune", *words])
         monkeypatch.setenv("NO_COLOR", "1")
-        monkeypatch.setenv("COLUMNS", "100")
+        monkeypatch.setenv("COLUMNS", str(columns))
         with pytest.raises(SystemExit) as ended:
             cli.main(only)
         out, err = capsys.readouterr()
@@ -86,6 +86,7 @@ MISTAKES = {
     "--model sasrec --data nowhere/ratings.csv": "--data nowhere/ratings.csv: no such file",
     "--model sasrec --data .": "--data .: is a folder; name the file with the interactions",
     "--model sasrec --space nowhere.yaml": "--space nowhere.yaml: no such file",
+    "--model sasrec --params nowhere.yaml": "--params nowhere.yaml: no such file",
     "--model sasrec --name a/b": "--name a/b: use letters, digits, '.', '_' and '-' only",
     "--explain durec": "--explain durec: no such model; did you mean 'duorec'?",
     "--trails 3": "--trails: no such option; did you mean '--trials'?",
@@ -132,6 +133,21 @@ def test_a_file_with_a_similar_name_is_named(run: Run, asked: list[Any], tmp_pat
     (tmp_path / "ratings.csv").write_text("user,item,time\n")
     _, _, err = run("--model", "sasrec", "--data", str(tmp_path / "rating.csv"), only="tune")
     assert err.endswith(f"did you mean '{tmp_path / 'ratings.csv'}'?\n")
+
+
+def test_a_bad_file_of_params_starts_nothing(run: Run, asked: list[Any], tmp_path: Path) -> None:
+    file = tmp_path / "my.yaml"
+    file.write_text("models:\n  SASRec:\n    n_heads: [3, 2]\n")
+    for words, sentence in {
+        "train --model sasrec": f"{file}:3: n_heads is a list, and train needs one value; give "
+        "--set n_heads=3, or use tune",
+        "train --model sasrec --set n_heads=3": f"--set with {file}: n_heads must divide",
+        "tune --model sasrec --set n_heads=3": f"--set n_heads with {file}: n_heads must divide",
+        "tune --model duorec": f"{file}:1: no block of duorec; there are: SASRec",
+    }.items():
+        code, _, err = run(*words.split(), "--params", str(file))
+        assert (code, err.startswith(f"error: {sentence}"), err.count("\n")) == (2, True, 1), err
+    assert asked == []
 
 
 def test_a_bad_search_space_starts_nothing(run: Run, asked: list[Any], tmp_path: Path) -> None:
@@ -201,12 +217,17 @@ def test_every_option_can_be_given(function: Any, options: Any, more: set[str]) 
         StudyOptions("sasrec", time_budget=5400, gpus_per_trial=0.5, name="x", mask_seen=True),
         StudyOptions("sasrec", time_budget=90.5),
         TrainOptions("gru4rec", data="tiny", workers=2, out="my folder", resume=True),
+        StudyOptions("sasrec", params="my file.yaml", set=("n_heads=4",)),
+        TrainOptions("sasrec", params="my file.yaml"),
     ],
 )
 def test_the_command_of_options_gives_the_options(
-    run: Run, asked: list[Any], options: Any, monkeypatch: pytest.MonkeyPatch
+    run: Run, asked: list[Any], options: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     import shlex
+
+    monkeypatch.chdir(tmp_path)
+    Path("my file.yaml").write_text("models: {SASRec: {n_layers: 3}}")
 
     monkeypatch.setattr(cli, "_check", lambda options: None)
     monkeypatch.setattr(cli, "_assignments", lambda options: {})
@@ -300,9 +321,23 @@ def test_a_model_is_explained(run: Run) -> None:
     assert "1808.09781" in out  # the paper
 
 
-def test_prose_is_reflowed_and_formulas_are_not() -> None:
-    doc = "First\nline.\n\n    a = 1\n    b = 2\n\nLast ``word``."
-    assert cli.reflow(doc) == "First line.\n\n    a = 1\n    b = 2\n\nLast word."
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_page_of_a_model_fits_the_terminal(width: int, run: Run) -> None:
+    code, out, _ = run("models", "duorec", columns=width)
+    assert code == 0
+    lines = [line.rstrip() for line in out.splitlines()]
+    assert max(map(len, lines)) <= width
+    assert "  WSDM 2022  https://arxiv.org/abs/2110.05730" in lines
+    assert lines[lines.index("Cost") + 1].startswith("  Per row as SASRec")
+    assert "  batch_size = 256 (usually 128)   1 to 1,000,000" in lines
+    hidden = lines.index("      h    of the prefix of a target,")  # formulas keep their lines
+    assert lines[hidden + 1].startswith("      h'   of the same prefix")
+    listed = run("models", columns=width)[1].splitlines()
+    assert max(len(line.rstrip()) for line in listed) <= width
+
+
+def test_all_models_come_as_markdown(run: Run) -> None:
+    assert run("models", "--markdown")[1] == handbook.page()
 
 
 def test_help_groups_the_options(run: Run) -> None:
@@ -334,6 +369,7 @@ def test_version(run: Run) -> None:
         ("--model sasrec --metric foo@10", 2),
         ("--model sasrec --data foo.csv", 2),
         ("--model sasrec --space {space}", 2),
+        ("--model sasrec --params {space}", 2),
     ],
 )
 def test_answers_come_before_anything_heavy(words: str, code: int, tmp_path: Path) -> None:

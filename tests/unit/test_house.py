@@ -21,12 +21,12 @@ PACKAGE = ROOT / "platform" / "seqtune"
 
 # A room imports its own floor and those below it; a new file needs its line here.
 FLOORS = {
-    0: ("params", "storage", "options", "versions", "metrics", "losses", "nn"),
-    1: ("data", "space", "model"),
+    0: ("params", "storage", "options", "versions", "metrics", "losses", "nn", "yamlfile"),
+    1: ("data", "space", "paramsfile", "model"),
     2: ("batches", "models"),
     3: ("train", "evaluate"),
     4: ("track", "checkpoint", "cluster", "serving"),
-    5: ("search", "trial", "study", "significance", "report", "plots", "view"),
+    5: ("search", "trial", "study", "significance", "report", "plots", "view", "handbook"),
     6: ("cli",),
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}

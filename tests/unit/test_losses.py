@@ -381,3 +381,32 @@ def test_sharing_does_not_change_the_expected_loss() -> None:
         means.append(losses.bpr(*scores).item())
     assert means[1] == pytest.approx(means[0], rel=0.01)
     assert means[2] == pytest.approx(means[0], rel=0.01)
+
+
+def test_some_negatives_come_from_a_pool() -> None:
+    targets, rows = torch.tensor([7, 3, 3]), torch.tensor([0, 0, 1])
+    pool = torch.tensor([[7, 3, 3, 0], [3, 5, 0, 0]])  # three distinct items
+    for sharing, shape in (("position", (3, 900)), ("row", (2, 900)), ("batch", (900,))):
+        drawn = losses.draw_negatives(
+            900,
+            50,
+            targets,
+            rows,
+            torch.tensor([0, 1]),
+            torch.Generator().manual_seed(0),
+            sharing=sharing,
+            reject="none",
+            pool=pool,
+            n_pool=600,
+        ).items
+        assert drawn.shape == shape
+        counts = drawn[..., :600].flatten().bincount(minlength=51)
+        assert counts.nonzero().flatten().tolist() == [3, 5, 7]
+        assert (counts[[3, 5, 7]] / counts.sum()).tolist() == pytest.approx([1 / 3] * 3, abs=0.06)
+        assert len(drawn[..., 600:].unique()) == 50  # the others are of the whole catalogue
+
+
+def test_distinct_marks_the_first_of_each_item() -> None:
+    ids, fresh = losses.distinct(torch.tensor([[4, 0, 2], [4, 9, 4]]))
+    assert ids.tolist() == [0, 2, 4, 4, 4, 9]
+    assert ids[fresh].tolist() == [2, 4, 9]

@@ -144,6 +144,18 @@ def test_the_defaults_may_win() -> None:
     assert "changed" not in text
 
 
+def test_a_file_of_params_is_named_where_the_defaults_would_be() -> None:
+    result = study(winner=0, baseline="values of my.yaml")
+    assert "no trial did better than the values of my.yaml (trial 0)" in verdict(result)
+    assert "file = best (trial 0)" in shown(result)
+    result = study(baseline="values of my.yaml")
+    assert "default" not in shown(result)
+    assert "| validation, file | validation, best |" in to_markdown(result)
+    assert "default" not in to_markdown(result)
+    failed = study(baseline="values of my.yaml", default=None)
+    assert "the values of my.yaml (trial 0) did not finish" in verdict(failed)
+
+
 def test_defaults_that_failed_leave_the_gain_unknown() -> None:
     result = study(default=None)
     assert "unknown" in verdict(result)

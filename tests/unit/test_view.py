@@ -189,3 +189,17 @@ def test_one_training_has_a_line_for_each_evaluation() -> None:
         "epoch   3  ce 5.2500  ndcg@10 0.0312   1.2s  best",
         "epoch   3  ce 5.2500  ndcg@10 0.0311   1.2s",
     ]
+
+
+def test_a_file_of_params_is_named_where_the_defaults_would_be() -> None:
+    out = io.StringIO()
+    view = StudyView("ndcg@10", console=Console(file=out), baseline="values of my.yaml")
+    start(view)
+    view.trial_started(0, {"n_heads": 2}, is_default=True)
+    assert "starting            the values of my.yaml" in frame(view)
+    view.trial_ended(0, "complete", 0.05)
+    assert "ndcg@10 0.0500 by the values of my.yaml (trial 0)" in frame(view)
+    view.trial_started(1, {"n_heads": 4})
+    view.trial_ended(1, "complete", 0.06)
+    assert "ndcg@10 0.0600 in trial 1, file 0.0500 (+20.0 %)" in frame(view)
+    assert "[1/4] trial 0 (file): complete" in out.getvalue()

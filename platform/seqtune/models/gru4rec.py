@@ -1,11 +1,11 @@
 """A recurrent network (GRU) over the history, one loss at every position.
 
-variant=sequence is what RecBole and WarpRec call GRU4Rec, not what its papers do: whole histories,
-gradients through all steps, no biases. variant=official is the authors' (Hidasi et al., arXiv
-1511.06939, 1706.03847): sessions in parallel, gradients through one step, scores of its targets and
-``n_sample`` items, item vectors of ``hidden_size``. Their defaults are ``variant=official
-train_mode=sessions hidden_size=100 dropout_prob=0 batch_size=64 optimizer=adagrad epochs=10
-learning_rate=0.05``; dropout_prob is their dropout_p_embed. Left out: momentum, other inputs.
+Hidasi et al., ICLR 2016, arXiv 1511.06939; CIKM 2018, arXiv 1706.03847. variant=official is theirs:
+sessions in parallel, gradients through one step, scores of its targets and ``n_sample`` items, item
+vectors of ``hidden_size``. Their defaults: ``variant=official train_mode=sessions dropout_prob=0
+hidden_size=100 batch_size=64 optimizer=adagrad epochs=10 learning_rate=0.05``. sequence: RecBole's.
+
+Cost: O(L (D H + H^2)), L steps in turn, and ce O(I D) a target; official scores B + n_sample items.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class GRU4Rec(Encoder):
         variant: Literal["sequence", "official"] = Field("sequence", description="Whose GRU4Rec.")
         hidden_size: Hidden = 128
         num_layers: int = Field(1, ge=1, le=8, description="Recurrent layers.")
-        dropout_prob: Dropout = 0.3
+        dropout_prob: Dropout = 0.3  # of item vectors: the authors' dropout_p_embed
         train_mode: Literal["rows", "prefixes", "sessions"] = Field(
             "rows", description="Training samples: rows or prefixes; sessions for official."
         )
@@ -40,7 +40,7 @@ class GRU4Rec(Encoder):
             "ce", description="Loss; official: ce (over targets and samples of a step) or bpr_max."
         )
         gbce_t: Calibration = 0.75
-        dropout_p_hidden: float = Field(0.0, ge=0, lt=1, description="Official: dropout of states.")
+        dropout_p_hidden: float = Field(0.0, ge=0, lt=1, description="Dropout rate of states.")
         n_sample: int = Field(2048, ge=0, le=1_000_000, description="Official: samples per step.")
         sample_alpha: float = Field(0.5, ge=0, le=1, description="Official: drawn ~ count ** it.")
         logq: float = Field(0.0, ge=0, le=1, description="Official: correction of ce for sampling.")
@@ -66,6 +66,7 @@ class GRU4Rec(Encoder):
         self.official = params.variant == "official"
         self.item_embedding = ItemEmbedding(n_items, hidden if self.official else size)
         self.dropout = ByteDropout(params.dropout_prob)
+        self.state_dropout = ByteDropout(0 if self.official else params.dropout_p_hidden)
         if self.official:
             self.item_bias = nn.Parameter(torch.zeros(n_items + 1))
             self.gru: nn.Module = _Stepped(hidden, layers, params.dropout_p_hidden)
@@ -84,7 +85,7 @@ class GRU4Rec(Encoder):
 
     def hidden(self, history: History) -> Tensor:  # the recurrent states: (B, L) -> (B, L, H)
         x = self.dropout(self.item_embedding(history.items))
-        states: Tensor = self.gru(x, getattr(history, "continues", None))[0]
+        states: Tensor = self.state_dropout(self.gru(x, getattr(history, "continues", None))[0])
         return states
 
     def encode(self, history: History) -> Tensor:

@@ -8,6 +8,10 @@ The paper's official code is
 ``norm=sasrec inner_size=<embedding_size> activation=relu pos=rev scale_emb=true loss_type=bce
 reject=seen adam_beta2=0.98`` with ``attn_dropout_prob`` equal to ``dropout_prob``. There, pads are
 zeroed before each block; here they stand after the items, where no item can see them.
+
+Cost: a layer takes O(L^2 D + L D^2) for all L targets of a row at once, and ce takes O(I D) for
+each target, which is most of it; the losses that sample need their negatives in place of all I
+items. A prediction needs the last state alone, and O(I D) for the scores.
 """
 
 from __future__ import annotations

@@ -1,0 +1,187 @@
+"""BERT4Rec against its equations, one user and one position at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from seqtune.model import Batch, Model, Sequences
+from seqtune.models.bert4rec import BERT4Rec
+from seqtune.params import TrainParams
+
+Array = NDArray[np.float64]
+N_ITEMS, N_USERS, LENGTH = 17, 9, 6
+MASK = N_ITEMS + 1
+VARIANTS: list[dict[str, object]] = [
+    {},
+    {"output_head": False},
+    {"n_layers": 1, "n_heads": 4},
+    {"mask_prob": 0.6, "last_mask_prob": 0.0},
+    {"last_mask_prob": 1.0},
+    {"window_stride": 2},
+    {"max_seq_len": 10},  # longer than every row
+]
+
+
+def layer_norm(w: dict[str, Array], name: str, x: Array) -> Array:
+    centred = x - x.mean()
+    scaled: Array = centred / math.sqrt((centred**2).mean() + 1e-12)
+    return scaled * w[f"{name}.weight"] + w[f"{name}.bias"]
+
+
+def linear(w: dict[str, Array], name: str, x: Array) -> Array:
+    result: Array = w[f"{name}.weight"] @ x + w[f"{name}.bias"]
+    return result
+
+
+def gelu(x: Array) -> Array:
+    return np.array([v * (1 + math.erf(v / math.sqrt(2))) / 2 for v in x])
+
+
+def states(w: dict[str, Array], items: list[int], p: BERT4Rec.Params) -> list[Array]:
+    """The output of the last block at each item; each looks at all of them."""
+    table, positions = w["item_embedding.weight"], w["body.position_embedding.weight"]
+    x = [layer_norm(w, "body.layer_norm", table[i] + positions[t]) for t, i in enumerate(items)]
+    size, width = p.embedding_size, p.embedding_size // p.n_heads
+    for layer in range(p.n_layers):
+        block = f"body.blocks.{layer}"
+        projected = [linear(w, f"{block}.attention.project_in", v) for v in x]
+        after = []
+        for t in range(len(x)):
+            mixed = np.zeros(size)
+            for head in range(p.n_heads):
+                part = slice(head * width, (head + 1) * width)
+                query = projected[t][:size][part]
+                keys = [v[size : 2 * size][part] for v in projected]
+                weights = np.exp([query @ key / math.sqrt(width) for key in keys])
+                weights /= weights.sum()
+                for weight, v in zip(weights, projected, strict=True):
+                    mixed[part] += weight * v[2 * size :][part]
+            y = layer_norm(
+                w, f"{block}.norm_1", x[t] + linear(w, f"{block}.attention.project_out", mixed)
+            )
+            inner = gelu(linear(w, f"{block}.feed_forward.widen", y))
+            y = y + linear(w, f"{block}.feed_forward.narrow", inner)
+            after.append(layer_norm(w, f"{block}.norm_2", y))
+        x = after
+    return x
+
+
+def scores_of(w: dict[str, Array], state: Array, p: BERT4Rec.Params) -> Array:
+    """The scores of items 1..I."""
+    table = w["item_embedding.weight"][1 : N_ITEMS + 1]
+    if not p.output_head:
+        return np.array([row @ state for row in table])
+    state = layer_norm(w, "head.2", gelu(linear(w, "head.0", state)))
+    return np.array([row @ state for row in table]) + w["item_bias"][1:]
+
+
+def made(
+    values: dict[str, object], data: Sequences, randomise: Callable[[Model], None]
+) -> tuple[BERT4Rec, dict[str, Array]]:
+    sizes = {"embedding_size": 8, "inner_size": 12, "max_seq_len": LENGTH, "dropout_prob": 0.0}
+    params = BERT4Rec.Params.model_validate(sizes | values)
+    model = BERT4Rec(params, N_ITEMS, N_USERS)
+    model.prepare(data)
+    randomise(model)
+    return model, {key: x.double().numpy() for key, x in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("values", VARIANTS[:3], ids=str)
+def test_scores(
+    values: dict[str, object], data: Sequences, randomise: Callable[[Model], None]
+) -> None:
+    model, w = made(values, data, randomise)
+    events = (data.first < torch.arange(len(data.first))).nonzero().squeeze(1)
+    history = data.before(events, LENGTH)
+    assert history.lengths.unique().tolist() == [1, 2, 3, 4, 5, 6]
+    found = model.eval().score(history)[:, 1:]
+    for row, (items, n) in enumerate(
+        zip(history.items.tolist(), history.lengths.tolist(), strict=True)
+    ):
+        query = [*items[:n][-(LENGTH - 1) :], MASK]
+        expected = scores_of(w, states(w, query, model.params)[-1], model.params)
+        np.testing.assert_allclose(found[row].detach().numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+def cloze(
+    model: BERT4Rec, w: dict[str, Array], data: Sequences, batch: Batch, rng: torch.Generator
+) -> list[tuple[int, Array, int]]:
+    """Every masked position: its row, the scores of items 1..I there, and the hidden item."""
+    length = model.params.max_seq_len
+    ends = {int(row): 0 for row in range(len(batch.items))}
+    for place, event in zip(batch.where.tolist(), batch.events.tolist(), strict=True):
+        row = place // batch.items.shape[1]
+        ends[row] = max(ends[row], event + 1)
+    windows = [
+        data.items[max(int(data.first[end - 1]), end - length) : end].tolist()
+        for end in ends.values()
+    ]
+    lengths = torch.tensor([len(window) for window in windows])
+    masked = model.masked(lengths, int(lengths.max()), rng)  # the draw is taken as it is
+    found = []
+    for row, window in enumerate(windows):
+        chosen = masked[row].nonzero().squeeze(1).tolist()
+        visible = [MASK if t in chosen else item for t, item in enumerate(window)]
+        out = states(w, visible, model.params)
+        found += [(row, scores_of(w, out[t], model.params), window[t]) for t in chosen]
+    return found
+
+
+@pytest.mark.parametrize("values", VARIANTS, ids=str)
+def test_loss(
+    values: dict[str, object],
+    data: Sequences,
+    make_batch: Callable[[TrainParams], Batch],
+    randomise: Callable[[Model], None],
+) -> None:
+    model, w = made(values, data, randomise)
+    batch = make_batch(model.params)
+    term = model.train()(batch, torch.Generator().manual_seed(3))["ce"]
+    expected = cloze(model, w, data, batch, torch.Generator().manual_seed(3))
+    total = sum(math.log(np.exp(z).sum()) - z[item - 1] for _, z, item in expected)
+    assert term.count == len(expected)
+    assert term.total.item() == pytest.approx(total, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["sampled_softmax", "bce", "bpr", "gbce"])
+def test_losses_that_sample(
+    kind: str,
+    data: Sequences,
+    make_batch: Callable[[TrainParams], Batch],
+    randomise: Callable[[Model], None],
+) -> None:
+    """With one set of negatives per row, so that a row mistaken for another would show.
+
+    No row fills its window, so that a window is one wider than the row of the batch.
+    """
+    k = 3
+    values = {"loss_type": kind, "neg_samples": k, "neg_sharing": "row", "reject": "none"}
+    model, w = made(values | {"mask_prob": 0.4, "max_seq_len": 10}, data, randomise)
+    batch = make_batch(model.params)
+    term = model.train()(batch, torch.Generator().manual_seed(3))[kind]
+
+    rng = torch.Generator().manual_seed(3)
+    expected = cloze(model, w, data, batch, rng)
+    negatives = torch.randint(1, N_ITEMS + 1, (len(batch.items), k), generator=rng).tolist()
+
+    def softplus(x: float) -> float:
+        return math.log1p(math.exp(x))
+
+    total, alpha = 0.0, k / (N_ITEMS - 1)
+    for row, z, item in expected:
+        positive, others = z[item - 1], [z[other - 1] for other in negatives[row]]
+        apart = sum(softplus(s) for s in others)
+        total += {
+            "sampled_softmax": math.log(np.exp([positive, *others]).sum()) - positive,
+            "bce": softplus(-positive) + apart,
+            "bpr": sum(softplus(s - positive) for s in others) / k,
+            "gbce": ((1 - 0.75 * (1 - alpha)) * softplus(-positive) + apart) / (k + 1),
+        }[kind]
+    assert term.count == len(expected)
+    assert term.total.item() == pytest.approx(total, rel=1e-5)

@@ -1,0 +1,157 @@
+"""CORE against loops written from its equations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from seqtune.model import Batch, Model, Sequences
+from seqtune.models.core import CORE
+from seqtune.params import TrainParams, build
+
+N_ITEMS, N_USERS, LENGTH = 17, 9, 6
+SMALL: dict[str, object] = {
+    "embedding_size": 8,
+    "inner_size": 12,
+    "max_seq_len": LENGTH,
+    "hidden_dropout_prob": 0.0,
+    "attn_dropout_prob": 0.0,
+    "session_dropout": 0.0,
+    "item_dropout": 0.0,
+}
+VARIANTS: list[dict[str, object]] = [
+    {},
+    {"train_mode": "prefixes"},
+    {"dnn_type": "ave", "temperature": 0.3},
+    {"dnn_type": "ave", "train_mode": "prefixes"},
+    {"n_heads": 4, "n_layers": 1},
+    {"layer_norm_eps": 0.1},
+]
+Array = NDArray[np.float64]
+erf = np.vectorize(math.erf)
+
+
+def session(items: list[int], model: CORE) -> Array:
+    """The unit vector of a session, from that session alone; the last weight needs no other."""
+    w = {key: value.double().numpy() for key, value in model.state_dict().items()}
+    p = model.params
+    x = w["item_embedding.weight"][items]
+    if p.dnn_type == "ave":
+        mean: Array = x.mean(0)
+        return mean / np.sqrt(mean @ mean)
+
+    def norm(v: Array, name: str) -> Array:
+        scaled = (v - v.mean()) / np.sqrt(v.var() + p.layer_norm_eps)
+        result: Array = scaled * w[f"{name}.weight"] + w[f"{name}.bias"]
+        return result
+
+    positions = w["body.position_embedding.weight"]
+    z = [norm(v + positions[j], "body.layer_norm") for j, v in enumerate(x)]
+    for layer in range(p.n_layers):
+        name = f"body.blocks.{layer}"
+
+        def linear(v: Array, part: str, name: str = name) -> Array:
+            result: Array = w[f"{name}.{part}.weight"] @ v + w[f"{name}.{part}.bias"]
+            return result
+
+        q, k, v = zip(*(np.split(linear(u, "attention.project_in"), 3) for u in z), strict=True)
+        size = p.embedding_size // p.n_heads
+        after = []
+        for t in range(len(items)):  # causal: position t looks at 0..t
+            heads = []
+            for head in range(p.n_heads):
+                part = slice(head * size, (head + 1) * size)
+                scores = np.array([q[t][part] @ k[j][part] for j in range(t + 1)])
+                weights = np.exp(scores / math.sqrt(size))
+                heads.append(weights @ np.stack(v)[: t + 1, part] / weights.sum())
+            mixed = linear(np.concatenate(heads), "attention.project_out")
+            u = norm(z[t] + mixed, f"{name}.norm_1")
+            wide = linear(u, "feed_forward.widen")
+            wide = wide * (1 + erf(wide / math.sqrt(2))) / 2
+            after.append(norm(u + linear(wide, "feed_forward.narrow"), f"{name}.norm_2"))
+        z = after
+    logits = np.array([w["weight.weight"][0] @ u + w["weight.bias"][0] for u in z])
+    weights = np.exp(logits) / np.exp(logits).sum()
+    total: Array = weights @ x
+    return total / np.sqrt(total @ total)
+
+
+def scores_of(items: list[int], model: CORE) -> Array:
+    table = model.item_embedding.weight.detach().double().numpy()[1:]
+    s = session(items, model)
+    return np.array([s @ e / np.sqrt(e @ e) / model.params.temperature for e in table])
+
+
+@pytest.fixture(params=VARIANTS, ids=str)
+def model(request: pytest.FixtureRequest, randomise: Callable[[Model], None]) -> CORE:
+    params = build(CORE.Params, SMALL | request.param, "test")
+    made = CORE(params, N_ITEMS, N_USERS)
+    randomise(made)
+    return made
+
+
+def test_scores_equal_the_equations(model: CORE, data: Sequences) -> None:
+    model.eval()
+    history = data.before(data.targets, LENGTH)
+    assert set(history.lengths.tolist()) == set(range(1, LENGTH + 1))
+    expected = np.stack(
+        [
+            scores_of(items[:length].tolist(), model)
+            for items, length in zip(history.items, history.lengths, strict=True)
+        ]
+    )
+    found = model.score(history)[:, 1:].detach()
+    torch.testing.assert_close(found.double(), torch.from_numpy(expected), atol=1e-5, rtol=1e-5)
+
+
+def test_the_loss_equals_the_equations(
+    model: CORE, make_batch: Callable[[TrainParams], Batch]
+) -> None:
+    model.train()
+    batch = make_batch(model.params)
+    expected, width = 0.0, batch.items.shape[1]
+    for where, target in zip(batch.where.tolist(), batch.targets.tolist(), strict=True):
+        scores = scores_of(batch.items[where // width, : where % width + 1].tolist(), model)
+        expected += np.log(np.exp(scores).sum()) - scores[target - 1]
+    term = model.loss(batch, torch.Generator())["ce"]
+    assert term.count == len(batch.targets)
+    assert term.total.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_sampled_scores_are_those_of_the_ranking(
+    model: CORE, make_batch: Callable[[TrainParams], Batch]
+) -> None:
+    """Every negative drawn from one item: BPR of two cosines over the temperature, by hand."""
+    values = model.params.model_dump() | {"loss_type": "bpr", "neg_samples": 1, "reject": "none"}
+    model.params = build(CORE.Params, values, "test")
+    model.train()
+    model.n_items = 1  # so that 1 is the only item to draw
+    batch = make_batch(model.params)
+    expected, width = 0.0, batch.items.shape[1]
+    for where, target in zip(batch.where.tolist(), batch.targets.tolist(), strict=True):
+        scores = scores_of(batch.items[where // width, : where % width + 1].tolist(), model)
+        expected += np.log1p(np.exp(scores[0] - scores[target - 1]))
+    total = model.loss(batch, torch.Generator().manual_seed(0))["bpr"].total
+    assert total.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("dnn_type", ["trm", "ave"])
+def test_all_prefixes_in_one_pass_have_the_gradients_of_one_pass_each(
+    dnn_type: str,
+    randomise: Callable[[Model], None],
+    make_batch: Callable[[TrainParams], Batch],
+) -> None:
+    gradients = []
+    for mode in ("rows", "prefixes"):
+        values = {"max_seq_len": 12, "train_mode": mode, "dnn_type": dnn_type}
+        params = build(CORE.Params, SMALL | values, "test")
+        made = CORE(params, N_ITEMS, N_USERS)
+        randomise(made)
+        made.loss(make_batch(params), torch.Generator())["ce"].total.backward()
+        gradients.append({key: weight.grad for key, weight in made.named_parameters()})
+    torch.testing.assert_close(*gradients, atol=2e-4, rtol=1e-3)

@@ -1,0 +1,188 @@
+"""eSASRec against its equations, one user and one position at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from seqtune import losses
+from seqtune.model import Batch, Model, Sequences
+from seqtune.models.esasrec import ESASRec
+from seqtune.params import TrainParams
+
+Array = NDArray[np.float64]
+Weights = dict[str, Array]
+N_ITEMS, N_USERS, LENGTH = 17, 9, 6
+SIZES: dict[str, Any] = {
+    "embedding_size": 8,
+    "inner_size": 12,
+    "n_layers": 2,
+    "max_seq_len": LENGTH,
+    "dropout_prob": 0.0,
+    "neg_samples": 5,
+}
+VARIANTS: list[dict[str, Any]] = [
+    {},
+    {"n_heads": 1, "n_layers": 1, "inner_size": 32},
+    {"n_heads": 4, "pos": "abs"},
+    {"use_relative_pos": True},
+    {"use_ligr": False, "inner_size": 8},
+]
+
+
+def normalised(w: Weights, name: str, x: Array, eps: float) -> Array:
+    spread = math.sqrt(((x - x.mean()) ** 2).mean() + eps)
+    return (x - x.mean()) / spread * w[f"{name}.weight"] + w[f"{name}.bias"]
+
+
+def sigmoid(x: Array) -> Array:
+    return 1 / (1 + np.exp(-x))
+
+
+def attention(w: Weights, name: str, p: ESASRec.Params, query: Array, memory: list[Array]) -> Array:
+    """What the newest position takes from those up to it, with a bias by distance where asked."""
+    (wq, wk, wv), (bq, bk, bv) = (
+        np.split(w[f"{name}.attention.project_in.{part}"], 3) for part in ("weight", "bias")
+    )
+    size, t, mixed = p.embedding_size // p.n_heads, len(memory) - 1, []
+    for head in range(p.n_heads):
+        part = slice(head * size, (head + 1) * size)
+        q = (wq @ query + bq)[part]
+        scores = [q @ (wk @ m + bk)[part] / math.sqrt(size) for m in memory]
+        if p.use_relative_pos:
+            scores = [s + w[f"{name}.bias.weight"][t - j, head] for j, s in enumerate(scores)]
+        parts = np.exp(scores) / np.exp(scores).sum()
+        mixed.append(sum(a * (wv @ m + bv)[part] for a, m in zip(parts, memory, strict=True)))
+    return np.concatenate(mixed)
+
+
+def gated(w: Weights, name: str, p: ESASRec.Params, xs: list[Array]) -> list[Array]:
+    """A LiGR block."""
+
+    def linear(part: str, x: Array) -> Array:
+        return w[f"{name}.{part}.weight"] @ x + w.get(f"{name}.{part}.bias", np.zeros(1))
+
+    out = []
+    for t, x in enumerate(xs):
+        memory = [normalised(w, f"{name}.norm_1", m, 1e-5) for m in xs[: t + 1]]
+        mixed = attention(w, name, p, memory[t], memory)
+        x = x + sigmoid(linear("gate_1", x)) * linear("attention.project_out", mixed)
+        u = normalised(w, f"{name}.norm_2", x, 1e-5)
+        a, b = linear("feed_forward.gate", u), linear("feed_forward.widen", u)
+        narrowed = linear("feed_forward.narrow", a * sigmoid(a) * b)
+        out.append(x + sigmoid(linear("gate_2", x)) * narrowed)
+    return out
+
+
+def official(w: Weights, name: str, p: ESASRec.Params, xs: list[Array]) -> list[Array]:
+    """A block of SASRec's official code."""
+    out = []
+    for t, x in enumerate(xs):
+        query = normalised(w, f"{name}.norm_1", x, 1e-12)
+        y = query + attention(w, name, p, query, xs[: t + 1])
+        u = normalised(w, f"{name}.norm_2", y, 1e-12)
+        inner = w[f"{name}.feed_forward.widen.weight"] @ u + w[f"{name}.feed_forward.widen.bias"]
+        narrowed = w[f"{name}.feed_forward.narrow.weight"] @ np.maximum(inner, 0)
+        out.append(u + narrowed + w[f"{name}.feed_forward.narrow.bias"])
+    return out
+
+
+def states(w: Weights, p: ESASRec.Params, items: list[int]) -> list[Array]:
+    """The state after each of a user's items."""
+    first = p.max_seq_len - len(items) if p.pos == "rev" else 0
+    xs = [
+        w["item_embedding.weight"][item] + w["body.position_embedding.weight"][first + place]
+        for place, item in enumerate(items)
+    ]
+    for layer in range(p.n_layers):
+        xs = (gated if p.use_ligr else official)(w, f"body.blocks.{layer}", p, xs)
+    if p.use_ligr:
+        return xs
+    return [normalised(w, "body.layer_norm", x, 1e-12) for x in xs]
+
+
+def make(randomise: Callable[[Model], None], values: dict[str, Any]) -> tuple[ESASRec, Weights]:
+    model = ESASRec(ESASRec.Params.model_validate(SIZES | values), N_ITEMS, N_USERS)
+    randomise(model)
+    return model, {key: value.double().numpy() for key, value in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("values", VARIANTS, ids=str)
+def test_scores(
+    values: dict[str, Any], data: Sequences, randomise: Callable[[Model], None]
+) -> None:
+    model, w = make(randomise, values)
+    model.eval()
+    history = data.before(data.targets, LENGTH)
+    assert set(history.lengths.tolist()) == set(range(1, LENGTH + 1))
+    fast, everywhere = model.score(history), model.encode(history)
+    for row, length in enumerate(history.lengths.tolist()):
+        slow = states(w, model.params, history.items[row, :length].tolist())
+        scores = w["item_embedding.weight"][1:] @ slow[-1]
+        np.testing.assert_allclose(
+            everywhere[row, :length].detach().numpy(), slow, rtol=1e-5, atol=1e-5
+        )
+        np.testing.assert_allclose(fast[row, 1:].detach().numpy(), scores, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        *VARIANTS,
+        {"reject": "none", "neg_sharing": "position"},
+        {"neg_sharing": "row", "neg_samples": 40},  # the target is among them, many times
+        {"mn_ratio": 0.6, "neg_sharing": "row"},
+        {"mn_ratio": 0.6, "logq": True, "neg_sharing": "position"},
+        {"mn_ratio": 1.0, "logq": True, "neg_sharing": "batch"},
+        {"neg_samples": 1, "logq": True},
+        {"use_sampled_softmax": False},
+        {"train_mode": "prefixes"},
+    ],
+    ids=str,
+)
+def test_loss(
+    values: dict[str, Any],
+    data: Sequences,
+    make_batch: Callable[[TrainParams], Batch],
+    randomise: Callable[[Model], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, w = make(randomise, values)
+    model.prepare(data)
+    p, batch, drawn = model.params, make_batch(model.params), []
+    draw = losses.draw_negatives
+
+    def remember(*args: Any, **kwargs: Any) -> losses.Negatives:
+        drawn.append(draw(*args, **kwargs))
+        return drawn[-1]
+
+    monkeypatch.setattr(losses, "draw_negatives", remember)
+    ((name, term),) = model(batch, torch.Generator().manual_seed(3)).items()
+    assert (name, term.count) == ("sampled_softmax" if drawn else "ce", len(batch.targets))
+
+    trained = set(data.targets.tolist()) | set(data.first.tolist())
+    counts = [sum(int(data.items[e]) == item for e in trained) for item in range(N_ITEMS + 1)]
+    table, width, expected = w["item_embedding.weight"], batch.items.shape[1], 0.0
+    for n, where in enumerate(batch.where.tolist()):
+        row, t = divmod(where, width)
+        target = int(batch.targets[n])
+        items = batch.items[row, : int(batch.lengths[row])].tolist()
+        state = states(w, p, items)[t]
+        negatives = list(range(1, N_ITEMS + 1))
+        if drawn:
+            own = {"position": n, "row": row}.get(drawn[0].sharing, slice(None))
+            negatives = drawn[0].items[own].tolist()
+        if p.reject == "target" or not drawn:
+            negatives = [item for item in negatives if item != target]
+        scores = [state @ table[item] for item in [target, *negatives]]
+        if p.logq:
+            seen = [max(counts[item], 1) for item in [target, *negatives]]
+            scores = [s - math.log(count) for s, count in zip(scores, seen, strict=True)]
+        expected += math.log(sum(math.exp(s - scores[0]) for s in scores))
+    assert term.total.item() == pytest.approx(expected, rel=1e-5)

@@ -1,0 +1,218 @@
+"""SASRec against its equations, one user and one position at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from seqtune import losses
+from seqtune.model import Batch, Model, Sequences
+from seqtune.models.sasrec import SASRec
+from seqtune.params import TrainParams
+
+Array = NDArray[np.float64]
+Weights = dict[str, Array]
+N_ITEMS, N_USERS, LENGTH = 17, 9, 6
+SIZES: dict[str, Any] = {
+    "embedding_size": 8,
+    "inner_size": 12,
+    "n_layers": 2,
+    "max_seq_len": LENGTH,
+    "dropout_prob": 0.0,
+    "neg_samples": 3,
+}
+OFFICIAL = {"norm": "sasrec", "inner_size": 8, "activation": "relu", "pos": "rev"}
+VARIANTS: list[dict[str, Any]] = [
+    {},
+    {"n_heads": 1, "pos": "rev", "tie_weights": False},
+    {"norm": "pre", "activation": "relu", "scale_emb": True},
+    {"norm": "pre", "n_heads": 4, "pos": "rev"},
+    OFFICIAL | {"scale_emb": True},
+    OFFICIAL | {"n_heads": 1, "n_layers": 1},
+    {"norm": "sasrec", "tie_weights": False},
+]
+
+
+def normalised(w: Weights, name: str, x: Array) -> Array:
+    spread = math.sqrt(((x - x.mean()) ** 2).mean() + 1e-12)
+    return (x - x.mean()) / spread * w[f"{name}.weight"] + w[f"{name}.bias"]
+
+
+def linear(w: Weights, name: str, x: Array) -> Array:
+    return w[f"{name}.weight"] @ x + w[f"{name}.bias"]
+
+
+def activated(kind: str, x: Array) -> Array:
+    if kind == "relu":
+        return np.array([max(v, 0.0) for v in x])
+    return np.array([v * 0.5 * (1 + math.erf(v / math.sqrt(2))) for v in x])
+
+
+def attention(w: Weights, name: str, n_heads: int, query: Array, memory: list[Array]) -> Array:
+    """What one query takes from the vectors up to its own place."""
+    (wq, wk, wv), (bq, bk, bv) = (
+        np.split(w[f"{name}.project_in.{part}"], 3) for part in ("weight", "bias")
+    )
+    size = len(query) // n_heads
+    mixed = []
+    for head in range(n_heads):
+        part = slice(head * size, (head + 1) * size)
+        q = (wq @ query + bq)[part]
+        scores = [q @ (wk @ m + bk)[part] / math.sqrt(size) for m in memory]
+        weights = np.exp(scores) / np.exp(scores).sum()
+        mixed.append(sum(a * (wv @ m + bv)[part] for a, m in zip(weights, memory, strict=True)))
+    return np.concatenate(mixed)
+
+
+def states(w: Weights, p: SASRec.Params, items: list[int]) -> list[Array]:
+    """The state after each of a user's items."""
+    xs = []
+    for place, item in enumerate(items):
+        vector = w["item_embedding.weight"][item]
+        if p.scale_emb:
+            vector = vector * math.sqrt(p.embedding_size)
+        position = place if p.pos == "abs" else p.max_seq_len - len(items) + place
+        x = vector + w["body.position_embedding.weight"][position]
+        xs.append(normalised(w, "body.layer_norm", x) if p.norm == "post" else x)
+    for layer in range(p.n_layers):
+        name, out = f"body.blocks.{layer}", []
+
+        def a(query: Array, memory: list[Array], name: str = name) -> Array:
+            mixed = attention(w, f"{name}.attention", p.n_heads, query, memory)
+            if p.norm == "sasrec":  # the official one has no projection after the heads
+                return mixed
+            return linear(w, f"{name}.attention.project_out", mixed)
+
+        def f(x: Array, name: str = name) -> Array:
+            inner = activated(p.activation, linear(w, f"{name}.feed_forward.widen", x))
+            return linear(w, f"{name}.feed_forward.narrow", inner)
+
+        for t, x in enumerate(xs):
+            if p.norm == "post":
+                y = normalised(w, f"{name}.norm_1", x + a(x, xs[: t + 1]))
+                out.append(normalised(w, f"{name}.norm_2", y + f(y)))
+            elif p.norm == "pre":
+                memory = [normalised(w, f"{name}.norm_1", m) for m in xs[: t + 1]]
+                y = x + a(memory[t], memory)
+                out.append(y + f(normalised(w, f"{name}.norm_2", y)))
+            else:
+                query = normalised(w, f"{name}.norm_1", x)
+                u = normalised(w, f"{name}.norm_2", query + a(query, xs[: t + 1]))
+                out.append(u + f(u))
+        xs = out
+    return xs if p.norm == "post" else [normalised(w, "body.layer_norm", x) for x in xs]
+
+
+def softplus(x: float) -> float:
+    return math.log1p(math.exp(-abs(x))) + max(x, 0.0)
+
+
+def loss_of(kind: str, positive: float, negatives: list[float], k: int, beta: float) -> float:
+    """The loss of one target; ``negatives`` are those that count, of k."""
+    if kind in ("ce", "sampled_softmax"):
+        return math.log(sum(math.exp(s - positive) for s in [positive, *negatives]))
+    if kind == "bpr":
+        return sum(softplus(s - positive) for s in negatives) / max(len(negatives), 1)
+    if kind == "bce":
+        return softplus(-positive) + sum(softplus(s) for s in negatives)
+    return (beta * softplus(-positive) + sum(softplus(s) for s in negatives)) / (k + 1)
+
+
+def slow_loss(
+    w: Weights, p: SASRec.Params, batch: Batch, table: Array, drawn: losses.Negatives | None
+) -> float:
+    """The loss of a batch, target by target; ``drawn`` are the negatives of a sampled loss."""
+    width, kind, k = batch.items.shape[1], p.loss_type, p.neg_samples
+    beta = 1 - p.gbce_t * (1 - k / (N_ITEMS - 1))
+    total = 0.0
+    for n, (where, target) in enumerate(
+        zip(batch.where.tolist(), batch.targets.tolist(), strict=True)
+    ):
+        row, t = divmod(where, width)
+        items = batch.items[row, : int(batch.lengths[row])].tolist()
+        state = states(w, p, items)[t]
+        if drawn is None:
+            negatives = [item for item in range(1, N_ITEMS + 1) if item != target]
+        else:
+            own = {"position": n, "row": row}.get(drawn.sharing, slice(None))
+            negatives = [item for item in drawn.items[own].tolist() if item != target]
+        scores = [float(state @ table[item]) for item in negatives]
+        total += loss_of(kind, float(state @ table[target]), scores, k, beta)
+    return total
+
+
+def weights_of(model: Model) -> Weights:
+    return {key: value.double().numpy() for key, value in model.state_dict().items()}
+
+
+def make(randomise: Callable[[Model], None], values: dict[str, Any]) -> SASRec:
+    model = SASRec(SASRec.Params.model_validate(SIZES | values), N_ITEMS, N_USERS)
+    randomise(model)
+    return model
+
+
+@pytest.mark.parametrize("values", VARIANTS, ids=str)
+def test_scores(
+    values: dict[str, Any], data: Sequences, randomise: Callable[[Model], None]
+) -> None:
+    model = make(randomise, values).eval()
+    w = weights_of(model)
+    table = w["item_embedding.weight" if model.params.tie_weights else "output_embedding.weight"]
+    history = data.before(data.targets, LENGTH)
+    assert set(history.lengths.tolist()) == set(range(1, LENGTH + 1))
+    fast = model.score(history)
+    everywhere = model.encode(history)
+    for row, length in enumerate(history.lengths.tolist()):
+        slow = states(w, model.params, history.items[row, :length].tolist())
+        torch.testing.assert_close(
+            everywhere[row, :length].double(),
+            torch.from_numpy(np.array(slow)),
+            rtol=1e-5,
+            atol=1e-5,
+        )
+        torch.testing.assert_close(
+            fast[row, 1:].double(), torch.from_numpy(table[1:] @ slow[-1]), rtol=1e-5, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("mode", ["rows", "prefixes"])
+@pytest.mark.parametrize(
+    "values",
+    [
+        *VARIANTS,
+        {"loss_type": "bce"},
+        {"loss_type": "bpr", "neg_sharing": "row"},
+        {"loss_type": "gbce", "gbce_t": 0.6, "neg_sharing": "batch"},
+        OFFICIAL | {"loss_type": "sampled_softmax", "neg_sharing": "row", "neg_samples": 9},
+    ],
+    ids=str,
+)
+def test_loss(
+    values: dict[str, Any],
+    mode: str,
+    make_batch: Callable[[TrainParams], Batch],
+    randomise: Callable[[Model], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = make(randomise, values | {"train_mode": mode})
+    drawn: list[losses.Negatives] = []
+    draw = losses.draw_negatives
+
+    def remember(*args: Any, **kwargs: Any) -> losses.Negatives:
+        drawn.append(draw(*args, **kwargs))
+        return drawn[-1]
+
+    monkeypatch.setattr(losses, "draw_negatives", remember)
+    batch, p = make_batch(model.params), model.params
+    ((name, term),) = model(batch, torch.Generator().manual_seed(3)).items()
+    assert (name, term.count) == (p.loss_type, len(batch.targets))
+    w = weights_of(model)
+    table = w["item_embedding.weight" if p.tie_weights else "output_embedding.weight"]
+    expected = slow_loss(w, p, batch, table, drawn[0] if drawn else None)
+    assert term.total.item() == pytest.approx(expected, rel=1e-5)
