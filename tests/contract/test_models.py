@@ -160,22 +160,37 @@ def choices(name: str) -> Iterator[dict[str, object]]:
     """Each train mode as it is, and with every other choice of the model, one at a time."""
     modes = options(name, "train_mode") or (None,)
     own = [f for f in fields(name) if f not in TrainParams.model_fields and f != "train_mode"]
+    others = [
+        {field: value}
+        for field in own
+        for value in options(name, field)
+        if value != fields(name)[field].default
+    ]
     for mode in modes:
         start: dict[str, object] = {} if mode is None else {"train_mode": mode}
-        yield start
-        for field in own:
-            for value in options(name, field):
-                if value != fields(name)[field].default:
-                    yield start | {field: value}
+        yield from (start | other for other in [{}, *others] if allowed(name, start | other))
 
 
-def build(name: str, values: dict[str, object]) -> TrainParams:
+def allowed(name: str, values: dict[str, object]) -> bool:
+    """Tells whether choices agree: rows and a model that would leak do not."""
+    try:
+        params.build(model_class(name).Params, small(name, values), "test")
+    except UserError:
+        return False
+    return True
+
+
+def small(name: str, values: dict[str, object]) -> dict[str, object]:
     known = {key: value for key, value in SMALL.items() if key in fields(name)}
     if values.get("train_mode") == "sessions":  # the authors' GRU4Rec alone
         known["variant"] = "official"
+    return known | values
+
+
+def build(name: str, values: dict[str, object]) -> TrainParams:
     try:
-        return params.build(model_class(name).Params, known | values, "test")
-    except UserError as rule:  # two choices that exclude each other
+        return params.build(model_class(name).Params, small(name, values), "test")
+    except UserError as rule:  # a choice and a way to sample that exclude each other
         pytest.skip(str(rule))
 
 
