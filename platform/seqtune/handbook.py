@@ -217,7 +217,7 @@ def samples(model: str) -> tuple[str, ...]:
     return tuple(
         mode
         for mode in modes
-        if any(_allows(params, {"train_mode": mode} | change) for change in [{}, *beside])
+        if any(_allows(params, change | {"train_mode": mode}) for change in [{}, *beside])
     )
 
 

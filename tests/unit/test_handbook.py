@@ -97,8 +97,10 @@ def test_what_is_common_stands_once_and_differences_stand_with_the_model(page: s
 
 def test_the_overview_says_how_models_train() -> None:
     assert handbook.samples("duorec") == ("prefixes", "rows")  # the default first
+    assert handbook.samples("linrec") == ("prefixes", "rows")  # causal alone
+    assert handbook.samples("bsarec") == ("prefixes",)  # rows would leak
     assert handbook.samples("gru4rec") == ("rows", "prefixes", "sessions")  # official alone
-    assert handbook.losses("duorec") == ("ce",)
+    assert handbook.losses("gsasrec")[0] == "gbce"
     assert handbook.losses("sasrec") == ("ce", "sampled_softmax", "bce", "bpr", "gbce")
     assert handbook.is_trained("sasrec")
     assert not handbook.is_trained("stan")

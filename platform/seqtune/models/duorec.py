@@ -34,7 +34,15 @@ from torch import Tensor
 from seqtune import losses
 from seqtune.model import Batch, Encoder, History, Sequences, Term
 from seqtune.nn import ItemEmbedding, Transformer, initialise_normal
-from seqtune.params import LossWeight, Similarity, Temperature, TrainMode, TransformerParams
+from seqtune.params import (
+    Calibration,
+    LossWeight,
+    NextItemLoss,
+    Similarity,
+    Temperature,
+    TrainMode,
+    TransformerParams,
+)
 
 
 class DuoRec(Encoder):
@@ -45,6 +53,8 @@ class DuoRec(Encoder):
 
         batch_size: int = Field(256, ge=1, le=1_000_000, description="Rows per optimizer step.")
         train_mode: TrainMode = "prefixes"
+        loss_type: NextItemLoss = "ce"
+        gbce_t: Calibration = 0.75
         ssl_type: Literal["un", "su", "us", "us_x"] = Field(
             "us_x",
             description="Contrast: un (dropout views), su (same-target views), us (both terms), "
