@@ -164,9 +164,10 @@ def epoch(
 ) -> Iterator[Batch]:
     """Yields the batches of one epoch, in an order that depends on ``seed`` alone.
 
-    Windows of similar length share a batch, trimmed to its longest row. With ``shard`` = (rank,
-    ranks), every rank takes its part of the same batches. In sessions mode the batches are those of
-    the windows, the same in every epoch, and for one rank alone.
+    Windows of similar length share a batch, trimmed to its longest row, and batches have about
+    equal numbers of targets. With ``shard`` = (rank, ranks), every rank takes its part of the same
+    batches. In sessions mode the batches are those of the windows, the same in every epoch, and for
+    one rank alone.
     """
     if windows.steps is not None:
         for first, end in pairwise(windows.steps.tolist()):
@@ -180,9 +181,23 @@ def epoch(
     for places in windows.chunks(batch_size):
         chunk = order[places]
         chunk = chunk[np.argsort(lengths[chunk], kind="stable")]
-        parts += np.array_split(chunk, -(-len(chunk) // batch_size))
+        parts += _split(chunk, (windows.end - windows.loss_from)[chunk], batch_size, ranks)
     for i in rng.permutation(len(parts)):
         yield _gather(windows, parts[i][rank::ranks], data, items)
+
+
+def _split(chunk: Ints, targets: Ints, batch_size: int, ranks: int) -> list[Ints]:
+    """Splits windows sorted by length into batches with about equal numbers of ``targets``.
+
+    Batches of equal rows would give a target in a short history the weight of many in long ones,
+    since each step is a mean over its targets: models then learn as if from far fewer steps. A
+    batch has ``batch_size`` windows on average, and at least one for each rank.
+    """
+    n = -(-len(chunk) // batch_size)
+    nth, done = np.arange(1, n), np.cumsum(targets)
+    edges = np.searchsorted(done, done[-1] * nth / n)
+    edges = np.maximum.accumulate(np.maximum(edges - ranks * nth, 0)) + ranks * nth
+    return np.split(chunk, np.minimum(edges, len(chunk) - ranks * (n - nth)))
 
 
 def _gather(windows: Windows, index: Ints, data: Sequences, items: NDArray[np.integer]) -> Batch:

@@ -100,7 +100,11 @@ class TrainParams(BaseModel):
         50, ge=1, le=10_000, description="Longest history, in items, that the model sees."
     )
     batch_size: int = Field(
-        128, ge=1, le=1_000_000, description="Windows per optimizer step, over all workers."
+        128,
+        ge=1,
+        le=1_000_000,
+        description="Windows per optimizer step, on average and over all workers; steps have about "
+        "equal numbers of targets.",
     )
     window_stride: int = Field(
         0,

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -121,9 +123,25 @@ def test_order_depends_on_seed_and_epoch_alone():
 def test_batches_are_full_and_waste_little_padding():
     split = many()
     found = one_epoch(batches.rows(split, 40), split, batch_size=16)
-    assert {len(b.items) for b in found} <= {15, 16}
+    assert len(found) == math.ceil(300 / 16)  # 16 windows on average
+    mean = sum(len(b.targets) for b in found) / len(found)
+    assert all(abs(len(b.targets) - mean) < 40 for b in found)  # the targets of a window
     filled = sum(int(b.lengths.sum()) for b in found) / sum(b.items.numel() for b in found)
     assert filled > 0.9
+
+
+@pytest.mark.parametrize("stride", [0, 3])
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_a_batch_has_a_window_for_each_rank(ranks, stride):
+    lengths = [5] * 60 + [200] * 3  # targets of one long history would fill several batches
+    split = leave_one_out(dataset(*[[1 + k % 9 for k in range(n)] for n in lengths]))
+    windows = batches.rows(split, 200, stride)
+    shards = [
+        one_epoch(windows, split, batch_size=2 * ranks, shard=(rank, ranks))
+        for rank in range(ranks)
+    ]
+    assert {len(shard) for shard in shards} == {windows.n_batches(2 * ranks)}
+    assert all(len(batch.items) for shard in shards for batch in shard)
 
 
 @pytest.mark.parametrize("n_users", [1, 30, 805, 1_999])
