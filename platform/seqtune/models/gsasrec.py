@@ -10,12 +10,13 @@ with k negatives of I items is
 
 which takes sg(s+)^beta for the probability of the target in place of sg(s+). beta = 1 (gbce_t 0)
 is BCE, which predicts the higher probabilities the fewer negatives it sees. It needs k < I. The
-gradient of a target is beta times as large, so training starts slowly: give it patience.
+gradient of a target is beta times as large, so training starts slowly: at the authors' step size of
+1e-3 it takes thousands of steps to rise above popularity (hence 5e-3 here), and it needs patience.
 
 The authors' code has a set of negatives for each position and keeps those that equal the target
 (here they are left out): ``neg_sharing=position reject=none n_heads=1 inner_size=<embedding_size>
-attn_dropout_prob=<dropout_prob> patience=200``. It computes in float64 what is here a closed form,
-and has a row for padding at the end of its tables.
+attn_dropout_prob=<dropout_prob> learning_rate=1e-3 patience=200``. It computes in float64 what is
+here a closed form, and has a row for padding at the end of its tables.
 
 Cost: as SASRec, O(L^2 D + L D^2) a row; the loss scores k + 1 items a position, not the whole
 catalogue. The second table doubles the memory of the items.
@@ -40,6 +41,7 @@ class GSASRec(Encoder):
         """The hyperparameters of gSASRec."""
 
         inner_size: Width = 64
+        learning_rate: float = Field(5e-3, gt=0, le=10, description="Peak step size.")
         patience: int = Field(
             50, ge=1, le=10_000, description="Evaluations without improvement before stopping."
         )
