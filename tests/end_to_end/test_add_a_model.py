@@ -88,9 +88,8 @@ def test_it_trains(checkout: Path) -> None:
 
 
 def test_it_passes_the_tests_of_every_model(checkout: Path) -> None:
-    line = command_with("pytest").replace(
-        "pytest ", "pytest -q -o addopts=--import-mode=importlib "
-    )
+    options = "-q -o addopts=--import-mode=importlib -m 'not slow'"
+    line = command_with("pytest").replace("pytest ", f"pytest {options} ")
     said = run(checkout, line)
     passed = re.search(r"(\d+) passed", said)
     assert passed, said
