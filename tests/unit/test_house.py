@@ -139,6 +139,16 @@ def test_model_files_stay_short() -> None:
     assert not long, "what two models share belongs in nn.py or losses.py"
 
 
+def test_models_stay_on_their_device() -> None:
+    """A training step fetches nothing: that would make a GPU wait, and loop over samples."""
+    step = [*(PACKAGE / "models").glob("*.py"), *(PACKAGE / f"{n}.py" for n in ("nn", "losses"))]
+    assert len(step) > 3
+    fetch = re.compile(r"\.(cpu|numpy|item|tolist)\(\)")
+    assert {path.name: fetch.findall(path.read_text()) for path in step} == {
+        path.name: [] for path in step
+    }
+
+
 @functools.cache
 def repository_files() -> tuple[Path, ...]:
     """What is in the repository, or would be with the next commit."""
