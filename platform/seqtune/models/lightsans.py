@@ -11,8 +11,8 @@ own, for the values; attention by position is apart, and the same for all histor
 with P position vectors and dropout before each sum. A state sees the whole history, so training
 samples are prefixes. With ``softmax_axis`` interest, the paper's, the weights of a query sum to 1;
 with query, those that all queries give to one interest or position. The authors' code has
-``softmax_axis=query pad_mask=false attn_dropout_prob=<dropout_prob> batch_size=1024``, where pads
-up to max_seq_len take part, and a random vector at pads.
+``softmax_axis=query pad_mask=false attn_dropout_prob=<dropout_prob> batch_size=1024
+learning_rate=0.003``, where pads up to max_seq_len take part, and a random vector at pads.
 
 Cost: per target, since each is a sample, O(L^2 D + L D^2) in every block, the last one far cheaper
 (one query), and O(I D) for ce. A prediction is one such pass.
@@ -39,7 +39,6 @@ class LightSANs(Encoder):
         """The hyperparameters of LightSANs."""
 
         batch_size: int = Field(256, ge=1, le=1_000_000, description="Prefixes per optimizer step.")
-        learning_rate: float = Field(3e-3, gt=0, le=10, description="Peak step size.")
         k_interests: int = Field(5, ge=1, le=10_000, description="Interests per history.")
         softmax_axis: Literal["interest", "query"] = Field(
             "interest", description="Attention weights sum to 1 over interests, or over queries."
