@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqtune import losses
+from seqtune.nn import Transformer
 from seqtune.params import TrainParams, check_model
 
 
@@ -277,6 +278,29 @@ class Encoder(Model):
         return scores
 
 
+class TransformerEncoder(Encoder):
+    """An encoder whose states a Transformer makes of item vectors.
+
+    A subclass sets ``self.item_embedding`` and ``self.body``, and overrides ``vectors`` where the
+    input is more than a row of the table.
+    """
+
+    body: Transformer
+
+    def vectors(self, history: History) -> Tensor:
+        """Returns the item vectors at the input: (B, L) -> (B, L, D)."""
+        x: Tensor = self.item_embedding(history.items)
+        return x
+
+    def encode(self, history: History) -> Tensor:
+        """Returns the state after each item: (B, L) -> (B, L, D)."""
+        return self.body.forward(self.vectors(history), history.lengths)
+
+    def encode_last(self, history: History) -> Tensor:
+        """Returns the state after the last item: (B, L) -> (B, D), one query in the last block."""
+        return self.body.last(self.vectors(history), history.lengths)
+
+
 def model_class(name: str) -> type[Model]:
     """Returns the class of a model by name; an unknown name is a UserError."""
     module = importlib.import_module(f"seqtune.models.{check_model(name)}")
@@ -286,4 +310,13 @@ def model_class(name: str) -> type[Model]:
     return found
 
 
-__all__ = ["Batch", "Encoder", "History", "Model", "Sequences", "Term", "model_class"]
+__all__ = [
+    "Batch",
+    "Encoder",
+    "History",
+    "Model",
+    "Sequences",
+    "Term",
+    "TransformerEncoder",
+    "model_class",
+]

@@ -164,11 +164,13 @@ class TrainParams(BaseModel):
 
 
 class BlockParams(TrainParams):
-    """Sizes of Transformer blocks, for a model that names its dropout rates itself."""
+    """What every model of Transformer blocks has, also one that names its dropout rates itself."""
 
     n_layers: Depth = 2
     n_heads: Heads = 2
     inner_size: Width = 256
+    loss_type: NextItemLoss = "ce"
+    gbce_t: Calibration = 0.75
 
     @model_validator(mode="after")
     def _heads_divide_size(self) -> Self:

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from seqtune.model import Batch, Encoder, History, Term
 from seqtune.nn import EPS, ItemEmbedding, Transformer, at, draw_positions, initialise
-from seqtune.params import Calibration, Dropout, NextItemLoss, TransformerParams
+from seqtune.params import Dropout, TransformerParams
 
 
 class BERT4Rec(Encoder):
@@ -56,8 +56,6 @@ class BERT4Rec(Encoder):
             description="Dense layer, normalisation and a bias per item before the scores; "
             "without, a score is a plain dot product.",
         )
-        loss_type: NextItemLoss = "ce"
-        gbce_t: Calibration = 0.75
         dropout_prob: Dropout = 0.2
         weight_decay: float = Field(
             0.01,

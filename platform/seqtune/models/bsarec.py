@@ -39,7 +39,7 @@ from seqtune.nn import (
     initialise_normal,
     left_padded,
 )
-from seqtune.params import Calibration, Heads, NextItemLoss, PrefixParams
+from seqtune.params import Heads, PrefixParams
 
 
 class BSARec(Encoder):
@@ -55,8 +55,6 @@ class BSARec(Encoder):
             5, ge=0, le=10_000, description="Cut-off of the filter: keeps c // 2 + 1 frequencies."
         )
         official_pads: bool = Field(False, description="Empty slots attend to all, as officially.")
-        loss_type: NextItemLoss = "ce"
-        gbce_t: Calibration = 0.75
 
         @model_validator(mode="after")
         def _window_has_the_frequencies(self) -> Self:

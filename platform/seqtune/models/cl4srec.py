@@ -28,28 +28,18 @@ from pydantic import Field
 from torch import Tensor
 
 from seqtune import losses
-from seqtune.model import Batch, Encoder, History, Term
+from seqtune.model import Batch, History, Term, TransformerEncoder
 from seqtune.nn import ItemEmbedding, Transformer, draw_positions, initialise_normal
-from seqtune.params import (
-    Calibration,
-    LossWeight,
-    NextItemLoss,
-    Similarity,
-    Temperature,
-    TrainMode,
-    TransformerParams,
-)
+from seqtune.params import LossWeight, Similarity, Temperature, TrainMode, TransformerParams
 
 
-class CL4SRec(Encoder):
+class CL4SRec(TransformerEncoder):
     """Post-norm Transformer over items, trained by next items and by contrast of altered rows."""
 
     class Params(TransformerParams):
         """The hyperparameters of CL4SRec."""
 
         train_mode: TrainMode = "rows"
-        loss_type: NextItemLoss = "ce"
-        gbce_t: Calibration = 0.75
         ssl_lambda: LossWeight = 0.1
         tau: Temperature = 1.0
         sim_type: Similarity = "cos"
@@ -66,12 +56,6 @@ class CL4SRec(Encoder):
         self.item_embedding = ItemEmbedding(n_items, params.embedding_size, n_special=1)
         self.body = Transformer.of(params)
         initialise_normal(self)
-
-    def encode(self, history: History) -> Tensor:
-        return self.body.forward(self.item_embedding(history.items), history.lengths)
-
-    def encode_last(self, history: History) -> Tensor:
-        return self.body.last(self.item_embedding(history.items), history.lengths)
 
     def loss(self, batch: Batch, rng: torch.Generator) -> dict[str, Term]:
         p = self.params

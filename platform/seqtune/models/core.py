@@ -32,14 +32,7 @@ from torch import Tensor, nn
 
 from seqtune.model import Encoder, History
 from seqtune.nn import ByteDropout, ItemEmbedding, Transformer, initialise_normal
-from seqtune.params import (
-    AttentionDropout,
-    BlockParams,
-    Calibration,
-    NextItemLoss,
-    Temperature,
-    TrainMode,
-)
+from seqtune.params import AttentionDropout, BlockParams, Temperature, TrainMode
 
 EPS = 1e-6  # least norm that counts: a vector of zeros stays one, with a gradient that is bounded
 
@@ -68,8 +61,6 @@ class CORE(Encoder):
         )
         temperature: Temperature = 0.07
         train_mode: TrainMode = "rows"
-        loss_type: NextItemLoss = "ce"
-        gbce_t: Calibration = 0.75
 
     params: Params
 

@@ -32,20 +32,12 @@ from pydantic import Field
 from torch import Tensor
 
 from seqtune import losses
-from seqtune.model import Batch, Encoder, History, Sequences, Term
+from seqtune.model import Batch, History, Sequences, Term, TransformerEncoder
 from seqtune.nn import ItemEmbedding, Transformer, initialise_normal
-from seqtune.params import (
-    Calibration,
-    LossWeight,
-    NextItemLoss,
-    Similarity,
-    Temperature,
-    TrainMode,
-    TransformerParams,
-)
+from seqtune.params import LossWeight, Similarity, Temperature, TrainMode, TransformerParams
 
 
-class DuoRec(Encoder):
+class DuoRec(TransformerEncoder):
     """Post-norm Transformer over items, trained by next items and by contrast."""
 
     class Params(TransformerParams):
@@ -53,8 +45,6 @@ class DuoRec(Encoder):
 
         batch_size: int = Field(256, ge=1, le=1_000_000, description="Rows per optimizer step.")
         train_mode: TrainMode = "prefixes"
-        loss_type: NextItemLoss = "ce"
-        gbce_t: Calibration = 0.75
         ssl_type: Literal["un", "su", "us", "us_x"] = Field(
             "us_x",
             description="Contrast: un (dropout views), su (same-target views), us (both terms), "
@@ -75,12 +65,6 @@ class DuoRec(Encoder):
         self.item_embedding = ItemEmbedding(n_items, params.embedding_size)
         self.body = Transformer.of(params)
         initialise_normal(self)
-
-    def encode(self, history: History) -> Tensor:
-        return self.body.forward(self.item_embedding(history.items), history.lengths)
-
-    def encode_last(self, history: History) -> Tensor:
-        return self.body.last(self.item_embedding(history.items), history.lengths)
 
     def prepare(self, sequences: Sequences) -> None:
         super().prepare(sequences)

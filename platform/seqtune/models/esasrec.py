@@ -27,12 +27,12 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from seqtune.model import Encoder, History, Sequences
+from seqtune.model import Sequences, TransformerEncoder
 from seqtune.nn import Attention, Block, ByteDropout, ItemEmbedding, Transformer, at, initialise
-from seqtune.params import Calibration, Depth, Dropout, NextItemLoss, TrainMode, TransformerParams
+from seqtune.params import Depth, Dropout, NextItemLoss, TrainMode, TransformerParams
 
 
-class ESASRec(Encoder):
+class ESASRec(TransformerEncoder):
     """Transformer of gated blocks over items; the score is the dot product of state and item."""
 
     class Params(TransformerParams):
@@ -52,7 +52,6 @@ class ESASRec(Encoder):
             True, description="False: loss_type ce in place of sampled_softmax."
         )
         loss_type: NextItemLoss = "sampled_softmax"
-        gbce_t: Calibration = 0.75
         neg_samples: int = Field(256, ge=0, le=1_000_000, description="Negatives; 1 means BPR.")
         mn_ratio: float = Field(0.0, ge=0, le=1, description="Share of negatives from the batch.")
         logq: bool = Field(False, description="Subtract log counts from scores in the loss.")
@@ -78,12 +77,6 @@ class ESASRec(Encoder):
             self.body.blocks = nn.ModuleList(_Gated(params) for _ in range(params.n_layers))
             self.body.register_module("layer_norm", nn.Identity())
         initialise(self, nn.init.xavier_normal_)
-
-    def encode(self, history: History) -> Tensor:
-        return self.body.forward(self.item_embedding(history.items), history.lengths)
-
-    def encode_last(self, history: History) -> Tensor:
-        return self.body.last(self.item_embedding(history.items), history.lengths)
 
     def prepare(self, sequences: Sequences) -> None:
         super().prepare(sequences)

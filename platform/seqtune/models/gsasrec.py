@@ -29,12 +29,12 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from seqtune.model import Encoder, History
+from seqtune.model import TransformerEncoder
 from seqtune.nn import ItemEmbedding, Transformer, initialise
-from seqtune.params import Calibration, NextItemLoss, TrainMode, TransformerParams, Width
+from seqtune.params import NextItemLoss, TrainMode, TransformerParams, Width
 
 
-class GSASRec(Encoder):
+class GSASRec(TransformerEncoder):
     """The official SASRec's Transformer; the score is the dot product of a state and an item."""
 
     class Params(TransformerParams):
@@ -53,7 +53,6 @@ class GSASRec(Encoder):
         )
         train_mode: TrainMode = "rows"
         loss_type: NextItemLoss = "gbce"
-        gbce_t: Calibration = 0.75
         neg_samples: int = Field(
             256, ge=0, le=1_000_000, description="Negatives per target, fewer than there are items."
         )
@@ -67,12 +66,6 @@ class GSASRec(Encoder):
             self.output_embedding = ItemEmbedding(n_items, params.embedding_size)
         self.body = Transformer.of(params, "sasrec", params.pos, "relu")
         initialise(self, nn.init.xavier_uniform_)
-
-    def encode(self, history: History) -> Tensor:
-        return self.body.forward(self.item_embedding(history.items), history.lengths)
-
-    def encode_last(self, history: History) -> Tensor:
-        return self.body.last(self.item_embedding(history.items), history.lengths)
 
     def output(self) -> tuple[Tensor, Tensor | None]:
         reused = self.params.reuse_item_embeddings

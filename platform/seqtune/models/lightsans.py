@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from seqtune.model import Encoder, History
 from seqtune.nn import EPS, ByteDropout, FeedForward, ItemEmbedding, Stacked, at, initialise_normal
-from seqtune.params import Calibration, NextItemLoss, PrefixParams
+from seqtune.params import PrefixParams
 
 
 class LightSANs(Encoder):
@@ -44,8 +44,6 @@ class LightSANs(Encoder):
             "interest", description="Attention weights sum to 1 over interests, or over queries."
         )
         pad_mask: bool = Field(True, description="Keep pads out; officially they take part.")
-        loss_type: NextItemLoss = "ce"
-        gbce_t: Calibration = 0.75
 
         @model_validator(mode="after")
         def _history_has_the_interests(self) -> Self:

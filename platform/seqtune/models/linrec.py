@@ -27,14 +27,14 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from seqtune.model import Encoder, History
+from seqtune.model import History, TransformerEncoder
 from seqtune.nn import Attention, ByteDropout, ItemEmbedding, Transformer, initialise_normal
-from seqtune.params import Calibration, NextItemLoss, PrefixParams
+from seqtune.params import PrefixParams
 
 CHUNK = 64  # positions of a causal row whose products are taken at once
 
 
-class LinRec(Encoder):
+class LinRec(TransformerEncoder):
     """Transformer with linear attention; the score is the dot product of a state and an item."""
 
     class Params(PrefixParams):
@@ -53,8 +53,6 @@ class LinRec(Encoder):
         causal: bool = Field(
             False, description="A state sees no later items; allows train_mode rows."
         )
-        loss_type: NextItemLoss = "ce"
-        gbce_t: Calibration = 0.75
 
         @model_validator(mode="after")
         def _causal_sees_no_future(self) -> Self:
@@ -84,12 +82,6 @@ class LinRec(Encoder):
             items = F.pad(items, (0, p.max_seq_len - items.shape[1]))
         x: Tensor = self.item_embedding(items)
         return x
-
-    def encode(self, history: History) -> Tensor:  # trained on with causal alone
-        return self.body.forward(self.vectors(history), history.lengths)
-
-    def encode_last(self, history: History) -> Tensor:
-        return self.body.last(self.vectors(history), history.lengths)
 
 
 class _LinearAttention(Attention):

@@ -21,12 +21,12 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from seqtune.model import Encoder, History
+from seqtune.model import History, TransformerEncoder
 from seqtune.nn import ItemEmbedding, Transformer, initialise, initialise_normal
-from seqtune.params import Calibration, NextItemLoss, TrainMode, TransformerParams
+from seqtune.params import TrainMode, TransformerParams
 
 
-class SASRec(Encoder):
+class SASRec(TransformerEncoder):
     """Transformer over items; the score is the dot product of the last state and an item."""
 
     class Params(TransformerParams):
@@ -44,8 +44,6 @@ class SASRec(Encoder):
         )
         tie_weights: bool = Field(True, description="One item table for input and output.")
         train_mode: TrainMode = "rows"
-        loss_type: NextItemLoss = "ce"
-        gbce_t: Calibration = 0.75
 
     params: Params
 
@@ -64,12 +62,6 @@ class SASRec(Encoder):
         """Returns the item vectors at the input: (B, L) -> (B, L, D)."""
         x: Tensor = self.item_embedding(history.items)
         return x * self.params.embedding_size**0.5 if self.params.scale_emb else x
-
-    def encode(self, history: History) -> Tensor:
-        return self.body.forward(self.vectors(history), history.lengths)
-
-    def encode_last(self, history: History) -> Tensor:
-        return self.body.last(self.vectors(history), history.lengths)
 
     def output(self) -> tuple[Tensor, Tensor | None]:
         table = self.item_embedding if self.params.tie_weights else self.output_embedding
