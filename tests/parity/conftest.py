@@ -7,13 +7,14 @@ loops and in float64.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from seqtune import batches
+from seqtune import batches, losses
 from seqtune.data import Dataset, Split, leave_one_out
 from seqtune.model import Batch, Model, Sequences
 from seqtune.params import TrainParams
@@ -69,3 +70,17 @@ def randomise() -> Callable[[Model], None]:
                 part.weight[part.padding_idx] = 0
 
     return draw
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[losses.Negatives]:
+    """Returns a list of the negatives that the test's losses draw, in order."""
+    found: list[losses.Negatives] = []
+    draw = losses.draw_negatives
+
+    def remember(*args: Any, **kwargs: Any) -> losses.Negatives:
+        found.append(draw(*args, **kwargs))
+        return found[-1]
+
+    monkeypatch.setattr(losses, "draw_negatives", remember)
+    return found

@@ -151,18 +151,11 @@ def test_loss(
     data: Sequences,
     make_batch: Callable[[TrainParams], Batch],
     randomise: Callable[[Model], None],
-    monkeypatch: pytest.MonkeyPatch,
+    drawn: list[losses.Negatives],
 ) -> None:
     model, w = make(randomise, values)
     model.prepare(data)
-    p, batch, drawn = model.params, make_batch(model.params), []
-    draw = losses.draw_negatives
-
-    def remember(*args: Any, **kwargs: Any) -> losses.Negatives:
-        drawn.append(draw(*args, **kwargs))
-        return drawn[-1]
-
-    monkeypatch.setattr(losses, "draw_negatives", remember)
+    p, batch = model.params, make_batch(model.params)
     ((name, term),) = model(batch, torch.Generator().manual_seed(3)).items()
     assert (name, term.count) == ("sampled_softmax" if drawn else "ce", len(batch.targets))
 

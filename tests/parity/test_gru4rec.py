@@ -143,16 +143,8 @@ def test_sampled_losses_equal_the_equations(
     mode: str,
     randomise: Callable[[Model], None],
     make_batch: Callable[[TrainParams], Batch],
-    monkeypatch: pytest.MonkeyPatch,
+    drawn: list[losses.Negatives],
 ) -> None:
-    drawn: list[losses.Negatives] = []
-    draw = losses.draw_negatives
-
-    def remember(*given: Any, **more: Any) -> losses.Negatives:
-        drawn.append(draw(*given, **more))
-        return drawn[-1]
-
-    monkeypatch.setattr(losses, "draw_negatives", remember)
     values = {"loss_type": kind, "neg_sharing": sharing, "train_mode": mode, "neg_samples": 4}
     model = made(randomise, **values).train()
     batch = make_batch(model.params)

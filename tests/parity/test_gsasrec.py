@@ -121,17 +121,10 @@ def test_loss(
     values: dict[str, Any],
     make_batch: Callable[[TrainParams], Batch],
     randomise: Callable[[Model], None],
-    monkeypatch: pytest.MonkeyPatch,
+    drawn: list[losses.Negatives],
 ) -> None:
     model, w = make(randomise, values)
-    p, batch, drawn = model.params, make_batch(model.params), []
-    draw = losses.draw_negatives
-
-    def remember(*args: Any, **kwargs: Any) -> losses.Negatives:
-        drawn.append(draw(*args, **kwargs))
-        return drawn[-1]
-
-    monkeypatch.setattr(losses, "draw_negatives", remember)
+    p, batch = model.params, make_batch(model.params)
     ((name, term),) = model(batch, torch.Generator().manual_seed(3)).items()
     assert (name, term.count) == ("gbce", len(batch.targets))
 

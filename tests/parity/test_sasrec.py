@@ -198,17 +198,9 @@ def test_loss(
     mode: str,
     make_batch: Callable[[TrainParams], Batch],
     randomise: Callable[[Model], None],
-    monkeypatch: pytest.MonkeyPatch,
+    drawn: list[losses.Negatives],
 ) -> None:
     model = make(randomise, values | {"train_mode": mode})
-    drawn: list[losses.Negatives] = []
-    draw = losses.draw_negatives
-
-    def remember(*args: Any, **kwargs: Any) -> losses.Negatives:
-        drawn.append(draw(*args, **kwargs))
-        return drawn[-1]
-
-    monkeypatch.setattr(losses, "draw_negatives", remember)
     batch, p = make_batch(model.params), model.params
     ((name, term),) = model(batch, torch.Generator().manual_seed(3)).items()
     assert (name, term.count) == (p.loss_type, len(batch.targets))
