@@ -12,7 +12,6 @@ import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
@@ -156,7 +155,6 @@ def sequences(split: Split, device: torch.device, times: bool = False) -> Sequen
 def epoch(
     windows: Windows,
     data: Sequences,
-    items: NDArray[np.integer],
     *,
     batch_size: int,
     seed: tuple[int, int],
@@ -171,7 +169,7 @@ def epoch(
     """
     if windows.steps is not None:
         for first, end in pairwise(windows.steps.tolist()):
-            yield _gather(windows, np.arange(first, end), data, items)
+            yield gather(windows, np.arange(first, end), data)
         return
     rank, ranks = shard
     rng = np.random.default_rng(seed)
@@ -183,7 +181,7 @@ def epoch(
         chunk = chunk[np.argsort(lengths[chunk], kind="stable")]
         parts += _split(chunk, (windows.end - windows.loss_from)[chunk], batch_size, ranks)
     for i in rng.permutation(len(parts)):
-        yield _gather(windows, parts[i][rank::ranks], data, items)
+        yield gather(windows, parts[i][rank::ranks], data)
 
 
 def _split(chunk: Ints, targets: Ints, batch_size: int, ranks: int) -> list[Ints]:
@@ -200,28 +198,33 @@ def _split(chunk: Ints, targets: Ints, batch_size: int, ranks: int) -> list[Ints
     return np.split(chunk, np.minimum(edges, len(chunk) - ranks * (n - nth)))
 
 
-def _gather(windows: Windows, index: Ints, data: Sequences, items: NDArray[np.integer]) -> Batch:
-    start, end, loss_from = windows.start[index], windows.end[index], windows.loss_from[index]
-    lengths = end - start
-    event = start[:, None] + np.arange(lengths.max())  # (B, L)
+def gather(windows: Windows, index: Ints, data: Sequences) -> Batch:
+    """Puts windows together in a batch on the device of ``data``, from one small copy to it.
+
+    The shapes are known beforehand, so no GPU waits.
+    """
+    parts = np.stack([windows.start[index], windows.end[index], windows.loss_from[index]])
+    lengths, n_targets = parts[1] - parts[0], parts[1] - parts[2]
+    width, total = int(lengths.max()), int(n_targets.sum())
+    device = data.items.device
+    start, end, loss_from = torch.from_numpy(parts).to(device, non_blocking=True)
+
+    event = start[:, None] + torch.arange(width, device=device)  # (B, L)
     real = event < end[:, None]
-    has_target = real & (event >= loss_from[:, None])
-    where = np.flatnonzero(has_target)
-    follows = event[has_target] + 1  # (N,)
-    event = np.minimum(event, len(items) - 1)
-    inputs = np.where(real, items[event], 0)
-
-    def tensor(array: NDArray[Any]) -> torch.Tensor:
-        return torch.from_numpy(array.astype(np.int64)).to(data.items.device, non_blocking=True)
-
+    event = event.clamp(max=len(data.items) - 1)
+    counts = end - loss_from
+    row = torch.repeat_interleave(counts, output_size=total)  # of each target
+    before = loss_from - (counts.cumsum(0) - counts)
+    last = before[row] + torch.arange(total, device=device)  # the event before each target
+    continues = windows.continues
     return Batch(
-        users=data.users[tensor(start)],
-        items=tensor(inputs),
-        lengths=tensor(lengths),
-        times=None if data.times is None else data.times[tensor(event)] * tensor(real),
-        where=tensor(where),
-        targets=tensor(items[follows]),
-        events=tensor(follows),
+        users=data.users[start],
+        items=data.items[event] * real,
+        lengths=end - start,
+        times=None if data.times is None else data.times[event] * real,
+        where=row * width + (last - start[row]),
+        targets=data.items[last + 1],
+        events=last + 1,
         prefixes=windows.prefixes,
-        continues=None if windows.continues is None else tensor(windows.continues[index]),
+        continues=None if continues is None else torch.from_numpy(continues[index]).to(device),
     )

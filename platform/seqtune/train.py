@@ -45,6 +45,7 @@ class Home:
     load: Callable[[], State | None] = lambda: None
     save: Callable[[State], None] = lambda state: None
     report: Callable[[Row], None] = lambda row: None
+    stepped: Callable[[int], None] = lambda targets: None  # the targets of a step on this rank
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,6 @@ def _train(
             for batch in batches.epoch(
                 windows,
                 data,
-                split.dataset.items,
                 batch_size=p.batch_size,
                 seed=(p.seed, state["epoch"]),
                 shard=shard,
@@ -128,6 +128,7 @@ def _train(
                 bad = torch.where(torch.isfinite(loss.detach()), NO_STEP, state["step"])
                 first_bad = torch.minimum(first_bad, bad)
                 state["step"] += 1
+                home.stepped(len(batch.targets))
                 if state["step"] % 50 == 0:  # seldom: looking at a number waits for the device
                     stop_if_diverged(first_bad)
             stop_if_diverged(first_bad)

@@ -50,7 +50,7 @@ def make_batch(split: Split, data: Sequences) -> Callable[[TrainParams], Batch]:
 
     def make(params: TrainParams) -> Batch:
         windows = batches.windows(split, params)
-        (batch,) = batches.epoch(windows, data, split.dataset.items, batch_size=1000, seed=(0, 0))
+        (batch,) = batches.epoch(windows, data, batch_size=1000, seed=(0, 0))
         return batch
 
     return make

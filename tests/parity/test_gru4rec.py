@@ -193,7 +193,7 @@ def test_a_session_after_the_other_equals_the_equations(
     count, items = data.counts().double().numpy(), data.items.tolist()
     windows, rng = batches.windows(split, model.params), torch.Generator().manual_seed(0)
     n_carried = 0
-    for batch in batches.epoch(windows, data, split.dataset.items, batch_size=3, seed=(0, 0)):
+    for batch in batches.epoch(windows, data, batch_size=3, seed=(0, 0)):
         assert batch.continues is not None
         n_carried += int((batch.continues >= 0).sum())
         (term,) = model.loss(batch, rng).values()

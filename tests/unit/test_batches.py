@@ -30,7 +30,7 @@ SPLIT = leave_one_out(dataset([1, 2, 3, 4, 5, 8, 9], [6, 7, 1, 2], [8, 9, 1]))
 def one_epoch(windows, split, **options):
     data = batches.sequences(split, CPU, times=True)
     options = {"batch_size": 128, "seed": (0, 0)} | options
-    return list(batches.epoch(windows, data, split.dataset.items, **options))
+    return list(batches.epoch(windows, data, **options))
 
 
 def samples(found):

@@ -156,7 +156,7 @@ def test_each_target_is_trained_once_with_a_whole_window_before_it() -> None:
     params = Caser.Params()
     windows = batches.windows(split, params)
     data = batches.sequences(split, torch.device("cpu"))
-    (whole,) = batches.epoch(windows, data, dataset.items, batch_size=100, seed=(0, 0))
+    (whole,) = batches.epoch(windows, data, batch_size=100, seed=(0, 0))
     assert sorted(whole.events.tolist()) == data.targets.tolist()
     step = whole.where % whole.items.shape[1] + 1  # items of the row up to the target
     before = whole.events - data.first[whole.events]  # items of the history up to it

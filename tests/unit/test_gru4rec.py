@@ -73,7 +73,7 @@ def one_epoch(split, n_slots, epoch=0):
     data = batches.sequences(split, CPU)
     windows = batches.sessions(split, n_slots)
     return list(
-        batches.epoch(windows, data, split.dataset.items, batch_size=n_slots, seed=(0, epoch))
+        batches.epoch(windows, data, batch_size=n_slots, seed=(0, epoch))
     )
 
 

@@ -104,7 +104,7 @@ def test_a_long_history_counts_each_target_once() -> None:
     for stride in (1, 2, 4):
         params = model(window_stride=stride).params
         windows = batches.windows(split, params)
-        (batch,) = batches.epoch(windows, data, items, batch_size=100, seed=(0, 0))
+        (batch,) = batches.epoch(windows, data, batch_size=100, seed=(0, 0))
         assert sorted(batch.events.tolist()) == [*range(1, 13), 16, 17]
         assert batch.targets.equal(data.items[batch.events])
         inputs = batch.items.flatten()[batch.where]  # max_seq_len of them, not one less

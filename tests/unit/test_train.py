@@ -256,9 +256,8 @@ def test_the_reported_loss_is_the_mean_over_the_steps() -> None:
         torch.manual_seed(0)
         model = model_class("sasrec")(settings, data.n_items, data.n_users)
         losses = []
-        for batch in batches.epoch(
-            batches.windows(SPLIT, settings), data, SPLIT.dataset.items, batch_size=32, seed=(0, 0)
-        ):
+        windows = batches.windows(SPLIT, settings)
+        for batch in batches.epoch(windows, data, batch_size=32, seed=(0, 0)):
             assert isinstance(model, SASRec)
             states = model.states_at_targets(batch)
             scores = states @ model.item_embedding.weight[1 : data.n_items + 1].T
