@@ -10,7 +10,7 @@ loss, and its gradient is 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -330,7 +330,9 @@ def draw_negatives(
     if reject == "target":
         if sharing == "position":
             items = redraw(items, lambda items: items == targets[:, None])
-        own = items[rows] if sharing == "row" else items
+        own = (
+            items.int().index_select(0, rows) if sharing == "row" else items
+        )  # int: half the bytes
         return Negatives(items, sharing, own == targets[:, None])
 
     if seen is None:
@@ -389,6 +391,122 @@ def scores(
         if negatives.rejected is not None:
             negative = negative.masked_fill(negatives.rejected, -torch.inf)
         return positive, negative
+
+
+def over_candidates(
+    loss: Callable[[Tensor, Tensor], Tensor],
+    states: Tensor,
+    table: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    negatives: Negatives,
+    where: Tensor,
+    width: int,
+) -> Tensor:
+    """Returns ``loss(*scores(states, ...))`` without ever holding all scores on a CPU.
+
+    ``loss`` is one of those above: a sum over its targets, whose shares of some rows add up. Both
+    are computed for a few rows at a time, in the processor's cache, and so are the gradients, in
+    the forward pass: there is no second derivative.
+    """
+    with torch.autocast(states.device.type, enabled=False):
+        inputs = [states.float(), table.float(), None if bias is None else bias.float()]
+        if not torch.is_grad_enabled():
+            inputs = [x if x is None else x.detach() for x in inputs]
+        total: Tensor = _OverCandidates.apply(  # type: ignore[no-untyped-call]
+            *inputs, loss, targets, negatives, where, width
+        )
+        return total
+
+
+class _OverCandidates(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        states: Tensor,
+        table: Tensor,
+        bias: Tensor | None,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        targets: Tensor,
+        negatives: Negatives,
+        where: Tensor,
+        width: int,
+    ) -> Tensor:
+        wanted = ctx.needs_input_grad[:3]
+        d_states, d_table, d_bias = (
+            torch.zeros_like(x) if x is not None and need else None
+            for x, need in zip((states, table, bias), wanted, strict=True)
+        )
+        total = states.new_zeros(())
+        for part in _parts(negatives, targets, where, width, states):
+            ids = torch.cat([targets[part.targets], part.negatives.items.flatten()])
+            leaves = [states[part.targets], table[ids]]  # the table of these candidates alone
+            leaves += [] if bias is None else [bias[ids]]
+            n = part.targets.stop - part.targets.start
+            places = torch.arange(len(ids), device=ids.device)
+            own = part.negatives._replace(items=places[n:].view(part.negatives.items.shape))
+            with torch.set_grad_enabled(any(wanted)):
+                leaves = [leaf.detach().requires_grad_(any(wanted)) for leaf in leaves]
+                offsets = None if bias is None else leaves[2]
+                share = loss(*scores(*leaves[:2], offsets, places[:n], own, part.where, width))
+            total += share.detach()
+            if not any(wanted):
+                continue
+            d = torch.autograd.grad(share, leaves)
+            if d_states is not None:
+                d_states[part.targets] = d[0]
+            if d_table is not None:
+                d_table.index_add_(0, ids, d[1])
+            if d_bias is not None:
+                d_bias.index_add_(0, ids, d[2])
+        ctx.save_for_backward(d_states, d_table, d_bias)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError("a sampled loss has no second derivative: see over_candidates")
+        return *(d if d is None else d * grad for d in ctx.saved_tensors), *[None] * 5
+
+
+class _Part(NamedTuple):
+    """Some rows of a batch."""
+
+    targets: slice  # of the batch's
+    negatives: Negatives
+    where: Tensor  # counted from the first of these rows
+
+
+def _parts(
+    negatives: Negatives, targets: Tensor, where: Tensor, width: int, states: Tensor
+) -> Iterator[_Part]:
+    """Splits a batch between rows, on a CPU, so that a part's scores and vectors fit the cache."""
+    items, sharing, rejected = negatives
+    if states.device.type != "cpu" or not len(targets):
+        yield _Part(slice(0, len(targets)), negatives, where)
+        return
+    rows = where // width
+    each = items.shape[-1] * (states.shape[1] if sharing == "position" else 1)
+    most = max(64, 2**20 // each)  # targets whose floats fill 4 MiB
+    start = 0
+    while start < len(targets):
+        first = rows[start]
+        end = min(start + most, len(targets))
+        if end < len(targets):  # not in the midst of a row, unless it has it all
+            whole = int(torch.searchsorted(rows, rows[end]))
+            end = whole if whole > start else int(torch.searchsorted(rows, first, right=True))
+        part = slice(start, end)
+        own = {
+            "position": part,
+            "row": slice(int(first), int(rows[end - 1]) + 1),
+            "batch": slice(None),
+        }
+        yield _Part(
+            part,
+            Negatives(items[own[sharing]], sharing, None if rejected is None else rejected[part]),
+            where[part] - first * width,
+        )
+        start = end
 
 
 def info_nce(

@@ -221,20 +221,33 @@ class Encoder(Model):
             table, bias = self.output()
             total = losses.ce(states, table, batch.targets, self.n_items, bias)
         else:
-            positive, negative = self.candidate_scores(states, batch, rng)
-            gbce_t = getattr(p, "gbce_t", 0.75)
-            total = losses.sampled(kind, positive, negative, self.n_items, gbce_t)
+            total = self.sampled_loss(states, batch, rng)
         return {kind: Term(total, len(batch.targets))} | self.penalty(batch)
+
+    def sampled_loss(self, states: Tensor, batch: Batch, rng: torch.Generator) -> Tensor:
+        """Returns the sum over targets of the loss that compares them with drawn negatives."""
+        return losses.over_candidates(self.sampled, states, *self.candidates(batch, rng))
+
+    def sampled(self, positive: Tensor, negative: Tensor) -> Tensor:
+        """Returns the loss that ``params.loss_type`` names, of scores (N,) and (N, k)."""
+        p = self.params
+        gbce_t = getattr(p, "gbce_t", 0.75)
+        return losses.sampled(p.loss_type, positive, negative, self.n_items, gbce_t)
 
     def candidate_scores(
         self, states: Tensor, batch: Batch, rng: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """Returns the scores of the targets (N,) and of negatives (N, k), -inf where rejected."""
+        return losses.scores(states, *self.candidates(batch, rng))
+
+    def candidates(
+        self, batch: Batch, rng: torch.Generator
+    ) -> tuple[Tensor, Tensor | None, Tensor, losses.Negatives, Tensor, int]:
+        """Draws negatives; returns all that ``losses.scores`` needs beside the states."""
         (table, bias), negatives = self.output(), self.negatives(batch, rng)
         if self.log_q is not None:
             bias = -self.log_q if bias is None else bias - self.log_q
-        width = batch.items.shape[1]
-        return losses.scores(states, table, bias, batch.targets, negatives, batch.where, width)
+        return table, bias, batch.targets, negatives, batch.where, batch.items.shape[1]
 
     def negatives(self, batch: Batch, rng: torch.Generator) -> losses.Negatives:
         """Draws ``neg_samples`` negatives for the targets of a batch, ``mn_ratio`` from it."""

@@ -410,3 +410,64 @@ def test_distinct_marks_the_first_of_each_item() -> None:
     ids, fresh = losses.distinct(torch.tensor([[4, 0, 2], [4, 9, 4]]))
     assert ids.tolist() == [0, 2, 4, 4, 4, 9]
     assert ids[fresh].tolist() == [2, 4, 9]
+
+
+KINDS = ["sampled_softmax", "bce", "bpr", "gbce", "window_bce"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("sharing", SHARINGS)
+@pytest.mark.parametrize("lengths", [[40] * 8, [3, 0, 100, 1, 30, 64, 65, 0], [0, 0]])
+def test_a_loss_made_in_parts_is_the_loss(
+    kind: str, sharing: losses.Sharing, lengths: list[int]
+) -> None:
+    """Rows are whole in a part, whatever their number of targets; the last may be long."""
+    torch.manual_seed(0)
+    k, width, n = 20_000 // (4 if sharing == "position" else 1), 100, sum(lengths)
+    inputs = [0.3 * torch.randn(n, 4), 0.3 * torch.randn(3001, 4), torch.randn(3001)]
+    inputs = [x.requires_grad_() for x in inputs]
+    where = torch.cat([row * width + torch.arange(length) for row, length in enumerate(lengths)])
+    targets, rows = torch.randint(1, 3001, (n,)), where // width
+    rng = torch.Generator().manual_seed(0)
+    negatives = losses.draw_negatives(
+        k, 3000, targets, rows, torch.arange(len(lengths)), rng, sharing=sharing, reject="target"
+    )
+
+    def loss(positive: Tensor, negative: Tensor) -> Tensor:
+        return losses.sampled(kind, positive, negative, 10**6)
+
+    rest = (targets, negatives, where, width)
+    ours = losses.over_candidates(loss, *inputs, *rest)
+    theirs = loss(*losses.scores(*inputs, *rest))
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    mean = max(n, 1) * k  # else sums of k roundings
+    gradients = torch.autograd.grad(2 * ours / mean, inputs)
+    expected = torch.autograd.grad(2 * theirs / mean, inputs)
+    for gradient, wanted in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(gradient, wanted, rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        torch.testing.assert_close(losses.over_candidates(loss, *inputs, *rest), ours)
+
+
+def test_a_loss_made_in_parts_holds_few_scores() -> None:
+    """Between its parts nothing of their size is alive: at most 4 MiB of scores at a time."""
+    targets = torch.ones(1000, dtype=torch.long)
+    negatives = losses.Negatives(torch.ones(50_000, dtype=torch.long), "batch")
+    seen = []
+
+    def loss(positive: Tensor, negative: Tensor) -> Tensor:
+        seen.append(negative.numel())
+        return losses.bce(positive, negative)
+
+    states, table = torch.zeros(1000, 4), torch.zeros(3, 4)
+    losses.over_candidates(loss, states, table, None, targets, negatives, torch.arange(1000), 1)
+    assert sum(seen) == 1000 * 50_000
+    assert max(seen) <= 64 * 50_000
+
+
+def test_a_loss_made_in_parts_has_no_second_derivative() -> None:
+    states = torch.randn(6, 5, requires_grad=True)
+    rest = (torch.randn(11, 5), None, TARGETS, draw(3, "row", "none"), WHERE, 4)
+    total = losses.over_candidates(losses.bce, states, *rest)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad(total, states, create_graph=True)

@@ -107,6 +107,9 @@ class FOSSIL(Encoder):
             positive = positive + gain.flatten()[batch.where]
         return positive, negative
 
+    def sampled_loss(self, states: Tensor, batch: Batch, rng: torch.Generator) -> Tensor:
+        return self.sampled(*self.candidate_scores(states, batch, rng))
+
     def without(self, known: Tensor, candidates: Tensor) -> Tensor:
         """Returns what leaving the history adds to candidates' scores: (B, L), (B, C) -> (B, C)."""
         p, q = self.item_embedding(known), F.embedding(candidates, self.output()[0])
