@@ -54,18 +54,18 @@ def evaluate(
         history = data.before(events, int(lengths[index].max()))
         scores = model.score(history).float()  # (B, I + 1)
         n_seen = int((held.events[index] - first[index]).sum()) if mask_seen else 0
-        batch_ranks = _ranks(scores, data, events, n_seen)
-        found[index] = batch_ranks.cpu().numpy()
+        own = _leave_out(scores, data, events, n_seen)
         if top_k:
             top[index] = scores.topk(top.shape[1], dim=1).indices.cpu().numpy()
+        found[index] = _ranks(scores, own).cpu().numpy()
     model.train(was_training)
     if ranks > 1:
         found, top = _gather((found, top), ranks)
     return Ranking(found, top if top_k else None)
 
 
-def _ranks(scores: Tensor, data: Sequences, events: Tensor, n_seen: int) -> Tensor:
-    """Ranks the item of each event in its row; overwrites what is out of the race with -inf."""
+def _leave_out(scores: Tensor, data: Sequences, events: Tensor, n_seen: int) -> Tensor:
+    """Sets what is out of the race to -inf; returns the score of each event's own item: (B,)."""
     rows = torch.arange(len(events), device=events.device)
     target = data.items[events]
     own = scores[rows, target]
@@ -76,11 +76,19 @@ def _ranks(scores: Tensor, data: Sequences, events: Tensor, n_seen: int) -> Tens
         row = torch.repeat_interleave(rows, counts, output_size=n_seen)
         step = torch.arange(n_seen, device=events.device) - (counts.cumsum(0) - counts)[row]
         scores[row, data.items[first[row] + step]] = -torch.inf
-    scores[rows, target] = own
-    above = (scores > own[:, None]).sum(1)
-    at_least = (scores >= own[:, None]).sum(1)  # the item itself and its ties among them
-    ranks = (above + at_least + 1) / 2
-    return torch.where(torch.isfinite(own), ranks, float(data.n_items))
+        scores[rows, target] = own
+    return own
+
+
+def _ranks(scores: Tensor, own: Tensor) -> Tensor:
+    """Ranks the own item of each row; overwrites the scores (B, I + 1), in floats for speed.
+
+    The signs of the differences add up to those above less those below; the own item, its ties
+    and what is not a number are neither.
+    """
+    n_items = scores.shape[1] - 1
+    lead = scores.sub_(own[:, None]).sign_().sum(1)
+    return torch.where(torch.isfinite(own), (n_items + 2 + lead) / 2, float(n_items))
 
 
 def _gather(mine: Arrays, ranks: int) -> Arrays:
