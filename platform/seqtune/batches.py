@@ -40,6 +40,13 @@ class Windows:
     def __len__(self) -> int:
         return len(self.start)
 
+    def batch_size(self, params: TrainParams) -> int:
+        """Returns the windows of an optimizer step that ``tokens_per_batch`` comes to, if any."""
+        if not params.tokens_per_batch:
+            return params.batch_size
+        inputs = int((self.end - self.start).sum())
+        return max(1, round(params.tokens_per_batch * len(self) / max(inputs, 1)))
+
     def n_batches(self, batch_size: int) -> int:
         """Returns the number of batches of an epoch."""
         if self.steps is not None:
@@ -127,6 +134,11 @@ def windows(split: Split, params: TrainParams) -> Windows:
     """Returns the windows that the model's ``train_mode`` asks for."""
     mode = getattr(params, "train_mode", "rows")
     if mode == "sessions":
+        if params.tokens_per_batch:
+            raise UserError(
+                "tokens_per_batch: a batch of train_mode sessions has one item of each of its "
+                "batch_size sessions; set batch_size alone"
+            )
         return sessions(split, params.batch_size)
     if mode == "prefixes":
         return prefixes(split, params.max_seq_len)

@@ -1,4 +1,4 @@
-"""The command line: ``seqtune tune | train | recommend | models``.
+"""The command line: ``seqtune tune | train | recommend | models | bench``.
 
 Everything that can be checked in a moment is checked before torch, Ray, MLflow or pandas is
 imported: a typing mistake is answered at once, by one sentence on stderr and exit code 2.
@@ -6,11 +6,16 @@ imported: a typing mistake is answered at once, by one sentence on stderr and ex
 
 from __future__ import annotations
 
+import atexit
 import difflib
+import gc
+import json
+import os
 import re
 import sys
 import tempfile
-from dataclasses import replace
+import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
@@ -35,6 +40,8 @@ if TYPE_CHECKING:
     from seqtune.view import StudyView, TrainView
 
 WHAT, DATA, SEARCH, RESOURCES, WHERE = "What", "Columns and filters", "Search", "Resources", "Where"
+
+STARTED = time.perf_counter()
 
 app = typer.Typer(
     help="Tunes sequential recommenders: your interactions in, the best checkpoint out.",
@@ -90,6 +97,16 @@ Set = Annotated[
 Metric = Annotated[
     str,
     _option(WHAT, "What to maximise, on validation: ndcg, hr, mrr, ... at k.", metavar="NAME@K"),
+]
+ValidUsers = Annotated[
+    int | None,
+    _option(
+        WHAT,
+        "Validate on so many users, the same for all trials; the test is on all.",
+        metavar="N",
+        min=1,
+        show_default="all",
+    ),
 ]
 UserCol = Annotated[
     str | None, _option(DATA, "Column of users, where its name is not a usual one.", metavar="NAME")
@@ -151,6 +168,7 @@ def tune(
     params: Params = None,
     set_: Set = [],  # noqa: B006
     metric: Metric = "ndcg@10",
+    valid_users: ValidUsers = None,
     list_: Annotated[
         bool, _option(WHAT, "List the models and exit.", "--list", metavar="")
     ] = False,
@@ -242,6 +260,7 @@ def tune(
         trials=trials,
         time_budget=None if time_budget is None else parse_duration(time_budget),
         metric=metric.lower(),
+        valid_users=valid_users,
         scheduler=scheduler,
         seed=seed,
         concurrency=concurrency,
@@ -296,6 +315,7 @@ def train(
     params: Params = None,
     set_: Set = [],  # noqa: B006
     metric: Metric = "ndcg@10",
+    valid_users: ValidUsers = None,
     user_col: UserCol = None,
     item_col: ItemCol = None,
     time_col: TimeCol = None,
@@ -333,6 +353,7 @@ def train(
         params=params,
         set=tuple(set_),
         metric=metric.lower(),
+        valid_users=valid_users,
         seed=seed,
         workers=workers,
         out=out,
@@ -423,6 +444,70 @@ def recommend(
         print(f"{len(written.unknown):,} items are unknown to the model, ignored: {some}{more}")
     if written.n_popular:
         print(f"{written.n_popular:,} users have no known item and got the most popular ones")
+
+
+@app.command(context_settings=HELP)
+def bench(
+    model: Annotated[
+        str | None,
+        _option(WHAT, "Model to measure.", metavar="NAME", autocompletion=_complete_model),
+    ] = None,
+    all_: Annotated[
+        bool, _option(WHAT, "Measure all models, one after another.", "--all", metavar="")
+    ] = False,
+    data: Source = "demo",
+    params: Params = None,
+    set_: Set = [],  # noqa: B006
+    user_col: UserCol = None,
+    item_col: ItemCol = None,
+    time_col: TimeCol = None,
+    min_user: MinUser = 3,
+    min_item: MinItem = 1,
+    seconds: Annotated[
+        float, _option(RESOURCES, "Seconds of training to measure.", metavar="N", min=0.1)
+    ] = 10.0,
+    threads: Annotated[
+        int | None,
+        _option(RESOURCES, "CPU threads.", metavar="N", min=1, show_default="one per core"),
+    ] = None,
+    json_: Annotated[
+        bool, _option(WHERE, "Print JSON, an object for each model.", "--json", metavar="")
+    ] = False,
+) -> None:
+    """Measures what a model costs: training, evaluation, start-up and memory."""
+    if all_ and model is not None:
+        raise UserError(f"--model {model}: --all measures every model; leave one of the two out")
+    options = TrainOptions(
+        model="sasrec" if all_ else _needed(model),
+        data=data,
+        user_col=user_col,
+        item_col=item_col,
+        time_col=time_col,
+        min_user=min_user,
+        min_item=min_item,
+        params=params,
+        set=tuple(set_),
+    )
+    _check_data(data)
+    if all_:
+        from seqtune.bench import run_apart
+
+        words = [word for word in sys.argv[2:] if word not in ("--all", "--json")]
+        costs = run_apart(words, model_names())
+    else:
+        _check(options)
+        check_point(declaration(options.model).params, given_by(options), _assignments(options))
+        from seqtune.bench import run
+
+        cores = len(os.sched_getaffinity(0))
+        costs = iter([run(options, seconds, threads or cores, STARTED)])
+    if json_:
+        for cost in costs:
+            print(json.dumps(asdict(cost)))
+    else:
+        from seqtune.bench import show
+
+        show(costs)
 
 
 @app.command(context_settings=HELP)
@@ -603,6 +688,7 @@ def _explain(model: str) -> None:
 
 def main(only: str | None = None) -> NoReturn:
     """Runs the command line; with ``only``, that command alone, as ``python tune.py`` does."""
+    atexit.register(gc.freeze)  # what is loaded is not looked through once more: 1 to 2 seconds
     group: Any = typer.main.get_command(app)
     program, entry = (
         ("seqtune", group) if only is None else ("python tune.py", group.commands[only])

@@ -108,6 +108,14 @@ def _closed(address: str, reason: str) -> UserError:
     )
 
 
+def nodes() -> list[int]:
+    """Returns the CPUs of each machine that has any."""
+    import ray
+
+    cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    return [n for n in cpus if n]
+
+
 def busy() -> list[str]:
     """Says, in a line, that trials will have to wait where others use the cluster now."""
     import ray

@@ -447,8 +447,10 @@ class _OverCandidates(torch.autograd.Function):
             own = part.negatives._replace(items=places[n:].view(part.negatives.items.shape))
             with torch.set_grad_enabled(any(wanted)):
                 leaves = [leaf.detach().requires_grad_(any(wanted)) for leaf in leaves]
-                offsets = None if bias is None else leaves[2]
-                share = loss(*scores(*leaves[:2], offsets, places[:n], own, part.where, width))
+                offsets = leaves[2] if bias is not None else None
+                query, vectors = leaves[:2]
+                both = scores(query, vectors, offsets, places[:n], own, part.where, width)
+                share = loss(*both)
             total += share.detach()
             if not any(wanted):
                 continue

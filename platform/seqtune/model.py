@@ -163,6 +163,11 @@ class Encoder(Model):
         last = (history.lengths - 1).clamp(min=0)
         return states[torch.arange(len(states), device=states.device), last]
 
+    def compile_encoder(self) -> None:
+        """Has the encoder compiled when it first runs, once for all shapes."""
+        for name in ("encode", "encode_last"):
+            setattr(self, name, torch.compile(getattr(self, name), dynamic=True))
+
     def encode_views(self, *views: History) -> tuple[Tensor, ...]:
         """Returns what ``encode_last`` does for several histories (B, L), in few calls.
 
@@ -230,9 +235,9 @@ class Encoder(Model):
 
     def sampled(self, positive: Tensor, negative: Tensor) -> Tensor:
         """Returns the loss that ``params.loss_type`` names, of scores (N,) and (N, k)."""
-        p = self.params
-        gbce_t = getattr(p, "gbce_t", 0.75)
-        return losses.sampled(p.loss_type, positive, negative, self.n_items, gbce_t)
+        values = self.params.model_dump()
+        kind, gbce_t = values["loss_type"], values.get("gbce_t", 0.75)
+        return losses.sampled(kind, positive, negative, self.n_items, gbce_t)
 
     def candidate_scores(
         self, states: Tensor, batch: Batch, rng: torch.Generator

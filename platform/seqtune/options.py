@@ -32,6 +32,7 @@ class StudyOptions:
     trials: int = 20
     time_budget: float | None = None  # seconds
     metric: str = "ndcg@10"
+    valid_users: int | None = None  # None: all
     scheduler: str = "asha"
     seed: int = 0
     concurrency: int | None = None
@@ -70,6 +71,7 @@ class TrainOptions:
     params: str | None = None
     set: tuple[str, ...] = ()
     metric: str = "ndcg@10"
+    valid_users: int | None = None
     seed: int = 0
     workers: int = 1
     out: str | None = None  # None: <storage>/<model>-<data>-train

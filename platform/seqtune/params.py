@@ -57,6 +57,14 @@ Temperature = Annotated[
 LossWeight = Annotated[
     float, Field(ge=0, le=100, description="Weight of this term beside the main loss.")
 ]
+Patience = Annotated[
+    int,
+    Field(
+        ge=1,
+        le=10_000,
+        description="Epochs without improvement before stopping; those not evaluated count too.",
+    ),
+]
 Similarity = Annotated[
     Literal["dot", "cos"], Field(description="Similarity of two views: dot product or cosine.")
 ]
@@ -106,6 +114,13 @@ class TrainParams(BaseModel):
         description="Windows per optimizer step, on average and over all workers; steps have about "
         "equal numbers of targets.",
     )
+    tokens_per_batch: int = Field(
+        0,
+        ge=0,
+        le=100_000_000,
+        description="Items at the input per optimizer step, on average and over all workers, in "
+        "place of batch_size; 0: batch_size counts.",
+    )
     window_stride: int = Field(
         0,
         ge=0,
@@ -114,10 +129,14 @@ class TrainParams(BaseModel):
         "windows, each target trained once; 0 trains on the last window only.",
     )
     epochs: int = Field(200, ge=0, le=100_000, description="Upper bound; early stopping ends it.")
-    patience: int = Field(
-        20, ge=1, le=10_000, description="Evaluations without improvement before stopping."
+    patience: Patience = 20
+    eval_every: int = Field(
+        0,
+        ge=0,
+        le=10_000,
+        description="Epochs between evaluations; the first and the last epoch are evaluated in any "
+        "case. 0 chooses, up to 10, so that it costs a tenth of training.",
     )
-    eval_every: int = Field(1, ge=1, le=10_000, description="Epochs between evaluations.")
     learning_rate: float = Field(1e-3, gt=0, le=10, description="Peak step size.")
     lr_scheduler: Literal["constant", "linear", "cosine"] = Field(
         "constant", description="Shape of the step size after warm-up, over all epochs."
@@ -142,6 +161,11 @@ class TrainParams(BaseModel):
     )
     reject: Reject = "target"
     precision: Literal["fp32", "bf16"] = Field("fp32", description="Arithmetic of the encoder.")
+    compile: bool = Field(
+        False,
+        description="Compile the encoder (torch.compile): for long trainings on a GPU, since the "
+        "first step then takes up to a minute; no gain on a CPU.",
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of initialisation, order, dropout.")
 
     @property

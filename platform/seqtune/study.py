@@ -15,7 +15,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ import ray
 from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
-from seqtune import cluster, paramsfile, search, trial
+from seqtune import cluster, paramsfile, probe, search, trial
 from seqtune.data import Dataset, leave_one_out
 from seqtune.options import StudyOptions, TrainOptions, command, duration
 from seqtune.params import UserError, declaration
@@ -74,6 +74,10 @@ def run(options: StudyOptions, view: StudyView) -> StudyResult:
     view.preparing("starting Ray")
     with cluster.connected(_cpus(options), options.workers_per_trial > 1) as resources:
         plan, concurrency = _plan(options, dataset, folder, resources)
+        data = ray.put(dataset)
+        if share := _share(options, space, dataset, plan, data, about, view):
+            plan, concurrency = replace(plan, cpus=share.cpus), share.concurrency
+            about["share"] = asdict(share)
         searcher = search.OptunaSearcher(
             space,
             _optuna_storage(folder),
@@ -91,7 +95,7 @@ def run(options: StudyOptions, view: StudyView) -> StudyResult:
             options.model,
             trial.describe(dataset),
             options.trials,
-            _describe_search(space, options, concurrency, plan),
+            _describe_search(space, options, concurrency, plan, share),
             folder.uri,
         )
         interrupts = Interrupts()
@@ -105,7 +109,6 @@ def run(options: StudyOptions, view: StudyView) -> StudyResult:
                 metric=options.metric,
                 dimensions=[d.name for d in space.dimensions],
             )
-            data = ray.put(dataset)
             callbacks: list[tune.Callback] = [
                 Messenger(options, searcher, plan, view, tracker, interrupts)
             ]
@@ -146,7 +149,7 @@ def _first_look(options: StudyOptions, given: Given, chosen: Row) -> tuple[Study
     return options, chosen, note
 
 
-def _find(options: StudyOptions, dataset: Dataset) -> tuple[StudyOptions, Folder, dict[str, str]]:
+def _find(options: StudyOptions, dataset: Dataset) -> tuple[StudyOptions, Folder, Row]:
     """Finds the study's name and folder, and says what the study is: the content of study.json.
 
     A name that was not given is made unique; one that was given must be new, or be resumed.
@@ -162,8 +165,9 @@ def _find(options: StudyOptions, dataset: Dataset) -> tuple[StudyOptions, Folder
             name = next(one for one in numbered if one not in taken)
     folder = root / name
     options = replace(options, name=name)
-    saved: dict[str, str] = json.loads(folder.read("study.json") or b"{}")
+    saved: Row = json.loads(folder.read("study.json") or b"{}")
     now = {"model": options.model, "data": dataset.fingerprint, "metric": options.metric}
+    now |= {"validation": trial.validated(options)}
     if not options.resume:
         if saved:
             raise UserError(
@@ -174,9 +178,10 @@ def _find(options: StudyOptions, dataset: Dataset) -> tuple[StudyOptions, Folder
     if not saved:
         raise UserError(f"--resume: there is no study {name!r} in {root.uri}; leave --resume out")
     for what, value in now.items():
-        if saved[what] != value:
+        before = saved.get(what, trial.ALL_USERS)  # where a study of old says nothing
+        if before != value:
             raise UserError(
-                f"--resume: study {name!r} was started with another {what} ({saved[what]}, now "
+                f"--resume: study {name!r} was started with another {what} ({before}, now "
                 f"{value}); give the same, or another --name without --resume"
             )
     return options, folder, saved
@@ -206,7 +211,8 @@ def _plan(
 ) -> tuple[Plan, int]:
     """Decides what a trial gets, and how many run at a time.
 
-    One CPU a trial: two trials of one thread get more done than one of two.
+    One CPU a trial, unless it is measured (``_share``): two trials of one thread mostly get more
+    done than one of two.
     """
     cpus, gpus = resources.get("CPU", 1), resources.get("GPU", 0)
     mask_seen = options.mask_seen
@@ -218,6 +224,8 @@ def _plan(
         workers=options.workers_per_trial,
         cpus=1 if options.cpus_per_trial is None else options.cpus_per_trial,
         gpus=min(gpus, 1) if options.gpus_per_trial is None else options.gpus_per_trial,
+        valid_users=options.valid_users,
+        seed=options.seed,
     )
     fits = [cpus / (plan.cpus * plan.workers)] if plan.cpus else []
     fits += [gpus / (plan.gpus * plan.workers)] if plan.gpus else []
@@ -231,17 +239,56 @@ def _plan(
     return plan, min(options.concurrency or fitting, fitting)
 
 
-def _describe_search(space: Space, options: StudyOptions, concurrency: int, plan: Plan) -> str:
+def _share(
+    options: StudyOptions,
+    space: Space,
+    dataset: Dataset,
+    plan: Plan,
+    data: Any,
+    about: Row,
+    view: StudyView,
+) -> probe.Share | None:
+    """Measures how trials share the CPUs best; None where one CPU each is not in question.
+
+    A study that is resumed keeps what it began with, where the machine is the same.
+    """
+    asked = options.concurrency is not None or options.cpus_per_trial is not None
+    ways = probe.ways(cluster.nodes(), options.trials)
+    if asked or plan.gpus or plan.workers > 1 or len(ways) < 2 or cluster.busy():
+        return None
+    if options.resume:
+        kept = probe.Share(**about["share"]) if "share" in about else None
+        return kept if kept and (kept.concurrency, kept.cpus) in ways else None
+    values = space.defaults()
+    epochs = space.build(values).epochs
+    if not probe.pays(dataset.n_interactions, epochs, options.trials, options.time_budget):
+        return None
+    view.preparing("measuring how many trials at a time get most done")
+    try:
+        return probe.choose(plan, values, data, ways)
+    except Exception as error:
+        view.note(f"not measured how many trials at a time get most done: {_last_line(error)}")
+        return None
+
+
+def _describe_search(
+    space: Space,
+    options: StudyOptions,
+    concurrency: int,
+    plan: Plan,
+    share: probe.Share | None,
+) -> str:
     names = f"{len(space.dimensions)} hyperparameters searched"
-    share = f"{concurrency} at a time, {plan.cpus:g} CPU" + (
+    given = f"{concurrency} at a time, {plan.cpus:g} CPU{'s' * (plan.cpus > 1)}" + (
         f", {plan.gpus:g} GPU" * bool(plan.gpus)
     )
     workers = f" for each of {plan.workers} workers" if plan.workers > 1 else " each"
-    return f"{names}, {options.trials} trials, {share}{workers}"
+    why = f" ({share.why})" if share else ""
+    return f"{names}, {options.trials} trials, {given}{workers}{why}"
 
 
 def _study_params(options: StudyOptions, space: Space) -> dict[str, Any]:
-    asked = ("model", "data", "metric", "trials", "time_budget", "scheduler", "seed")
+    asked = ("model", "data", "metric", "valid_users", "trials", "time_budget", "scheduler", "seed")
     return {name: getattr(options, name) for name in asked} | {"space": space.place}
 
 
@@ -453,7 +500,7 @@ class Finals:
             replace(row, status="unfinished") if row.status == "running" else row
             for row in search.trial_rows(study)
         ]
-        self.importances = search.importances(study)
+        self.importances: dict[str, float] = {}
         self.curves = {
             t.number: sorted(t.intermediate_values.items())
             for t in study.get_trials(deepcopy=False)
@@ -470,7 +517,6 @@ class Finals:
 def _finals(study: optuna.Study, plan: Plan, data: Any) -> Finals:
     """Evaluates the best trial and the defaults on test, once, on a machine like a trial's."""
     finals = Finals(study)
-    search.close_study(study)
     chosen = finals.best
     numbers = {row.number for row in finals.rows if row.number == 0 and row.value is not None}
     numbers |= {chosen.number} if chosen else set()
@@ -483,6 +529,8 @@ def _finals(study: optuna.Study, plan: Plan, data: Any) -> Finals:
         )
         for n in numbers
     }
+    finals.importances = search.importances(study)  # while the tests run
+    search.close_study(study)
     finals.finalists = {number: ray.get(job) for number, job in jobs.items()}
     return finals
 
@@ -523,7 +571,8 @@ def _result(
 
 def _train_command(options: StudyOptions, best: Finalist) -> str:
     names = ("model", "data", "user_col", "item_col", "time_col", "min_user", "min_item")
-    shared = {name: getattr(options, name) for name in (*names, "mask_seen", "metric", "seed")}
+    own = ("mask_seen", "metric", "valid_users", "seed")
+    shared = {name: getattr(options, name) for name in (*names, *own)}
     chosen = tuple(f"{k}={_yaml(v)}" for k, v in best.params.items() if k != "seed")
     return command(TrainOptions(**shared, set=chosen, workers=options.workers_per_trial))
 

@@ -7,6 +7,7 @@ a report and with a resume state.
 from __future__ import annotations
 
 import copy
+import io
 import math
 import time
 from collections.abc import Callable
@@ -23,12 +24,14 @@ from torch.nn.parallel import DistributedDataParallel
 from seqtune import batches, metrics
 from seqtune.data.split import Split
 from seqtune.evaluate import evaluate
-from seqtune.model import Model, Term, model_class
+from seqtune.model import Encoder, Model, Term, model_class
 from seqtune.params import TrainParams, UserError
 
 State = dict[str, Any]
 Row = dict[str, Any]
 NO_STEP = 2**62
+# Epochs between evaluations, where they are left to us: a share of the time, and a bound.
+EVALUATION_SHARE, MOST_EPOCHS = 0.1, 10
 
 
 class DivergedError(Exception):
@@ -67,11 +70,13 @@ def train(
     metric: str = "ndcg@10",
     mask_seen: bool | None = None,
 ) -> Trained:
-    """Trains until the validation ``metric`` has not improved for ``patience`` evaluations.
+    """Trains until the validation ``metric`` has not improved for ``patience`` epochs.
 
-    After each evaluation the resume state goes to ``home.save`` and a row of numbers to
-    ``home.report``. All randomness comes from (seed, epoch, rank), so that a run resumed from its
-    state equals an uninterrupted one. Raises DivergedError where the loss is not finite.
+    The first epoch, the last and each multiple of ``eval_every`` are evaluated. After each
+    evaluation a row of numbers goes to ``home.report``; before it, where the metric is the best so
+    far or the run ends, the resume state to ``home.save``, which may keep it: nothing in it changes
+    any more. All randomness comes from (seed, epoch, rank), so that a run resumed from its state
+    equals an uninterrupted one. Raises DivergedError where the loss is not finite.
     """
     home = home or Home()
     metrics.parse_metric(metric)
@@ -87,18 +92,22 @@ def _train(
     kind = model_class(model_name)
     data = batches.sequences(split, home.device, times=kind.uses_times)
     windows = batches.windows(split, p)
+    batch_size = windows.batch_size(p)
     _check_sizes(p, windows, home.world_size, split.dataset.name)
+    _check_precision(p, home.device)
     shard = (home.rank, home.world_size)
 
     torch.manual_seed(p.seed)
     model = kind(p, data.n_items, data.n_users).to(home.device)
     model.prepare(data)
+    if p.compile and isinstance(model, Encoder):
+        model.compile_encoder()
     optimizer = make_optimizer(model, p)
     parallel = DistributedDataParallel(model) if home.world_size > 1 and optimizer else model
-    state: State = {"epoch": 0, "step": 0, "history": [], "best": None, "stale": 0}
+    state: State = {"epoch": 0, "step": 0, "history": [], "best": None, "eval_every": p.eval_every}
     if saved := home.load():
         restore(saved, state, model, optimizer)
-    total_steps = p.epochs * windows.n_batches(p.batch_size)
+    total_steps = p.epochs * windows.n_batches(batch_size)
     started = time.perf_counter()
     means: dict[str, list[Tensor]] = {}
 
@@ -110,7 +119,7 @@ def _train(
             for batch in batches.epoch(
                 windows,
                 data,
-                batch_size=p.batch_size,
+                batch_size=batch_size,
                 seed=(p.seed, state["epoch"]),
                 shard=shard,
             ):
@@ -128,37 +137,40 @@ def _train(
                 bad = torch.where(torch.isfinite(loss.detach()), NO_STEP, state["step"])
                 first_bad = torch.minimum(first_bad, bad)
                 state["step"] += 1
-                home.stepped(len(batch.targets))
+                home.stepped(next(iter(terms.values())).count)
                 if state["step"] % 50 == 0:  # seldom: looking at a number waits for the device
                     stop_if_diverged(first_bad)
             stop_if_diverged(first_bad)
             state["epoch"] += 1
-            if state["epoch"] % p.eval_every and state["epoch"] < p.epochs:
+            if not due(state, p):
                 continue
 
         trained = time.perf_counter()
         ranking = evaluate(model, data, split, split.valid, mask_seen=mask_seen, shard=shard)
         valid = metrics.compute(ranking.ranks, also=metric)
-        if state["best"] is None or valid[metric] > state["best"][metric]:
+        improved = state["best"] is None or valid[metric] > state["best"][metric]
+        if improved:
             state["best"] = valid | {"epoch": state["epoch"]}
             state["best_model"] = copy.deepcopy(model.state_dict())
             state["ranks"] = ranking.ranks
-            state["stale"] = 0
-        else:
-            state["stale"] += 1
+        evaluated = time.perf_counter()
+        state["eval_every"] = state["eval_every"] or cadence(
+            trained - started, evaluated - trained + saving_seconds(state, optimizer), p, home
+        )
         row: Row = {f"train_{name}": mean_over_ranks(m, home) for name, m in means.items()}
         row |= valid | {"epoch": state["epoch"], "step": state["step"]}
         row |= {"best": state["best"][metric], "best_epoch": state["best"]["epoch"]}
         row |= {
             "time": time.time(),
             "train_seconds": trained - started,
-            "eval_seconds": time.perf_counter() - trained,
+            "eval_seconds": evaluated - trained,
+            "eval_every": state["eval_every"],
         }
         state["history"].append(row)
         row["finished"] = finished(state, p)
         means, started = {}, time.perf_counter()
-        if home.rank == 0:
-            home.save(snapshot(state, model, optimizer))
+        if home.rank == 0 and (improved or row["finished"]):
+            home.save(snapshot(state, optimizer))
         home.report(row)
 
     model.load_state_dict(state["best_model"])
@@ -167,8 +179,37 @@ def _train(
 
 
 def finished(state: State, p: TrainParams) -> bool:
-    """Says whether a run has been evaluated at its last epoch, or has not improved for long."""
-    return bool(state["history"]) and (state["epoch"] >= p.epochs or state["stale"] >= p.patience)
+    """Says, after an evaluation, whether it was at the last epoch or the best one is long ago."""
+    if not state["history"] or state["history"][-1]["epoch"] != state["epoch"]:
+        return False
+    return bool(state["epoch"] >= p.epochs or state["epoch"] - state["best"]["epoch"] >= p.patience)
+
+
+def due(state: State, p: TrainParams) -> bool:
+    """Says whether an epoch that has just ended is evaluated."""
+    return state["epoch"] in (1, p.epochs) or not state["epoch"] % (state["eval_every"] or 1)
+
+
+def cadence(train_seconds: float, cost: float, p: TrainParams, home: Home) -> int:
+    """Returns after how many epochs to evaluate, so that it costs a tenth of training at most.
+
+    ``cost`` are the seconds of one evaluation and of saving what it found, ``train_seconds`` those
+    of an epoch. There are two evaluations within ``patience`` in any case. Rank 0's clock decides.
+    """
+    every = math.ceil(cost / (EVALUATION_SHARE * max(train_seconds, 1e-9)))
+    every = max(1, min(every, MOST_EPOCHS, p.patience // 2)) if p.epochs else 1
+    if home.world_size > 1:
+        decided = torch.tensor(every, device=home.device)
+        dist.broadcast(decided, 0)
+        every = int(decided)
+    return every
+
+
+def saving_seconds(state: State, optimizer: torch.optim.Optimizer | None) -> float:
+    """Returns what saving a state takes from training: to copy it and to turn it into bytes."""
+    began = time.perf_counter()
+    torch.save(snapshot(state, optimizer), io.BytesIO())
+    return time.perf_counter() - began
 
 
 def combine(terms: dict[str, Term], home: Home, means: dict[str, list[Tensor]]) -> Tensor:
@@ -245,19 +286,26 @@ def stop_if_diverged(first_bad: Tensor) -> None:
         raise DivergedError(f"the loss is not finite at step {step}; try a smaller learning_rate")
 
 
-def snapshot(state: State, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> State:
-    """Returns everything that an exact continuation needs."""
-    now = {"model": model.state_dict(), "optimizer": optimizer and optimizer.state_dict()}
-    return state | now
+def snapshot(state: State, optimizer: torch.optim.Optimizer | None) -> State:
+    """Returns what an exact continuation from the best evaluation needs, which is the last one.
+
+    In a finished run it may be an earlier one, and nothing but its weights is wanted.
+    """
+    kept = state | {"history": list(state["history"])}
+    if state["history"] and state["history"][-1]["finished"]:
+        return kept
+    return kept | {"optimizer": optimizer and copy.deepcopy(optimizer.state_dict())}
 
 
 def restore(
     saved: State, state: State, model: nn.Module, optimizer: torch.optim.Optimizer | None
 ) -> None:
-    """Continues from a snapshot; one of a finished run may be without weights to continue from."""
+    """Continues from a snapshot; that of a finished run has no optimizer.
+
+    States of earlier versions may be of another epoch than the best, with weights of their own.
+    """
     weights, optimizer_state = saved.pop("model", None), saved.pop("optimizer", None)
-    if weights is not None:
-        model.load_state_dict(weights)
+    model.load_state_dict(saved["best_model"] if weights is None else weights)
     if optimizer is not None and optimizer_state is not None:
         optimizer.load_state_dict(optimizer_state)
     state.update(saved)
@@ -272,5 +320,20 @@ def _check_sizes(p: TrainParams, windows: batches.Windows, ranks: int, data_name
         raise UserError(
             f"{data_name}: {len(windows)} training windows cannot be split over {ranks} workers"
         )
-    if p.batch_size < 2 * ranks:
-        raise UserError(f"batch_size {p.batch_size} must be at least {2 * ranks}: 2 per worker")
+    if (size := windows.batch_size(p)) < 2 * ranks:
+        asked = f"tokens_per_batch {p.tokens_per_batch} makes a batch of {size} windows, which"
+        place = asked if p.tokens_per_batch else f"batch_size {size}"
+        raise UserError(f"{place} must be at least {2 * ranks}: 2 per worker")
+
+
+def _check_precision(p: TrainParams, device: torch.device) -> None:
+    if p.precision == "bf16" and device.type == "cpu" and not cpu_has_bf16():
+        raise UserError(
+            "precision bf16: this CPU has no such arithmetic and would take twenty times as long; "
+            "use fp32"
+        )
+
+
+def cpu_has_bf16() -> bool:
+    """Says whether this CPU multiplies in bf16."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -1,8 +1,9 @@
 """One trial: the training loop at home in a Tune actor, in Ray Train workers, or alone.
 
-A trial's folder holds ``state.pt``, from which training continues exactly, and ``ranks.parquet``,
-the validation rank of every user at the best evaluation. Tune's own checkpoints are not used: the
-folder serves a retry after a crash and ``--resume`` after the driver's death alike.
+A trial's folder holds ``state.pt``, from which training continues exactly from the best evaluation,
+``ranks.parquet``, the validation rank of every user there, and ``history.json``, all that the trial
+has told. Tune's own checkpoints are not used: the folder serves a retry after a crash and
+``--resume`` after the driver's death alike.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from seqtune import paramsfile
@@ -21,6 +22,7 @@ from seqtune.data import Dataset, Split, leave_one_out, load
 from seqtune.options import StudyOptions, TrainOptions
 from seqtune.params import TrainParams, UserError, build
 from seqtune.report import Finalist, TrainResult
+from seqtune.saver import Saver
 from seqtune.storage import Folder
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from seqtune.view import TrainView
 
 Row = dict[str, Any]
+ALL_USERS = "all users"
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,19 @@ class Plan:
     workers: int = 1
     cpus: float = 1
     gpus: float = 0
+    valid_users: int | None = None  # None: all
+    seed: int = 0  # of the choice of these users
 
     def trial_folder(self, number: int) -> Folder:
         """Where a trial keeps its state."""
         return self.folder / "trials" / f"{number:04d}"
+
+    def split(self, dataset: Dataset) -> Split:
+        """Holds out the last two events of each user, for validation of ``valid_users`` alone."""
+        split = leave_one_out(dataset)
+        if self.valid_users is None:
+            return split
+        return replace(split, valid=split.valid.sample(self.valid_users, self.seed))
 
 
 def run(config: Row, plan: Plan, data: list[Any]) -> None:
@@ -89,6 +101,8 @@ def fresh_start(cpus: float) -> None:
     import torch
 
     gc.collect()
+    if not gc.get_freeze_count():
+        gc.freeze()  # torch's own objects live for good: to look at them takes 0.1 s each time
     torch.set_num_threads(max(1, int(cpus)))
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -131,19 +145,36 @@ def train_here(
     rank: int = 0,
     world_size: int = 1,
 ) -> Trained:
-    """Runs the loop in this process, from the folder's state where there is one."""
+    """Runs the loop in this process, from the folder's state where there is one.
+
+    What was told before a crash is not told again, though the epochs may be trained again.
+    """
     from seqtune.train import Home, train
 
-    split = leave_one_out(dataset)
-    home = Home(
-        device=device(),
-        rank=rank,
-        world_size=world_size,
-        load=lambda: load_state(folder),
-        save=lambda state: save_state(folder, state, split),
-        report=report,
-    )
-    return train(plan.model, params, split, home, metric=plan.metric, mask_seen=plan.mask_seen)
+    split, told = plan.split(dataset), history(folder)
+
+    def tell(row: Row) -> None:
+        if told and row["epoch"] <= told[-1]["epoch"]:
+            return
+        told.append(row)
+        if rank == 0:
+            folder.write("history.json", json.dumps(told).encode())
+        report(row)
+
+    def write(state: State) -> None:
+        save_state(folder, state, split)
+
+    with Saver(write, tell, wait=world_size > 1) as saver:
+        home = Home(
+            device=device(),
+            rank=rank,
+            world_size=world_size,
+            load=lambda: load_state(folder),
+            save=saver.save,
+            report=saver.report,
+            stepped=lambda _: saver.proceed(),
+        )
+        return train(plan.model, params, split, home, metric=plan.metric, mask_seen=plan.mask_seen)
 
 
 def train_in_workers(
@@ -228,26 +259,25 @@ def load_state(folder: Folder) -> State | None:
 
 
 def save_state(folder: Folder, state: State, split: Split) -> None:
-    """Writes a trial's state, and its validation ranks where the best has just improved.
-
-    A finished trial keeps its best weights and drops what only a continuation would need.
-    """
+    """Writes a trial's state, and before it the validation ranks of its best evaluation."""
     import torch
 
-    if state["history"][-1]["finished"]:
-        state = {key: value for key, value in state.items() if key not in ("model", "optimizer")}
-    if state["best"]["epoch"] == state["epoch"]:
-        users = split.dataset.user_ids[split.valid.users]
-        folder.write("ranks.parquet", ranks_file(users, state["ranks"]))
+    users = split.dataset.user_ids[split.valid.users]
+    folder.write("ranks.parquet", ranks_file(users, state["ranks"]))
     out = io.BytesIO()
     torch.save(state | {"ranks": torch.from_numpy(state["ranks"])}, out)
     folder.write("state.pt", out.getvalue())
 
 
 def history(folder: Folder) -> list[Row]:
-    """Returns what a trial has reported so far."""
+    """Returns what a trial has told so far, and what it would have told if it had not crashed.
+
+    The state is behind where evaluations since brought no improvement, and may be ahead by a row.
+    """
+    told: list[Row] = json.loads(folder.read("history.json") or b"[]")
     state = load_state(folder)
-    return state["history"] if state else []
+    known = told[-1]["epoch"] if told else -1
+    return told + [row for row in (state or {}).get("history", []) if row["epoch"] > known]
 
 
 def ranks_file(user_ids: NDArray[Any], ranks: NDArray[np.float32]) -> bytes:
@@ -266,10 +296,14 @@ def ranks_file(user_ids: NDArray[Any], ranks: NDArray[np.float32]) -> bytes:
 def test(
     plan: Plan, number: int, params: Row, dataset: Dataset, checkpoint_to: Folder | None
 ) -> Finalist:
-    """Evaluates the best weights of a trial on the test items, and writes them as a checkpoint."""
+    """Evaluates the best weights of a trial on the test items, and writes them as a checkpoint.
+
+    Its hyperparameters come back with the ``eval_every`` that was used, so that they repeat it.
+    """
     fresh_start(plan.cpus)
     state = load_state(plan.trial_folder(number))
     assert state is not None, f"trial {number} has a value and no state"
+    params = params | {"eval_every": state.get("eval_every") or params.get("eval_every", 1)}
     found, ranks = evaluate_on_test(plan, params, state["best_model"], dataset)
     valid = {name: value for name, value in state["best"].items() if name != "epoch"}
     if checkpoint_to is not None:
@@ -358,6 +392,8 @@ def train_once(options: TrainOptions, view: TrainView) -> TrainResult:
         mask_seen=not dataset.has_repeats if mask_seen is None else mask_seen,
         folder=folder,
         workers=options.workers,
+        valid_users=options.valid_users,
+        seed=options.seed,
     )
     state_folder = _training_folder(folder, options, dataset, params)
     view.started(options.model, describe(dataset), folder.uri)
@@ -392,11 +428,12 @@ def _training_folder(
 ) -> Folder:
     """Returns the folder of the training state, emptied unless the same training goes on."""
     now = {"model": options.model, "data": dataset.fingerprint, "params": params}
+    now |= {"validation": validated(options)}
     saved = json.loads(folder.read("training.json") or b"{}")
-    if options.resume and saved != now:
+    if options.resume and {"validation": ALL_USERS} | saved != now:
         raise UserError(
             f"--resume: {folder.uri} holds no training with these options; give the same model, "
-            "data, --params and --set, or leave --resume out"
+            "data, --valid-users, --params and --set, or leave --resume out"
         )
     if not options.resume:
         folder.write("training.json", json.dumps(now, indent=2).encode())
@@ -435,6 +472,12 @@ def read(options: StudyOptions | TrainOptions) -> Dataset:
         min_user=options.min_user,
         min_item=options.min_item,
     )
+
+
+def validated(options: StudyOptions | TrainOptions) -> str:
+    """Says who validates: ``all users``, or ``1000 users of seed 0``."""
+    n = options.valid_users
+    return ALL_USERS if n is None else f"{n} user{'' if n == 1 else 's'} of seed {options.seed}"
 
 
 def describe(dataset: Dataset) -> str:

@@ -17,7 +17,9 @@ pytestmark = pytest.mark.timeout(600)
 N, EPOCHS = 3, 40
 SPACE = """
 model: sasrec
-fixed: {embedding_size: 16, n_layers: 1, n_heads: 1, inner_size: 32, epochs: 40, patience: 40}
+fixed:
+  {embedding_size: 16, n_layers: 1, n_heads: 1, inner_size: 32,
+   epochs: 40, patience: 40, eval_every: 1} # a row for each epoch, whatever it costs
 space:
   learning_rate: {low: 0.0003, high: 0.003, log: true}
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shlex
 import signal
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seqtune import checkpoint
+from seqtune import checkpoint, trial
 from seqtune.data import leave_one_out
 from seqtune.data.generate import make_preset
 from seqtune.storage import Folder
@@ -28,13 +29,15 @@ space:
   weight_decay: {choice: [0, 0.01]}
 """
 SEARCHED = ("learning_rate", "batch_size", "weight_decay")
+VALID_USERS = 150
 
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("study")
     (folder / "space.yaml").write_text(SPACE)
-    return ["--trials", "3", "--space", f"{folder}/space.yaml", "--storage", f"{folder}/results"]
+    words = ["--trials", "3", "--space", f"{folder}/space.yaml", "--valid-users", f"{VALID_USERS}"]
+    return [*words, "--storage", f"{folder}/results"]
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +65,9 @@ def test_nothing_but_the_study_is_told(ended: Any, study: Any) -> None:
         next(line for line in head if line.startswith("3 hyperparameters searched, 3 trials, ")),
         f"results in {study.folder}",
     ]
-    trial = (
-        r"\[[123]/3\] trial [012]( \(defaults\))?: (complete|pruned), ndcg@10 0\.\d{4}, \d epoch"
-    )
+    line = r"\[[123]/3\] trial [012]( \(defaults\))?: (complete|pruned), ndcg@10 0\.\d{4}, \d epoch"
     assert len(head) == 6
-    assert all(re.match(trial, line) for line in head[3:]), head
+    assert all(re.match(line, one) for one in head[3:]), head
     noise = r"INFO|WARN|Warning|\(pid=|ray::|raylet|alembic|sqlalchemy|^\[[IW] |^\d{4}[-/]\d\d"
     assert not re.findall(noise, said, re.MULTILINE)
 
@@ -129,10 +130,10 @@ def test_mlflow_has_a_run_of_the_study_and_one_of_each_trial(
             assert run.data.tags[f"seqtune.version.{library}"]
     assert parent.data.params["trials"] == "3"
     assert parent.data.metrics["test/ndcg_10"] == report["best"]["test"]["ndcg@10"]
-    for number, trial in enumerate(study.trials()):
+    for number, one in enumerate(study.trials()):
         run = children[number]
-        values = trial.intermediate_values
-        kept = {name: str(value) for name, value in trial.user_attrs["params"].items()}
+        values = one.intermediate_values
+        kept = {name: str(value) for name, value in one.user_attrs["params"].items()}
         assert run.data.params == kept
         assert run.data.metrics["best/ndcg_10"] == max(values.values())
         for curve in ("ndcg_10", "hr_10", "train_ce", "train_seconds"):
@@ -144,18 +145,33 @@ def test_mlflow_has_the_ranks_and_the_report(study: Any) -> None:
 
     client = study.client()
     parent, children = study.runs()
-    users = leave_one_out(make_preset("tiny")).valid.users
+    dataset = make_preset("tiny")
+    held = leave_one_out(dataset).valid.sample(VALID_USERS, seed=0)
+    users = dataset.user_ids[held.users].tolist()
     for run in children.values():
         assert [one.path for one in client.list_artifacts(run.info.run_id)] == ["ranks.parquet"]
         place = Path(run.info.artifact_uri.removeprefix("file://")) / "ranks.parquet"
-        ranks = pq.read_table(io.BytesIO(place.read_bytes()))["rank"].to_numpy()
-        assert len(ranks) == len(users)
+        table = pq.read_table(io.BytesIO(place.read_bytes()))
+        assert table["user"].to_pylist() == users
+        ranks = table["rank"].to_numpy()
         found = np.where(ranks <= 10, 1 / np.log2(ranks + 1), 0).mean()
         assert found == pytest.approx(run.data.metrics["best/ndcg_10"])
     names = {Path(one.path).name for one in client.list_artifacts(parent.info.run_id, "report")}
     tables = {"report.md", "report.json", "ranks-best.parquet", "ranks-default.parquet"}
     assert tables < names
     assert {"history.png", "parallel_coordinates.png", "learning_curves.png"} < names
+    tested = pq.read_table(study.folder / "report" / "ranks-best.parquet")
+    assert tested["user"].to_pylist() == dataset.user_ids.tolist()  # the test is on all
+
+
+def test_the_best_of_each_trial_is_on_disk_however_it_ended(study: Any) -> None:
+    for number, one in enumerate(study.trials()):
+        state = trial.load_state(Folder.at(study.state(number).parent))
+        assert state is not None
+        best = state["best"]
+        told = one.intermediate_values
+        assert told[best["epoch"]] == best["ndcg@10"] == max(told.values())
+        assert [row["epoch"] for row in study.history(number)] == sorted(told)
 
 
 def test_the_champion_is_registered_and_recommends(study: Any, report: dict[str, Any]) -> None:
@@ -171,7 +187,7 @@ def test_the_champion_is_registered_and_recommends(study: Any, report: dict[str,
 
 
 def test_the_train_command_repeats_the_best_trial(
-    ended: Any, report: dict[str, Any], start: Callable[..., Any], tmp_path: Path
+    study: Any, report: dict[str, Any], start: Callable[..., Any], tmp_path: Path
 ) -> None:
     program, *words = shlex.split(report["train_command"])
     assert program == "seqtune"
@@ -179,6 +195,9 @@ def test_the_train_command_repeats_the_best_trial(
     trained = start("-c", main, *words, "--out", str(tmp_path)).ends(0)
     assert trained.err == ""
     meta = json.loads((tmp_path / "model.json").read_text())["meta"]
+    epochs = {row["eval_every"] for row in study.history(report["best"]["number"])}
+    assert epochs == {report["best"]["params"]["eval_every"]}  # which was automatic
+    assert f" --valid-users {VALID_USERS}" in report["train_command"]
     assert meta["valid"] == report["best"]["valid"]
     assert meta["test"] == pytest.approx(report["best"]["test"])
 
@@ -188,12 +207,14 @@ def test_names_are_not_taken_twice(tune: Callable[..., Any], ended: Any, words: 
     named = tune(*words, "--name", "sasrec-tiny")
     other = tune(*words, "--resume", "--name", "sasrec-tiny", data="demo")
     unknown = tune(*words, "--resume", "--name", "nobody")
+    fewer = tune(*words, "--resume", "--name", "sasrec-tiny", "--valid-users", "99")
     second.until(lambda: f"results in {words[-1]}/sasrec-tiny-2\n" in second.out)
     second.signal(signal.SIGINT)
     second.ends(130)
     for command, sentence in (
         (named, "--name sasrec-tiny: this study exists; go on with --resume, or give another"),
         (other, "--resume: study 'sasrec-tiny' was started with another data"),
+        (fewer, "--resume: study 'sasrec-tiny' was started with another validation (150 users"),
         (unknown, f"--resume: there is no study 'nobody' in {words[-1]}; leave --resume out"),
     ):
         command.ends(2)
@@ -204,3 +225,23 @@ def test_names_are_not_taken_twice(tune: Callable[..., Any], ended: Any, words: 
         "sasrec-tiny",
         "sasrec-tiny-2",
     ]
+
+
+def test_a_long_study_measures_how_many_trials_at_a_time_once(
+    tune: Callable[..., Any], tmp_path: Path
+) -> None:
+    words = ["--trials", "60", "--time-budget", "20m", "--storage", str(tmp_path)]
+    said = []
+    for more in ([], ["--resume"]):
+        study = tune(*words, *more, data="demo")
+        study.until(lambda: f"results in {tmp_path}/sasrec-demo\n" in study.out)  # noqa: B023
+        study.signal(signal.SIGINT)
+        study.ends(130)
+        said.append(next(line for line in study.out.splitlines() if " at a time" in line))
+        said.append((tmp_path / "sasrec-demo" / "study.json").read_text())
+    if len(os.sched_getaffinity(0)) > 1:
+        form = r"60 trials, \d+ at a time, \d+ CPUs? each \(measured: [\d,]+ targets/s; \d+ x "
+        assert re.search(form, said[0])
+        share = json.loads(said[1])["share"]
+        assert f" {share['concurrency']} at a time, {share['cpus']} CPU" in said[0]
+    assert said[2:] == said[:2]  # another measurement would have found other numbers

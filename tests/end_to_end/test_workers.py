@@ -38,7 +38,8 @@ def test_a_study_whose_trials_have_two_workers(
 
 
 def test_two_workers_train_as_one_does(start: Callable[..., Any], tmp_path: Path) -> None:
-    words = [*TRAIN, "--data", "tiny", "--set", "epochs=3", "--set", "dropout_prob=0"]
+    words = [*TRAIN, "--data", "tiny", "--set", "epochs=3", "--set", "eval_every=1"]
+    words += ["--set", "dropout_prob=0"]
     found = []
     for workers in ("1", "2"):
         folder = tmp_path / workers

@@ -6,6 +6,8 @@ import torch
 
 from seqtune import batches
 from seqtune.data import Dataset, leave_one_out
+from seqtune.models.gru4rec import GRU4Rec
+from seqtune.models.sasrec import SASRec
 from seqtune.params import TrainParams, UserError
 
 CPU = torch.device("cpu")
@@ -128,6 +130,22 @@ def test_batches_are_full_and_waste_little_padding():
     assert all(abs(len(b.targets) - mean) < 40 for b in found)  # the targets of a window
     filled = sum(int(b.lengths.sum()) for b in found) / sum(b.items.numel() for b in found)
     assert filled > 0.9
+
+
+@pytest.mark.parametrize("mode", ["rows", "prefixes"])
+def test_batches_hold_the_items_asked_for_on_average(mode):
+    split = many()
+    params = SASRec.Params(max_seq_len=40, train_mode=mode, tokens_per_batch=300)
+    windows = batches.windows(split, params)
+    found = one_epoch(windows, split, batch_size=windows.batch_size(params))
+    assert np.mean([int(batch.lengths.sum()) for batch in found]) == pytest.approx(300, rel=0.1)
+    assert windows.batch_size(SASRec.Params(batch_size=7)) == 7
+
+
+def test_sessions_have_no_items_per_batch():
+    params = GRU4Rec.Params(variant="official", train_mode="sessions", tokens_per_batch=300)
+    with pytest.raises(UserError, match="tokens_per_batch: a batch of train_mode sessions"):
+        batches.windows(SPLIT, params)
 
 
 @pytest.mark.parametrize("stride", [0, 3])

@@ -94,6 +94,7 @@ MISTAKES = {
     "--trials many": "--trials many: must be a valid integer",
     "--trials 0": "--trials 0: must be greater than or equal to 1",
     "--trials": "--trials: requires an argument",
+    "--valid-users 0": "--valid-users 0: must be greater than or equal to 1",
     "--scheduler pbt": "--scheduler pbt: 'pbt' is not one of 'asha', 'none'",
     "--resume=yes": "--resume: does not take a value",
     "duorec": "duorec: stands alone; write --model duorec",
@@ -167,7 +168,7 @@ def test_options_arrive(run: Run, asked: list[Any]) -> None:
         "--model SASRec --data tiny --set n_layers=1 --set loss_type=bce --trials 7 --metric HR@5 "
         "--time-budget 1h30m --seed 3 --concurrency 2 --cpus-per-trial 1.5 --gpus-per-trial 0 "
         "--workers-per-trial 2 --max-failures 0 --name my.study --storage out --min-user 4 "
-        "--tracking-uri http://127.0.0.1:5000 --scheduler none --mask-seen"
+        "--tracking-uri http://127.0.0.1:5000 --scheduler none --mask-seen --valid-users 100"
     )
     run(*words.split(), only="tune")
     assert asked == [
@@ -177,6 +178,7 @@ def test_options_arrive(run: Run, asked: list[Any]) -> None:
             set=("n_layers=1", "loss_type=bce"),
             trials=7,
             metric="hr@5",
+            valid_users=100,
             time_budget=5400,
             seed=3,
             concurrency=2,
@@ -217,6 +219,7 @@ def test_every_option_can_be_given(function: Any, options: Any, more: set[str]) 
         StudyOptions("sasrec", time_budget=5400, gpus_per_trial=0.5, name="x", mask_seen=True),
         StudyOptions("sasrec", time_budget=90.5),
         TrainOptions("gru4rec", data="tiny", workers=2, out="my folder", resume=True),
+        TrainOptions("gru4rec", valid_users=500),
         StudyOptions("sasrec", params="my file.yaml", set=("n_heads=4",)),
         TrainOptions("sasrec", params="my file.yaml"),
     ],

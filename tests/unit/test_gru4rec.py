@@ -72,9 +72,7 @@ def cycles(n_users=40, n_items=12, seed=0):
 def one_epoch(split, n_slots, epoch=0):
     data = batches.sequences(split, CPU)
     windows = batches.sessions(split, n_slots)
-    return list(
-        batches.epoch(windows, data, batch_size=n_slots, seed=(0, epoch))
-    )
+    return list(batches.epoch(windows, data, batch_size=n_slots, seed=(0, epoch)))
 
 
 def model_for(split, seed=0, **values):
@@ -347,7 +345,8 @@ def test_the_cycle_is_learned(loss_type, num_layers):
     assert trained.best["hr@1"] > 0.95
 
 
-def test_half_precision_carries_states_too():
+def test_half_precision_carries_states_too(monkeypatch):
+    monkeypatch.setattr("seqtune.train.cpu_has_bf16", lambda: True)  # slow where it has not
     p = params(epochs=3, precision="bf16", dropout_p_hidden=0.1, num_layers=2)
     trained = train("gru4rec", p, cycles(), metric="hr@1")
     assert all(w.dtype == torch.float32 for w in trained.model.parameters())
@@ -356,7 +355,7 @@ def test_half_precision_carries_states_too():
 
 def test_a_resumed_run_equals_an_uninterrupted_one():
     split, states = cycles(), []
-    p = params(epochs=4, dropout_prob=0.2, dropout_p_hidden=0.2, num_layers=2)
+    p = params(epochs=4, dropout_prob=0.2, dropout_p_hidden=0.2, num_layers=2, eval_every=1)
     whole = train("gru4rec", p, split, Home(save=lambda s: states.append(copy.deepcopy(s))))
     rest = train("gru4rec", p, split, Home(load=lambda: states[1]))
     for key, weight in whole.model.state_dict().items():

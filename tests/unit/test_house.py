@@ -24,17 +24,18 @@ FLOORS = {
     0: ("params", "storage", "options", "versions", "metrics", "losses", "nn", "yamlfile"),
     1: ("data", "space", "paramsfile", "model"),
     2: ("batches", "models"),
-    3: ("train", "evaluate"),
-    4: ("track", "checkpoint", "cluster", "serving"),
-    5: ("search", "trial", "study", "significance", "report", "plots", "view", "handbook"),
-    6: ("cli",),
+    3: ("train", "evaluate", "flops"),
+    4: ("track", "checkpoint", "cluster", "saver", "serving"),
+    5: ("search", "trial", "probe", "significance", "report", "plots", "view", "handbook"),
+    6: ("study", "bench"),
+    7: ("cli",),
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 
 # Heavy libraries stay in the rooms that exist for them.
 TENANTS = {
     "mlflow": {"track", "serving"},
-    "ray": {"cluster", "search", "study", "trial"},
+    "ray": {"cluster", "probe", "search", "study", "trial"},
     "optuna": {"space", "search", "report", "study"},
 }
 

@@ -63,6 +63,17 @@ def test_read_only_arrays() -> None:
     assert split.test.events.dtype == split.test.users.dtype == split.train_end.dtype == np.int64
 
 
+def test_a_sample_of_the_users() -> None:
+    held = leave_one_out(dataset(*[[n + 1, n + 2, n + 3] for n in range(50)])).valid
+    some = held.sample(20, seed=7)
+    assert len(some.users) == len(set(some.users.tolist())) == 20
+    assert some.users.tolist() == sorted(some.users)
+    assert some.events.tolist() == held.events[some.users].tolist()
+    assert held.sample(20, seed=7).users.tolist() == some.users.tolist()
+    assert held.sample(20, seed=8).users.tolist() != some.users.tolist()
+    assert held.sample(50, seed=7) is held.sample(51, seed=7) is held
+
+
 @pytest.mark.parametrize(("histories", "most"), [([[1, 2], [3]], 2), ([], 0)])
 def test_no_user_with_three_interactions(histories: list[list[int]], most: int) -> None:
     with pytest.raises(UserError, match=f"^example: no user has three .* is {most}\\), and each"):

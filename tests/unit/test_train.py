@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -12,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import Tensor, nn
@@ -30,7 +34,8 @@ SPLIT = leave_one_out(make_preset("tiny"))
 STEPS = 7  # batches of 32 of the 200 windows
 TRANSFORMER = {"n_layers": 1, "n_heads": 1, "inner_size": 16}
 SMALL = {"embedding_size": 8, "max_seq_len": 20, "batch_size": 32, "epochs": 6} | {
-    "learning_rate": 0.01
+    "learning_rate": 0.01,
+    "eval_every": 1,
 }
 
 
@@ -108,30 +113,79 @@ def test_a_continued_run_equals_an_uninterrupted_one(
     straight = run(model, **values)
     assert [row["epoch"] for row in straight.history] == [1, 2, 3, 4, 5, 6]
 
-    folder, saves, reports = Folder.at(tmp_path), [], []
+    folder, steps, reports = Folder.at(tmp_path), [], []
 
-    def save(state: State) -> None:
-        saves.append(state["epoch"])
-        if moment == "within an epoch" and len(saves) == 4:
+    def stepped(targets: int) -> None:
+        steps.append(targets)
+        if moment == "within an epoch" and len(steps) == 3 * STEPS + 2:
             raise KilledError  # the fourth epoch is lost
-        trial.save_state(folder, state, SPLIT)
 
     def report(row: Row) -> None:
         reports.append(row["epoch"])
         if moment == "after a report" and len(reports) == 3:
             raise KilledError
 
+    home = Home(save=lambda state: trial.save_state(folder, state, SPLIT))
+    home.report, home.stepped = report, stepped
     with pytest.raises(KilledError):
-        run(model, Home(save=save, report=report), **values)
+        run(model, home, **values)
     assert reports == [1, 2, 3]
     state = trial.load_state(folder)
     assert state is not None
-    assert state["epoch"] == 3
+    saved = state["epoch"]
+    assert saved == straight.history[2]["best_epoch"]
 
-    home = Home(load=lambda: trial.load_state(folder), report=report)
+    home = Home(load=lambda: trial.load_state(folder), report=lambda r: reports.append(r["epoch"]))
     continued = run(model, home, **values)
-    assert reports == [1, 2, 3, 4, 5, 6]  # nothing is trained or told twice
+    assert reports == [1, 2, 3, *range(saved + 1, 7)]  # what was trained after the best, again
     assert_same(continued, straight)
+
+
+def test_a_run_continues_at_the_pace_it_chose(monkeypatch: pytest.MonkeyPatch) -> None:
+    states: list[State] = []
+    monkeypatch.setattr(train, "cadence", lambda *_: 2)
+    straight = run(home=Home(save=states.append), eval_every=0)
+    assert [row["epoch"] for row in straight.history] == [1, 2, 4, 6]
+
+    monkeypatch.setattr(train, "cadence", lambda *_: pytest.fail("decided twice"))
+    for state in copy.deepcopy(states[:-1]):
+        assert_same(run(home=Home(load=lambda state=state: state), eval_every=0), straight)
+
+
+def test_a_state_of_an_earlier_version_is_continued() -> None:
+    straight, states = run(), []
+    run(home=Home(save=states.append))
+    state = states[1] | {"stale": 0, "model": states[1]["best_model"]}
+    del state["eval_every"]
+    assert_same(run(home=Home(load=lambda: state)), straight)
+    state = {key: value for key, value in states[0].items() if key != "eval_every"}
+    paced = run(home=Home(load=lambda: state), eval_every=0)
+    assert {row["eval_every"] for row in paced.history[1:]} <= set(range(1, 11))
+    assert paced.history[-1]["epoch"] == 6
+
+
+def test_states_are_saved_where_the_best_improves_and_at_the_end(script: Any) -> None:
+    script(3, 2, 4, 2, 1, 6)
+    told: list[tuple[str, int]] = []
+    home = Home(save=lambda state: told.append(("saved", state["epoch"])))
+    home.report = lambda row: told.append(("told", row["epoch"]))
+    run(home=home)
+    assert [epoch for what, epoch in told if what == "told"] == [1, 2, 3, 4, 5, 6]
+    saved = [place for place, (what, _) in enumerate(told) if what == "saved"]
+    assert [told[place + 1] for place in saved] == [("told", n) for n in (1, 2, 5, 6)]
+    assert [told[place][1] for place in saved] == [1, 2, 5, 6]
+
+
+def test_training_does_not_change_what_was_saved() -> None:
+    def content(state: State) -> bytes:
+        out = io.BytesIO()
+        torch.save(state, out)
+        return out.getvalue()
+
+    saved: list[tuple[State, bytes]] = []
+    run(home=Home(save=lambda state: saved.append((state, content(state)))))
+    assert len(saved) > 2
+    assert all(content(state) == before for state, before in saved)
 
 
 def test_a_finished_run_is_not_continued(tmp_path: Path) -> None:
@@ -147,17 +201,112 @@ def test_a_finished_run_is_not_continued(tmp_path: Path) -> None:
     assert_same(again, first)
 
 
+# In a trial's folder
+
+
+def ranks_in(folder: Folder) -> dict[str, list[Any]]:
+    content: dict[str, list[Any]] = pq.read_table(
+        io.BytesIO(folder.read("ranks.parquet") or b"")
+    ).to_pydict()
+    return content
+
+
+def plan_in(folder: Folder, **values: Any) -> trial.Plan:
+    return trial.Plan("sasrec", "ndcg@10", mask_seen=True, folder=folder, **values)
+
+
 def test_the_ranks_of_the_best_evaluation_are_kept(script: Any, tmp_path: Path) -> None:
     script(3, 2, 5)
     folder = Folder.at(tmp_path)
     run(home=Home(save=lambda state: trial.save_state(folder, state, SPLIT)), epochs=3)
-    import io
-
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(io.BytesIO(folder.read("ranks.parquet") or b""))
     users = SPLIT.dataset.user_ids[SPLIT.valid.users].tolist()
-    assert table.to_pydict() == {"user": users, "rank": [2.0] * len(users)}
+    assert ranks_in(folder) == {"user": users, "rank": [2.0] * len(users)}
+
+
+@pytest.mark.parametrize("last", [1, 2, 3, 4, 5])
+def test_a_trial_that_is_ended_by_the_scheduler_has_its_best_on_disk(
+    script: Any, last: int, tmp_path: Path
+) -> None:
+    ranks = (5, 4, 7, 3, 8, 2)
+    script(*ranks)
+    told: list[Row] = []
+
+    def report(row: Row) -> None:
+        told.append(row)
+        if row["epoch"] == last:
+            raise SystemExit  # as Ray ends the thread of a trial
+
+    folder, p = Folder.at(tmp_path), params()
+    with pytest.raises(SystemExit):
+        trial.train_here(plan_in(folder), p, folder, SPLIT.dataset, report)
+    state = trial.load_state(folder)
+    assert state is not None
+    assert state["best"]["epoch"] == told[-1]["best_epoch"]
+    assert set(ranks_in(folder)["rank"]) == {min(ranks[:last])}
+    assert trial.history(folder) == told
+
+
+@pytest.mark.parametrize("last", [2, 3, 5])
+def test_a_trial_that_is_tried_again_tells_every_row_once(
+    script: Any, last: int, tmp_path: Path
+) -> None:
+    ranks = (5, 4, 7, 6, 8, 2)
+    script(*ranks)
+    straight = run()
+    folder, p, told = Folder.at(tmp_path), params(), []
+
+    def report(row: Row) -> None:
+        told.append(row)
+        if len(told) == last:
+            raise KilledError
+
+    script(*ranks)
+    with pytest.raises(KilledError):
+        trial.train_here(plan_in(folder), p, folder, SPLIT.dataset, report)
+    assert trial.history(folder) == told
+    script(*ranks[2:])  # the best was at the second epoch
+    continued = trial.train_here(plan_in(folder), p, folder, SPLIT.dataset, report)
+    assert_same(continued, straight)
+    assert numbers(told) == numbers(straight.history)
+    assert trial.history(folder) == told
+
+
+def test_a_row_that_was_saved_and_not_told_is_in_the_history(tmp_path: Path) -> None:
+    folder = Folder.at(tmp_path)
+
+    def save(state: State) -> None:
+        trial.save_state(folder, state, SPLIT)
+        raise KilledError
+
+    with pytest.raises(KilledError):
+        run(home=Home(save=save))
+    assert [row["epoch"] for row in trial.history(folder)] == [1]
+
+
+def test_validation_on_some_users_and_test_on_all(tmp_path: Path) -> None:
+    folder, p = Folder.at(tmp_path), params(epochs=1)
+    plan = plan_in(folder, valid_users=30, seed=5)
+    trained = trial.train_here(plan, p, folder, SPLIT.dataset, lambda row: None)
+    some = SPLIT.valid.sample(30, seed=5).users
+    ranks = ranks_in(folder)
+    assert ranks["user"] == SPLIT.dataset.user_ids[some].tolist()
+    assert trained.best["hr@10"] == pytest.approx(np.mean(np.array(ranks["rank"]) <= 10))
+    everyone = run(epochs=1)  # the same weights, and the same ranks of these users
+    assert all(torch.equal(weights(everyone)[name], w) for name, w in weights(trained).items())
+    assert everyone.ranks[some].tolist() == ranks["rank"]
+    _, tested = trial.evaluate_on_test(plan, p.model_dump(), weights(trained), SPLIT.dataset)
+    assert len(tested) == len(SPLIT.test.users)
+
+
+def test_the_hyperparameters_of_a_tested_trial_repeat_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(train, "cadence", lambda *_: 4)
+    plan, p = plan_in(Folder.at(tmp_path)), params(eval_every=0)
+    trained = trial.train_here(plan, p, plan.trial_folder(3), SPLIT.dataset, lambda row: None)
+    finalist = trial.test(plan, 3, p.model_dump(), SPLIT.dataset, None)
+    assert finalist.params == p.model_dump() | {"eval_every": 4}
+    assert_same(train.train("sasrec", params(eval_every=4), SPLIT), trained)
 
 
 # Same seed, same run
@@ -211,11 +360,54 @@ def test_patience_counts_from_the_last_improvement(script: Any) -> None:
     assert trained.best["epoch"] == 5
 
 
-def test_the_last_epoch_is_evaluated_whatever_eval_every() -> None:
+def test_patience_counts_epochs_and_ends_at_an_evaluation(script: Any) -> None:
+    script(4, 3, 3, 3)
+    trained = run(epochs=40, patience=5, eval_every=4)
+    assert [row["epoch"] for row in trained.history] == [1, 4, 8, 12]
+    assert [row["finished"] for row in trained.history] == [False, False, False, True]
+
+
+def test_the_first_epoch_and_the_last_are_evaluated_whatever_eval_every() -> None:
     trained = run(epochs=5, eval_every=2)
-    assert [row["epoch"] for row in trained.history] == [2, 4, 5]
-    assert [row["step"] for row in trained.history] == [2 * STEPS, 4 * STEPS, 5 * STEPS]
-    assert [row["finished"] for row in trained.history] == [False, False, True]
+    assert [row["epoch"] for row in trained.history] == [1, 2, 4, 5]
+    assert [row["step"] for row in trained.history] == [n * STEPS for n in (1, 2, 4, 5)]
+    assert [row["finished"] for row in trained.history] == [False, False, False, True]
+    assert {row["eval_every"] for row in trained.history} == {2}
+
+
+@pytest.mark.parametrize(
+    ("train_seconds", "cost", "values", "every"),
+    [
+        (10, 0.9, {}, 1),
+        (10, 1.1, {}, 2),
+        (10, 3.3, {}, 4),
+        (10, 1000, {}, 10),
+        (0, 0, {}, 1),
+        (10, 3.3, {"patience": 4}, 2),  # so that there are two evaluations within it
+        (10, 3.3, {"patience": 1}, 1),
+        (0, 1, {"epochs": 0}, 1),
+    ],
+)
+def test_evaluations_cost_a_tenth_of_training(
+    train_seconds: float, cost: float, values: dict[str, Any], every: int
+) -> None:
+    assert train.cadence(train_seconds, cost, params(**values), Home()) == every
+
+
+def test_the_first_epoch_says_how_often_to_evaluate(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[float, float]] = []
+
+    def cadence(train_seconds: float, cost: float, *_: Any) -> int:
+        asked.append((train_seconds, cost))
+        return 3
+
+    monkeypatch.setattr(train, "cadence", cadence)
+    monkeypatch.setattr(train, "saving_seconds", lambda *_: 100.0)
+    rows = run(epochs=7, eval_every=0).history
+    assert [row["epoch"] for row in rows] == [1, 3, 6, 7]
+    assert {row["eval_every"] for row in rows} == {3}
+    assert asked == [(rows[0]["train_seconds"], rows[0]["eval_seconds"] + 100)]
+    assert numbers(rows) == numbers(run(epochs=7, eval_every=3).history)
 
 
 def test_without_epochs_the_first_weights_are_evaluated_once() -> None:
@@ -237,7 +429,7 @@ def test_reports_are_complete() -> None:
     assert rows == trained.history
     expected = {f"{name}@{k}" for name in metrics.METRICS for k in metrics.KS} | {"mrr@7"}
     expected |= {"epoch", "step", "best", "best_epoch", "finished", "train_bce", "train_l2"}
-    expected |= {"time", "train_seconds", "eval_seconds"}
+    expected |= {"time", "train_seconds", "eval_seconds", "eval_every"}
     for row in rows:
         assert row.keys() == expected
         assert row["train_seconds"] > 0
@@ -383,6 +575,27 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_step(
 def test_a_batch_must_have_two_windows_for_each_worker() -> None:
     with pytest.raises(UserError, match="batch_size 3 must be at least 4: 2 per worker"):
         run(home=Home(world_size=2), batch_size=3)
+    with pytest.raises(UserError, match=r"tokens_per_batch 9 makes a batch of . windows, which"):
+        run(home=Home(world_size=2), tokens_per_batch=9)
+
+
+def test_a_cpu_without_bf16_refuses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "cpu_has_bf16", lambda: False)
+    with pytest.raises(UserError, match="precision bf16: this CPU has no such arithmetic"):
+        run(precision="bf16")
+    assert run(epochs=1, precision="fp32").history
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # torch's own
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_encoder_trains_the_same() -> None:
+    plain, compiled = (run(epochs=2, dropout_prob=0, compile=on) for on in (False, True))
+    for row, other in zip(plain.history, compiled.history, strict=True):
+        assert other["train_ce"] == pytest.approx(row["train_ce"], rel=1e-5)
+    for key, weight in plain.model.state_dict().items():
+        torch.testing.assert_close(compiled.model.state_dict()[key], weight, rtol=1e-3, atol=1e-4)
 
 
 def test_there_must_be_a_window_for_each_worker() -> None:
@@ -402,6 +615,7 @@ RANK = textwrap.dedent("""
     from seqtune.model import model_class
     torch.set_num_threads(1)
     rank, store, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+    train.EVALUATION_SHARE = (1e9, 1e-9)[rank]  # as if their clocks disagreed
     jobs = torch.load(out + "/jobs.pt", weights_only=True)
     torch.distributed.init_process_group(
         "gloo", init_method="file://" + store, rank=rank, world_size=2,
@@ -428,6 +642,7 @@ def test_two_ranks_equal_one(tmp_path: Path) -> None:
     jobs = [
         ("sasrec", params("sasrec", **common).model_dump()),
         ("gru4rec", params("gru4rec", **common).model_dump()),
+        ("sasrec", params("sasrec", **common | {"epochs": 3, "eval_every": 0}).model_dump()),
     ]
     torch.save(jobs, tmp_path / "jobs.pt")
     environment = os.environ | {
@@ -454,6 +669,7 @@ def test_two_ranks_equal_one(tmp_path: Path) -> None:
 
     both = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     for (model, values), first, second in zip(jobs, *both, strict=True):
+        values = values | {"eval_every": 1}  # which rank 0 has chosen
         alone = train.train(model, model_class(model).Params.model_validate(values), SPLIT)
         for found in (first, second):
             assert torch.equal(found["ranks"], torch.from_numpy(alone.ranks))

@@ -22,6 +22,17 @@ class Held(NamedTuple):
     users: NDArray[np.int64]  # (M,) in increasing order
     events: NDArray[np.int64]  # (M,) index of the target in Dataset.items
 
+    def sample(self, n: int, seed: int) -> Held:
+        """Returns the events of ``n`` users, or of all where there are not more.
+
+        The seed alone says which users; they stay in their order.
+        """
+        if n >= len(self.users):
+            return self
+        some = np.random.default_rng(seed).choice(len(self.users), n, replace=False)
+        some.sort()
+        return Held(self.users[some], self.events[some])
+
 
 @dataclass(frozen=True, eq=False)
 class Split:

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from seqtune.model import Batch, Encoder, History, Term
 from seqtune.nn import EPS, ItemEmbedding, Transformer, at, draw_positions, initialise
-from seqtune.params import Dropout, TransformerParams
+from seqtune.params import Dropout, Patience, TransformerParams
 
 
 class BERT4Rec(Encoder):
@@ -65,9 +65,7 @@ class BERT4Rec(Encoder):
         )
         warmup_steps: int = Field(100, ge=0, le=1_000_000, description="Steps of linear warm-up.")
         grad_clip_norm: float = Field(5.0, ge=0, le=1e6, description="Gradient norm bound; 0: off.")
-        patience: int = Field(
-            50, ge=1, le=10_000, description="Evaluations without improvement before stopping."
-        )
+        patience: Patience = 50
 
     params: Params
     item_bias: Tensor | None

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from seqtune.model import TransformerEncoder
 from seqtune.nn import ItemEmbedding, Transformer, initialise
-from seqtune.params import NextItemLoss, TrainMode, TransformerParams, Width
+from seqtune.params import NextItemLoss, Patience, TrainMode, TransformerParams, Width
 
 
 class GSASRec(TransformerEncoder):
@@ -42,9 +42,7 @@ class GSASRec(TransformerEncoder):
 
         inner_size: Width = 64
         learning_rate: float = Field(5e-3, gt=0, le=10, description="Peak step size.")
-        patience: int = Field(
-            50, ge=1, le=10_000, description="Evaluations without improvement before stopping."
-        )
+        patience: Patience = 50
         pos: Literal["abs", "rev"] = Field(
             "rev", description="Position ids counted from the oldest item, or from the newest."
         )

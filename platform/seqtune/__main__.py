@@ -1,0 +1,5 @@
+"""``python -m seqtune`` is ``seqtune``."""
+
+from seqtune.cli import main
+
+main()

@@ -1,0 +1,225 @@
+"""What a model costs on a data set and a machine: ``seqtune bench``.
+
+The training loop and the evaluation are the real ones: the loop is stopped by the clock, from the
+hook that it calls after each step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from seqtune import batches, flops, paramsfile
+from seqtune.data import Split, leave_one_out
+from seqtune.data.split import Held
+from seqtune.evaluate import evaluate
+from seqtune.model import Model, Sequences, model_class
+from seqtune.options import TrainOptions
+from seqtune.params import TrainParams, UserError
+from seqtune.train import Home, make_optimizer, train
+from seqtune.trial import device as this_device
+from seqtune.trial import read, trial_params
+
+WARM_UP = 3  # steps that are not counted: memory is allocated, kernels are chosen
+FIRST_LOOK = 512  # users whose evaluation says for how many there is time
+FOREVER = {"epochs": 100_000, "eval_every": 10_000}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What was measured; training is None for a model that has nothing to train."""
+
+    model: str
+    data: str
+    device: str
+    threads: int
+    targets_per_second: float | None  # targets: positions that carry loss
+    tokens_per_second: float | None  # tokens: items at the input
+    step_ms: float | None
+    steps: int
+    matmul_gflops: float  # of a large matrix product, per second
+    share_of_peak: float | None  # of these, spent on products that the model needs
+    eval_users_per_second: float  # of full ranking
+    eval_users: int
+    startup_seconds: float  # from the first line of Python to the end of the first step
+    peak_rss_mb: float
+    gpu_memory_mb: float | None
+
+
+class _TimeIsUpError(Exception):
+    """The time of the measurement is over."""
+
+
+class _Clock:
+    """Counts steps until the time is over."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.steps, self.targets = seconds, 0, 0
+        self.first = self.began = self.elapsed = 0.0
+
+    def stepped(self, targets: int) -> None:
+        """A step has ended."""
+        self.steps += 1
+        if self.steps <= WARM_UP:
+            if self.steps in (1, WARM_UP):
+                _wait()
+            self.began = time.perf_counter()
+            self.first = self.first or self.began
+            return
+        self.targets += targets
+        if time.perf_counter() - self.began > self.seconds:
+            _wait()
+            self.elapsed = time.perf_counter() - self.began
+            raise _TimeIsUpError
+
+
+def run(options: TrainOptions, seconds: float, threads: int, started: float) -> Cost:
+    """Trains for some ``seconds``, evaluates for as long, and says what it took.
+
+    ``started`` is when the process began, by ``time.perf_counter``.
+    """
+    torch.set_num_threads(threads)
+    dataset = read(options)
+    given = paramsfile.given_by(options)
+    values = paramsfile.point(given, paramsfile.overrides(options, given)) | FOREVER
+    params, split, device = (
+        trial_params(options.model, values),
+        leave_one_out(dataset),
+        this_device(),
+    )
+    data = batches.sequences(split, device, times=model_class(options.model).uses_times)
+    clock = _Clock(seconds)
+    model = _model(options.model, params, data, device)
+    if make_optimizer(model, params) is not None:
+        with contextlib.suppress(_TimeIsUpError):
+            # The first epoch is evaluated always: one user costs next to nothing.
+            lone = replace(split, valid=split.valid.sample(1, seed=0))
+            train(options.model, params, lone, Home(device, stepped=clock.stepped))
+    else:
+        clock.first = time.perf_counter()
+
+    users, users_per_second = _evaluation(model, data, split, seconds)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        1024 if sys.platform != "darwin" else 1024**2
+    )
+    peak = flops.matmul_peak(
+        device, torch.bfloat16 if params.precision == "bf16" else torch.float32
+    )
+    trained = clock.targets / clock.elapsed if clock.elapsed else None
+    per_target, tokens = 0.0, 0.0
+    if trained:
+        rng = torch.Generator(device).manual_seed(0)
+        per_target, tokens = flops.needed(model, batches.windows(split, params), data, rng)
+    steps = clock.steps - WARM_UP if trained else 0
+    return Cost(
+        model=options.model,
+        data=dataset.name,
+        device=torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        threads=threads,
+        targets_per_second=trained,
+        tokens_per_second=trained and trained * tokens,
+        step_ms=1000 * clock.elapsed / steps if trained else None,
+        steps=steps,
+        matmul_gflops=peak / 1e9,
+        share_of_peak=trained and trained * per_target / peak,
+        eval_users_per_second=users_per_second,
+        eval_users=users,
+        startup_seconds=clock.first - started,
+        peak_rss_mb=memory,
+        gpu_memory_mb=torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else None,
+    )
+
+
+def run_apart(words: list[str], models: Iterable[str]) -> Iterator[Cost]:
+    """Measures each model in a process of its own, for its memory and start-up to be its alone.
+
+    ``words`` are the options of ``seqtune bench``, without the model.
+    """
+    for model in models:
+        line = [sys.executable, "-m", "seqtune", "bench", *words, "--model", model, "--json"]
+        done = subprocess.run(line, check=False, stdout=subprocess.PIPE)
+        if done.returncode:
+            raise UserError(f"--model {model}: not measured, for the reason above")
+        yield Cost(**json.loads(done.stdout))
+
+
+def show(costs: Iterable[Cost]) -> None:
+    """Prints a table that grows by a row with each model."""
+    from rich.console import Console
+    from rich.live import Live
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    table = Table(box=None, padding=(0, 1), header_style="dim")
+    for column in COLUMNS:
+        table.add_column(column, justify="left" if column == "" else "right", no_wrap=True)
+    with Live(table, console=console, auto_refresh=False, vertical_overflow="visible") as live:
+        for cost in costs:
+            table.title = f"{cost.data}, {cost.device}, threads: {cost.threads}"
+            table.add_row(*_cells(cost))
+            live.refresh()
+    console.print(
+        "\ntargets are positions that carry loss, start-up ends with the first step; of peak is "
+        f"the share of {cost.matmul_gflops:,.0f} GFLOP/s, the most that a matrix product reaches "
+        "here, spent on the products that the model needs",
+        style="dim",
+    )
+
+
+COLUMNS = ("", "targets/s", "step", "of peak", "evaluation", "start-up", "memory")
+
+
+def _cells(cost: Cost) -> list[str]:
+    def cell(value: float | None, form: str) -> str:
+        return "-" if value is None else form.format(value)
+
+    memory = f"{cost.peak_rss_mb:,.0f} MB"
+    if cost.gpu_memory_mb is not None:
+        memory += f" + {cost.gpu_memory_mb:,.0f} MB GPU"
+    return [
+        cost.model,
+        cell(cost.targets_per_second, "{:,.0f}"),
+        cell(cost.step_ms, "{:,.1f} ms"),
+        cell(cost.share_of_peak, "{:.0%}"),
+        f"{cost.eval_users_per_second:,.0f} users/s",
+        f"{cost.startup_seconds:.1f} s",
+        memory,
+    ]
+
+
+def _model(name: str, params: TrainParams, data: Sequences, device: torch.device) -> Model:
+    torch.manual_seed(params.seed)
+    model = model_class(name)(params, data.n_items, data.n_users).to(device)
+    model.prepare(data)
+    return model
+
+
+def _evaluation(model: Model, data: Sequences, split: Split, seconds: float) -> tuple[int, float]:
+    """Ranks as many validation users as there is time for: their number, and users per second."""
+    order = np.random.default_rng(0).permutation(len(split.valid.users))
+    n, rate = FIRST_LOOK, 0.0
+    while True:
+        some = np.sort(order[:n])
+        held = Held(split.valid.users[some], split.valid.events[some])
+        began = time.perf_counter()
+        evaluate(model, data, split, held, mask_seen=not split.dataset.has_repeats)
+        rate = len(some) / (
+            time.perf_counter() - began
+        )  # ranks are on the CPU: nothing to wait for
+        if n > FIRST_LOOK or n >= len(order):
+            return len(some), rate
+        n = max(FIRST_LOOK + 1, int(rate * seconds))
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

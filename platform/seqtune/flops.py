@@ -1,0 +1,108 @@
+"""How much arithmetic of matrix products a training step needs, and how much a machine can do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from seqtune.batches import Windows, gather
+from seqtune.model import Model, Sequences
+
+
+def count(run: Callable[[], None]) -> int:
+    """Returns the floating-point operations of all matrix products in ``run``, two for each pair.
+
+    Causal attention counts the pairs that it may look at, whatever the kernel computes; backward
+    passes count two products for each forward one, without recomputation.
+    """
+    with FlopCounterMode(display=False, custom_mapping=_MISSING) as counter:
+        run()
+    return int(counter.get_total_flops())
+
+
+def needed(
+    model: Model, windows: Windows, data: Sequences, rng: torch.Generator, sample: int = 128
+) -> tuple[float, float]:
+    """Returns the operations that one target of training needs, and the inputs for each target.
+
+    Counted on ``sample`` windows of all lengths, those of one length at a time: padding, which a
+    model does not need, does not count. A loss that compares the rows of a batch has fewer rows
+    to compare then, and counts as less.
+    """
+    lengths = windows.end - windows.start
+    order = np.argsort(lengths, kind="stable")
+    taken = order[np.linspace(0, len(order) - 1, min(sample, len(order))).round().astype(int)]
+    flops, targets, inputs = 0, 0, 0
+
+    def step() -> None:
+        nonlocal targets
+        terms = model(batch, rng)
+        loss = torch.stack([term.weight * term.total for term in terms.values()]).sum()
+        loss.backward()
+        targets += next(iter(terms.values())).count
+
+    model.train()
+    for _, group in groupby(taken.tolist(), key=lambda i: lengths[i]):
+        index = np.array(list(group))
+        batch = gather(windows, index, data)
+        flops += count(step)
+        inputs += int(lengths[index].sum())
+    model.zero_grad()
+    return flops / targets, inputs / targets
+
+
+def matmul_peak(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
+    """Returns the operations per second of a large square matrix product, the best of many runs."""
+    size = 1024 if device.type == "cpu" else 8192
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    out, best, end = torch.empty_like(a), float("inf"), time.perf_counter() + 0.5
+    while time.perf_counter() < end:
+        started = time.perf_counter()
+        torch.mm(a, b, out=out)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best
+
+
+def _product(left: Tensor, right: Tensor) -> int:
+    return 2 * left.numel() * right.shape[-1]
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, causal: bool, passes: int) -> int:
+    pairs = q.shape[:-1].numel() * k.shape[-2]
+    if causal:
+        pairs = pairs * (k.shape[-2] + 1) // (2 * k.shape[-2])
+    return 2 * passes * pairs * (q.shape[-1] + v.shape[-1])
+
+
+def _raw(formula: Callable[..., int]) -> Callable[..., int]:
+    formula._get_raw = True  # type: ignore[attr-defined]  # arguments, not their shapes
+    return formula
+
+
+_aten = torch.ops.aten
+_MISSING: dict[Any, Callable[..., int]] = {  # of torch's own table, or counted otherwise there
+    _aten.addmm_: _raw(lambda out, left, right, **_: _product(left, right)),
+    _aten._scaled_dot_product_flash_attention_for_cpu: _raw(
+        lambda q, k, v, p=0.0, causal=False, **_: _attention(q, k, v, causal, 1)
+    ),
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: _raw(
+        lambda d, q, k, v, out, lse, p, causal, **_: _attention(q, k, v, causal, 2)
+    ),
+    _aten._scaled_dot_product_flash_attention: _raw(
+        lambda q, k, v, p=0.0, causal=False, *_, **__: _attention(q, k, v, causal, 1)
+    ),
+    _aten._scaled_dot_product_flash_attention_backward: _raw(
+        lambda d, q, k, v, out, lse, cq, ck, mq, mk, p, causal, *_, **__: _attention(
+            q, k, v, causal, 2
+        )
+    ),
+}
