@@ -187,11 +187,11 @@ class Block(nn.Module):
         self.norm_1, self.norm_2 = nn.LayerNorm(size, EPS), nn.LayerNorm(size, EPS)
         self.dropout = ByteDropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, last: Tensor | None = None) -> Tensor:
-        """(B, L, D) -> (B, L, D), or (B, 1, D) at positions ``last`` (B,) alone, at less cost."""
+    def forward(self, x: Tensor, mask: Tensor | None = None, only: Tensor | None = None) -> Tensor:
+        """(B, L, D) -> (B, L, D), or (B, Q, D) at positions ``only`` (B, Q), at less cost."""
 
         def rows(y: Tensor) -> Tensor:  # the positions that are wanted
-            return y if last is None else at(y, last)[:, None]
+            return y if only is None else at(y, only)
 
         if self.norm == "post":
             x = self.norm_1(rows(x) + self.dropout(self.attention(rows(x), x, mask)))
@@ -283,12 +283,19 @@ class Transformer(nn.Module):
 
         The last block computes one query per row.
         """
+        return self.some(x, lengths, (lengths - 1).clamp(min=0)[:, None]).squeeze(1)
+
+    def some(self, x: Tensor, lengths: Tensor, positions: Tensor) -> Tensor:
+        """(B, L, D), (B,), (B, Q) -> the states at these positions (B, Q, D).
+
+        The last block computes these queries alone, which see all of their row: where the body is
+        causal they must be the last ones.
+        """
         mask = real(lengths, x.shape[1])
         x = self.embed(x, lengths)
         for block in self.blocks[:-1]:
             x = block(x, None if self.causal else mask)
-        x = self.blocks[-1](x, mask, last=(lengths - 1).clamp(min=0))
-        return self.finish(x.squeeze(1))
+        return self.finish(self.blocks[-1](x, mask, only=positions))
 
     def embed(self, x: Tensor, lengths: Tensor) -> Tensor:
         """Adds the position vectors to the item vectors, with dropout: (B, L, D) -> (B, L, D)."""
@@ -327,8 +334,12 @@ def left_padded(items: Tensor, lengths: Tensor, width: int) -> Tensor:
 
 
 def at(x: Tensor, positions: Tensor) -> Tensor:
-    """Returns one position of each row: (B, L, D), (B,) -> (B, D)."""
-    return x[torch.arange(len(x), device=x.device), positions]
+    """Returns one position of each row, or some: (B, L, D), (B,) or (B, Q) -> (B, D) or (B, Q, D).
+
+    What has no vectors, (B, L), works alike.
+    """
+    rows = torch.arange(len(x), device=x.device)
+    return x[rows if positions.dim() == 1 else rows[:, None], positions]
 
 
 def real(lengths: Tensor, width: int) -> Tensor:

@@ -12,7 +12,7 @@ A target is a position that carries loss: all-position trainers have one for eac
 trainers one for each sample, BERT4Rec one for each masked item. Sizes and dropout rates are equal;
 batches are each side's own. What differs:
 
-- RecTools has no inner size: its feed-forward is as wide as its item vectors, a quarter of ours.
+- RecTools has no inner size: its feed-forward is as wide as its item vectors, and so is ours there.
 - Attention dropout is off wherever the peer can switch it off; RecTools cannot.
 - RecBole ranks without a mask for seen items, the others with one.
 - gSASRec-pytorch draws negatives for each position, seqtune for each row, and validates on 512
@@ -86,7 +86,7 @@ def sasrec(data: str, length: int) -> list[Case]:
     window of each user, as we do by default.
     """
     ours = (f"max_seq_len={length}", "embedding_size=64", "n_layers=2", "n_heads=2")
-    ours += ("inner_size=256", "dropout_prob=0.2", "attn_dropout_prob=0")
+    ours += ("dropout_prob=0.2", "attn_dropout_prob=0")
     recbole = ("hidden_size=64", "n_layers=2", "n_heads=2", "inner_size=256")
     recbole += ("hidden_dropout_prob=0.2", "attn_dropout_prob=0.0", "loss_type=CE")
     rectools = ("n_factors=64", "n_blocks=2", "n_heads=2", "dropout_rate=0.2", "loss=softmax")
@@ -99,7 +99,7 @@ def sasrec(data: str, length: int) -> list[Case]:
             peer_model="SASRec",
             peer_set=(f"MAX_ITEM_LIST_LENGTH={length}", *recbole),
             model="sasrec",
-            set=(*ours, f"window_stride={length}"),
+            set=(*ours, "inner_size=256", f"window_stride={length}"),
         ),
         Case(
             name=f"sasrec-{data}-rectools",
@@ -108,7 +108,7 @@ def sasrec(data: str, length: int) -> list[Case]:
             peer_model="SASRecModel",
             peer_set=(f"session_max_len={length}", *rectools),
             model="sasrec",
-            set=ours,
+            set=(*ours, "inner_size=64"),
         ),
     ]
 

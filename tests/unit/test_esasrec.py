@@ -114,7 +114,7 @@ def test_relative_positions_weigh_by_distance() -> None:
     torch.testing.assert_close(
         mixed[:, 2], block.attention(memory[:, :3], memory[:, :3], mask[..., :3, :3])[:, 2]
     )
-    last = block.biases(block.bias, 4, torch.tensor([3, 1]))
+    last = block.biases(block.bias, 4, torch.tensor([[3], [1]]))
     assert last[:, :, 0].equal(mask[0, :, [3, 1]].transpose(0, 1))
 
 

@@ -116,9 +116,12 @@ class BERT4Rec(Encoder):
         window = self.windows(batch)
         items, lengths = window.items, window.lengths
         masked = self.masked(lengths, items.shape[1], rng)
-        where = masked.flatten().nonzero().squeeze(1)  # (N,)
+        chosen = (~masked).long().argsort(dim=1, stable=True)  # positions, masked first
+        chosen = chosen[:, : int(masked.sum(1).max())]  # (B, Q)
+        kept = at(masked, chosen).flatten().nonzero().squeeze(1)  # (N,)
         x = self.item_embedding(items.masked_fill(masked, self.mask))
-        states = self.body(x, lengths).flatten(0, 1).index_select(0, where)
+        states = self.body.some(x, lengths, chosen).flatten(0, 1).index_select(0, kept)
+        where = masked.flatten().nonzero().squeeze(1)  # the same, in the same order
         targets = items.flatten().index_select(0, where)
         cloze = replace(batch, items=items, lengths=lengths, where=where, targets=targets)
         return self.next_item(self.head(states), cloze, rng)

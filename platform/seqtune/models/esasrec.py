@@ -93,21 +93,21 @@ class _Gated(Block):
         self.gate_1, self.gate_2 = nn.Linear(size, size), nn.Linear(size, size)
         self.bias = nn.Embedding(p.max_seq_len, p.n_heads) if p.use_relative_pos else None
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, last: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None, only: Tensor | None = None) -> Tensor:
         memory = query = self.norm_1(x)
         if self.bias is not None:
-            mask = self.biases(self.bias, x.shape[1], last)
-        if last is not None:
-            x, query = at(x, last)[:, None], at(memory, last)[:, None]
+            mask = self.biases(self.bias, x.shape[1], only)
+        if only is not None:
+            x, query = at(x, only), at(memory, only)
         x = x + self.gate_1(x).sigmoid() * self.dropout(self.attention(query, memory, mask))
         y: Tensor = self.gate_2(x).sigmoid() * self.dropout(self.feed_forward(self.norm_2(x)))
         return x + y
 
     @staticmethod
-    def biases(table: nn.Embedding, width: int, last: Tensor | None) -> Tensor:
-        """Returns what is added to scores: (1, H, L, L), or (B, H, 1, L) of queries at ``last``."""
+    def biases(table: nn.Embedding, width: int, only: Tensor | None) -> Tensor:
+        """Returns what is added to scores: (1, H, L, L), or (B, H, Q, L) of queries at ``only``."""
         keys = torch.arange(width, device=table.weight.device)
-        distance = (keys[None] if last is None else last[:, None])[..., None] - keys  # (., Q, L)
+        distance = (keys[None] if only is None else only)[..., None] - keys  # (., Q, L)
         bias: Tensor = table(distance.clamp(0, table.num_embeddings - 1)).movedim(-1, 1)
         return bias.masked_fill((distance < 0)[:, None], -torch.inf)
 
