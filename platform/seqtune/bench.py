@@ -15,16 +15,14 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 
 from seqtune import batches, flops, paramsfile
 from seqtune.data import Split, leave_one_out
-from seqtune.data.split import Held
 from seqtune.evaluate import evaluate
 from seqtune.model import Model, Sequences, model_class
 from seqtune.options import TrainOptions
-from seqtune.params import TrainParams, UserError
+from seqtune.params import UserError
 from seqtune.train import Home, make_optimizer, train
 from seqtune.trial import device as this_device
 from seqtune.trial import read, trial_params
@@ -91,29 +89,25 @@ def run(options: TrainOptions, seconds: float, threads: int, started: float) -> 
     dataset = read(options)
     given = paramsfile.given_by(options)
     values = paramsfile.point(given, paramsfile.overrides(options, given)) | FOREVER
-    params, split, device = (
-        trial_params(options.model, values),
-        leave_one_out(dataset),
-        this_device(),
-    )
-    data = batches.sequences(split, device, times=model_class(options.model).uses_times)
+    params, split = trial_params(options.model, values), leave_one_out(dataset)
+    kind, device = model_class(options.model), this_device()
+    data = batches.sequences(split, device, times=kind.uses_times)
+    torch.manual_seed(params.seed)
+    model = kind(params, data.n_items, data.n_users).to(device)
+    model.prepare(data)
     clock = _Clock(seconds)
-    model = _model(options.model, params, data, device)
-    if make_optimizer(model, params) is not None:
+    if make_optimizer(model, params) is None:
+        clock.first = time.perf_counter()
+    else:
         with contextlib.suppress(_TimeIsUpError):
             # The first epoch is evaluated always: one user costs next to nothing.
             lone = replace(split, valid=split.valid.sample(1, seed=0))
             train(options.model, params, lone, Home(device, stepped=clock.stepped))
-    else:
-        clock.first = time.perf_counter()
-
     users, users_per_second = _evaluation(model, data, split, seconds)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
-        1024 if sys.platform != "darwin" else 1024**2
-    )
-    peak = flops.matmul_peak(
-        device, torch.bfloat16 if params.precision == "bf16" else torch.float32
-    )
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    half = params.precision == "bf16"
+    peak = flops.matmul_peak(device, torch.bfloat16 if half else torch.float32)
     trained = clock.targets / clock.elapsed if clock.elapsed else None
     per_target, tokens = 0.0, 0.0
     if trained:
@@ -196,27 +190,16 @@ def _cells(cost: Cost) -> list[str]:
     ]
 
 
-def _model(name: str, params: TrainParams, data: Sequences, device: torch.device) -> Model:
-    torch.manual_seed(params.seed)
-    model = model_class(name)(params, data.n_items, data.n_users).to(device)
-    model.prepare(data)
-    return model
-
-
 def _evaluation(model: Model, data: Sequences, split: Split, seconds: float) -> tuple[int, float]:
     """Ranks as many validation users as there is time for: their number, and users per second."""
-    order = np.random.default_rng(0).permutation(len(split.valid.users))
-    n, rate = FIRST_LOOK, 0.0
+    n, mask_seen = FIRST_LOOK, not split.dataset.has_repeats
     while True:
-        some = np.sort(order[:n])
-        held = Held(split.valid.users[some], split.valid.events[some])
+        held = split.valid.sample(n, seed=0)
         began = time.perf_counter()
-        evaluate(model, data, split, held, mask_seen=not split.dataset.has_repeats)
-        rate = len(some) / (
-            time.perf_counter() - began
-        )  # ranks are on the CPU: nothing to wait for
-        if n > FIRST_LOOK or n >= len(order):
-            return len(some), rate
+        evaluate(model, data, split, held, mask_seen=mask_seen)
+        rate = len(held.users) / (time.perf_counter() - began)  # ranks come back: nothing to await
+        if n > FIRST_LOOK or len(held.users) < n:
+            return len(held.users), rate
         n = max(FIRST_LOOK + 1, int(rate * seconds))
 
 
