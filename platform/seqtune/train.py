@@ -10,7 +10,7 @@ import copy
 import io
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -217,13 +217,14 @@ def combine(terms: dict[str, Term], home: Home, means: dict[str, list[Tensor]]) 
 
     The shares of all ranks add up to the loss, whatever the split. ``means`` collects the terms.
     """
-    counts = torch.tensor([float(term.count) for term in terms.values()])
+    counts: Sequence[float | Tensor] = [max(float(term.count), 1.0) for term in terms.values()]
     if home.world_size > 1:
-        counts = counts.to(home.device)
-        dist.all_reduce(counts)
+        summed = torch.tensor([float(term.count) for term in terms.values()], device=home.device)
+        dist.all_reduce(summed)
+        counts = summed.clamp(min=1).unbind()
     parts = []
-    for (name, term), count in zip(terms.items(), counts.clamp(min=1).unbind(), strict=True):
-        mean = term.total / count.to(term.total.device)
+    for (name, term), count in zip(terms.items(), counts, strict=True):
+        mean = term.total / count
         means.setdefault(name, []).append(mean.detach())
         parts.append(term.weight * mean)
     return torch.stack(parts).sum()
