@@ -402,19 +402,22 @@ def over_candidates(
     negatives: Negatives,
     where: Tensor,
     width: int,
+    sparse: bool = False,
 ) -> Tensor:
     """Returns ``loss(*scores(states, ...))`` without ever holding all scores on a CPU.
 
     ``loss`` is one of those above: a sum over its targets, whose shares of some rows add up. Both
     are computed for a few rows at a time, in the processor's cache, and so are the gradients, in
-    the forward pass: there is no second derivative.
+    the forward pass: there is no second derivative. ``sparse`` gives a parameter as table a
+    gradient of the rows in use alone.
     """
+    sparse = sparse and table.is_leaf  # what made another table may not take such a gradient
     with torch.autocast(states.device.type, enabled=False):
         inputs = [states.float(), table.float(), None if bias is None else bias.float()]
         if not torch.is_grad_enabled():
             inputs = [x if x is None else x.detach() for x in inputs]
         total: Tensor = _OverCandidates.apply(  # type: ignore[no-untyped-call]
-            *inputs, loss, targets, negatives, where, width
+            *inputs, loss, targets, negatives, where, width, sparse
         )
         return total
 
@@ -431,12 +434,15 @@ class _OverCandidates(torch.autograd.Function):
         negatives: Negatives,
         where: Tensor,
         width: int,
+        sparse: bool,
     ) -> Tensor:
         wanted = ctx.needs_input_grad[:3]
+        dense = wanted[0], wanted[1] and not sparse, wanted[2]
         d_states, d_table, d_bias = (
             torch.zeros_like(x) if x is not None and need else None
-            for x, need in zip((states, table, bias), wanted, strict=True)
+            for x, need in zip((states, table, bias), dense, strict=True)
         )
+        used: list[tuple[Tensor, Tensor]] = []  # ids, and the gradients of their rows
         total = states.new_zeros(())
         for part in _parts(negatives, targets, where, width, states):
             ids = torch.cat([targets[part.targets], part.negatives.items.flatten()])
@@ -459,8 +465,15 @@ class _OverCandidates(torch.autograd.Function):
                 d_states[part.targets] = d[0]
             if d_table is not None:
                 d_table.index_add_(0, ids, d[1])
+            elif wanted[1]:
+                used.append((ids, d[1]))
             if d_bias is not None:
                 d_bias.index_add_(0, ids, d[2])
+        if used:
+            rows, values = (torch.cat(parts) for parts in zip(*used, strict=True))
+            d_table = torch.sparse_coo_tensor(
+                rows[None], values, table.shape, check_invariants=False
+            )
         ctx.save_for_backward(d_states, d_table, d_bias)
         return total
 
@@ -468,7 +481,7 @@ class _OverCandidates(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError("a sampled loss has no second derivative: see over_candidates")
-        return *(d if d is None else d * grad for d in ctx.saved_tensors), *[None] * 5
+        return *(d if d is None else d * grad for d in ctx.saved_tensors), *[None] * 6
 
 
 class _Part(NamedTuple):

@@ -231,7 +231,10 @@ class Encoder(Model):
 
     def sampled_loss(self, states: Tensor, batch: Batch, rng: torch.Generator) -> Tensor:
         """Returns the sum over targets of the loss that compares them with drawn negatives."""
-        return losses.over_candidates(self.sampled, states, *self.candidates(batch, rng))
+        sparse = self.item_embedding.sparse
+        return losses.over_candidates(
+            self.sampled, states, *self.candidates(batch, rng), sparse=sparse
+        )
 
     def sampled(self, positive: Tensor, negative: Tensor) -> Tensor:
         """Returns the loss that ``params.loss_type`` names, of scores (N,) and (N, k)."""

@@ -465,6 +465,22 @@ def test_a_loss_made_in_parts_holds_few_scores() -> None:
     assert max(seen) <= 64 * 50_000
 
 
+@pytest.mark.parametrize("sharing", ["position", "row", "batch"])
+def test_row_sparse_gradients_are_those_of_all_rows(sharing: losses.Sharing) -> None:
+    states, table = torch.randn(6, 5), torch.randn(11, 5, requires_grad=True)
+    rest = (None, TARGETS, draw(3, sharing, "none"), WHERE, 4)
+
+    def gradient(table: Tensor, sparse: bool) -> Tensor:
+        total = losses.over_candidates(losses.bce, states, table, *rest, sparse=sparse)
+        return torch.autograd.grad(total / 6, table)[0]
+
+    rows, dense = gradient(table, True), gradient(table, False)
+    assert rows.is_sparse
+    torch.testing.assert_close(rows.to_dense(), dense, rtol=1e-6, atol=1e-6)
+    made = 2 * table  # no parameter: what made it could not go on with such a gradient
+    assert not gradient(made, True).is_sparse
+
+
 def test_a_loss_made_in_parts_has_no_second_derivative() -> None:
     states = torch.randn(6, 5, requires_grad=True)
     rest = (torch.randn(11, 5), None, TARGETS, draw(3, "row", "none"), WHERE, 4)

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -554,6 +555,67 @@ def test_gradients_are_clipped_to_their_bound(monkeypatch: pytest.MonkeyPatch) -
 # What goes wrong
 
 
+@pytest.mark.parametrize(
+    ("model", "values"),
+    [
+        ("sasrec", TRANSFORMER | {"loss_type": "sampled_softmax", "neg_samples": 8}),
+        ("sasrec", TRANSFORMER | {"loss_type": "bce", "tie_weights": False, "grad_clip_norm": 0.1}),
+        ("sasrec", TRANSFORMER | {"reg_weight": 0.01, "optimizer": "adagrad"}),
+        ("esasrec", TRANSFORMER | {"neg_samples": 8, "logq": True}),
+        ("bert4rec", TRANSFORMER),
+        ("duorec", TRANSFORMER | {"train_mode": "rows"}),
+        ("core", {}),
+        ("caser", {}),
+        ("fossil", {}),
+        ("gru4rec", {"loss_type": "bpr", "hidden_size": 8}),
+    ],
+)
+def test_row_sparse_gradients_are_those_of_all_rows(
+    monkeypatch: pytest.MonkeyPatch, model: str, values: dict[str, Any]
+) -> None:
+    """Only large tables take them; here all do, for two steps, and the optimizer cannot tell."""
+    kind = model_class(model)
+    p = kind.Params.model_validate(SMALL | values)
+    data = batches.sequences(SPLIT, torch.device("cpu"), times=kind.uses_times)
+    windows = batches.windows(SPLIT, p)
+
+    def gradients(large: int) -> list[Tensor]:
+        monkeypatch.setattr(train, "LARGE_TABLE", large)
+        torch.manual_seed(0)
+        net = kind(p, data.n_items, data.n_users)
+        net.prepare(data)
+        tables = train.sparse_tables(net, Home())
+        assert bool(tables) == (large == 1)
+        rng, found = torch.Generator().manual_seed(0), []
+        for batch in islice(batches.epoch(windows, data, batch_size=32, seed=(0, 0)), 2):
+            loss = train.combine(net(batch, rng), Home(), {})
+            train.clear_gradients(net, tables)
+            loss.backward()
+            found += [w.grad.clone() for w in net.parameters() if w.grad is not None]
+        return found
+
+    rows, dense = gradients(1), gradients(10**9)
+    assert len(rows) == len(dense)
+    for ours, wanted in zip(rows, dense, strict=True):
+        assert not ours.is_sparse
+        torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_a_run_with_row_sparse_gradients_continues(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {"loss_type": "sampled_softmax", "neg_samples": 8}
+    dense = run(**values)
+    monkeypatch.setattr(train, "LARGE_TABLE", 1)
+    states: list[State] = []
+    whole = run(home=Home(save=states.append), **values)
+    assert whole.history[-1]["train_sampled_softmax"] == pytest.approx(
+        dense.history[-1]["train_sampled_softmax"], rel=1e-3
+    )
+    unfinished = next(state for state in states if "optimizer" in state)
+    assert_same(run(home=Home(load=lambda: copy.deepcopy(unfinished)), **values), whole)
+    assert all(w.grad is None or not w.grad.is_sparse for w in whole.model.parameters())
+    assert not any(m.sparse for m in whole.model.modules() if isinstance(m, nn.Embedding))
+
+
 def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_step(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -596,6 +658,51 @@ def test_a_compiled_encoder_trains_the_same() -> None:
         assert other["train_ce"] == pytest.approx(row["train_ce"], rel=1e-5)
     for key, weight in plain.model.state_dict().items():
         torch.testing.assert_close(compiled.model.state_dict()[key], weight, rtol=1e-3, atol=1e-4)
+
+
+LARGE_CATALOGUE = """
+import resource, sys
+import numpy as np, torch
+from seqtune import train
+from seqtune.data import Dataset, leave_one_out
+from seqtune.model import model_class
+
+torch.set_num_threads(1)
+n_users, length, n_items = 160, 40, 200_000
+rng = np.random.default_rng(0)
+items = np.concatenate(
+    [rng.choice(n_items, length, replace=False) + 1 for _ in range(n_users)]
+).astype(np.int32)
+dataset = Dataset(
+    "large",
+    items,
+    np.arange(n_users + 1) * length,
+    np.arange(n_users * length),
+    np.arange(n_users),
+    np.arange(n_items),
+)
+values = {"loss_type": sys.argv[1], "neg_samples": 256, "neg_sharing": "batch"}
+p = model_class("sasrec").Params(epochs=2, batch_size=n_users, **values)
+trained = train.train("sasrec", p, leave_one_out(dataset))
+assert trained.history[-1]["step"] == 2
+assert len(trained.ranks) == n_users
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the unit of memory differs")
+@pytest.mark.parametrize("loss", ["sampled_softmax", "ce"])
+def test_a_large_catalogue_needs_little_memory(loss: str) -> None:
+    """The scores of a step's 5,920 targets against all items would take 4,500 MB alone."""
+    done = subprocess.run(
+        [sys.executable, "-c", LARGE_CATALOGUE, loss],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(train.__file__).parents[1])},
+    )
+    assert float(done.stdout) < 1_500
 
 
 def test_there_must_be_a_window_for_each_worker() -> None:
