@@ -13,7 +13,9 @@ from seqtune.data.split import Held, Split
 from seqtune.model import Model, Sequences
 
 Arrays = tuple[NDArray[np.float32], NDArray[np.int64]]
-ROWS = 256  # histories scored at once: [256, items] scores stay small, matmuls stay efficient
+# Histories scored at once: matmuls stay efficient, and scores below the 32 MiB (2^23 floats) beyond
+# which memory comes from the system anew each time, page by page.
+ROWS, SCORES = 256, 2**23
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ def evaluate(
     mine = np.argsort(lengths, kind="stable")[rank::ranks]  # similar lengths share a batch
     found: NDArray[np.float32] = np.zeros(len(lengths), dtype=np.float32)
     top = np.zeros((len(lengths), min(top_k, data.n_items)), dtype=np.int64)
-    for index in np.array_split(mine, max(1, -(-len(mine) // ROWS))):
+    rows = max(1, min(ROWS, SCORES // (data.n_items + 1)))
+    for index in np.array_split(mine, max(1, -(-len(mine) // rows))):
         events = torch.from_numpy(held.events[index]).to(data.items.device)
         history = data.before(events, int(lengths[index].max()))
         scores = model.score(history).float()  # (B, I + 1)

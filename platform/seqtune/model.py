@@ -291,7 +291,9 @@ class Encoder(Model):
         """Returns state . item (+ bias), in fp32 whatever the precision of the encoder."""
         states, (table, bias) = self.encode_last(history), self.output()
         with torch.autocast(states.device.type, enabled=False):
-            rows = losses.padded(table[: self.n_items + 1].float())
+            rows = table[: self.n_items + 1].float()
+            if self.n_items < 2**16:  # beyond, the copy would cost more than it gains
+                rows = losses.padded(rows)
             scores = (states.float() @ rows.T)[:, : self.n_items + 1]
         if bias is not None:
             scores = scores + bias[: self.n_items + 1]
