@@ -219,3 +219,32 @@ def test_the_head_can_be_left_out() -> None:
     weights = made(embedding_size=64).item_embedding.weight
     assert weights.abs().max() <= 0.04  # two standard deviations of .02
     assert weights[1:].std().item() == pytest.approx(0.0176, abs=0.002)  # after the truncation
+
+
+@pytest.mark.parametrize("loss_type", ["ce", "gbce"])
+def test_the_last_block_may_skip_what_no_loss_looks_at(
+    loss_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows with unequal numbers of masks: the same loss and gradients as with all positions."""
+    model = made(loss_type=loss_type, mask_prob=0.5, neg_samples=3)
+    always(
+        model, torch.tensor([[True, False, True, True], [False, True, False, False]]), monkeypatch
+    )
+
+    def step() -> tuple[Tensor, dict[str, Tensor]]:
+        model.zero_grad()
+        total = model(batch(), rng())[loss_type].total
+        total.backward()
+        return total, {k: w.grad.clone() for k, w in model.named_parameters() if w.grad is not None}
+
+    total, gradients = step()
+
+    def everywhere(x: Tensor, lengths: Tensor, positions: Tensor) -> Tensor:
+        return model.body(x, lengths)[torch.arange(len(x))[:, None], positions]
+
+    monkeypatch.setattr(model.body, "some", everywhere)
+    plain, expected = step()
+    torch.testing.assert_close(total, plain, rtol=1e-5, atol=1e-6)
+    assert gradients.keys() == expected.keys()
+    for key, wanted in expected.items():
+        torch.testing.assert_close(gradients[key], wanted, rtol=1e-5, atol=1e-6, msg=key)
