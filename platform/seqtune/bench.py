@@ -20,6 +20,7 @@ import torch
 from seqtune import batches, flops, paramsfile
 from seqtune.data import Split, leave_one_out
 from seqtune.evaluate import evaluate
+from seqtune.meter import Meter, TimeIsUp
 from seqtune.model import Model, Sequences, model_class
 from seqtune.options import TrainOptions
 from seqtune.params import UserError
@@ -53,33 +54,6 @@ class Cost:
     gpu_memory_mb: float | None
 
 
-class _TimeIsUpError(Exception):
-    """The time of the measurement is over."""
-
-
-class _Clock:
-    """Counts steps until the time is over."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds, self.steps, self.targets = seconds, 0, 0
-        self.first = self.began = self.elapsed = 0.0
-
-    def stepped(self, targets: int) -> None:
-        """A step has ended."""
-        self.steps += 1
-        if self.steps <= WARM_UP:
-            if self.steps in (1, WARM_UP):
-                _wait()
-            self.began = time.perf_counter()
-            self.first = self.first or self.began
-            return
-        self.targets += targets
-        if time.perf_counter() - self.began > self.seconds:
-            _wait()
-            self.elapsed = time.perf_counter() - self.began
-            raise _TimeIsUpError
-
-
 def run(options: TrainOptions, seconds: float, threads: int, started: float) -> Cost:
     """Trains for some ``seconds``, evaluates for as long, and says what it took.
 
@@ -95,25 +69,22 @@ def run(options: TrainOptions, seconds: float, threads: int, started: float) -> 
     torch.manual_seed(params.seed)
     model = kind(params, data.n_items, data.n_users).to(device)
     model.prepare(data)
-    clock = _Clock(seconds)
-    if make_optimizer(model, params) is None:
-        clock.first = time.perf_counter()
-    else:
-        with contextlib.suppress(_TimeIsUpError):
+    meter = Meter(seconds=seconds, warm_up=WARM_UP, wait=_wait)
+    if make_optimizer(model, params) is not None:
+        with contextlib.suppress(TimeIsUp):
             # The first epoch is evaluated always: one user costs next to nothing.
             lone = replace(split, valid=split.valid.sample(1, seed=0))
-            train(options.model, params, lone, Home(device, stepped=clock.stepped))
+            train(options.model, params, lone, Home(device, stepped=meter))
     users, users_per_second = _evaluation(model, data, split, seconds)
     unit = 2**20 if sys.platform == "darwin" else 2**10
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
     half = params.precision == "bf16"
     peak = flops.matmul_peak(device, torch.bfloat16 if half else torch.float32)
-    trained = clock.targets / clock.elapsed if clock.elapsed else None
+    trained = meter.targets / meter.elapsed if meter.targets else None
     per_target, tokens = 0.0, 0.0
     if trained:
         rng = torch.Generator(device).manual_seed(0)
         per_target, tokens = flops.needed(model, batches.windows(split, params), data, rng)
-    steps = clock.steps - WARM_UP if trained else 0
     return Cost(
         model=options.model,
         data=dataset.name,
@@ -121,13 +92,13 @@ def run(options: TrainOptions, seconds: float, threads: int, started: float) -> 
         threads=threads,
         targets_per_second=trained,
         tokens_per_second=trained and trained * tokens,
-        step_ms=1000 * clock.elapsed / steps if trained else None,
-        steps=steps,
+        step_ms=1000 * meter.elapsed / meter.steps if trained else None,
+        steps=meter.steps,
         matmul_gflops=peak / 1e9,
         share_of_peak=trained and trained * per_target / peak,
         eval_users_per_second=users_per_second,
         eval_users=users,
-        startup_seconds=clock.first - started,
+        startup_seconds=meter.first - started,
         peak_rss_mb=memory,
         gpu_memory_mb=torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else None,
     )

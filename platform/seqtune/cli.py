@@ -488,8 +488,8 @@ def bench(
         params=params,
         set=tuple(set_),
     )
-    _check_data(data)
     if all_:
+        _check_data(data)
         from seqtune.bench import run_apart
 
         words = [word for word in sys.argv[2:] if word not in ("--all", "--json")]

@@ -48,17 +48,35 @@ def ce(
     of targets at a time, in one buffer that stays in the processor's cache. Hence no second
     derivative.
     """
-    with torch.autocast(states.device.type, enabled=False):
-        inputs = [states.float(), table.float(), None if bias is None else bias.float()]
-        if not torch.is_grad_enabled():
-            inputs = [x if x is None else x.detach() for x in inputs]
-        total: Tensor = _CrossEntropy.apply(  # type: ignore[no-untyped-call]
-            *inputs, targets.long(), n_items, temperature
-        )
-        return total
+    return _CrossEntropy.total(states, table, bias, targets.long(), n_items, temperature)
 
 
-class _CrossEntropy(torch.autograd.Function):
+class _Forward(torch.autograd.Function):
+    """A loss that makes the gradients of states, table and bias in its forward pass.
+
+    Whatever else it takes has none. They are saved in this order, None where one is not wanted.
+    """
+
+    @classmethod
+    def total(cls, states: Tensor, table: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
+        """Computes the loss in fp32, without gradients where none are recorded."""
+        with torch.autocast(states.device.type, enabled=False):
+            inputs = [states.float(), table.float(), None if bias is None else bias.float()]
+            if not torch.is_grad_enabled():
+                inputs = [x if x is None else x.detach() for x in inputs]
+            found: Tensor = cls.apply(*inputs, *rest)  # type: ignore[no-untyped-call]
+            return found
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Scales what the forward pass has made."""
+        if torch.is_grad_enabled():
+            raise RuntimeError("no second derivative: the loss makes its gradients in forward")
+        rest = len(ctx.needs_input_grad) - len(ctx.saved_tensors)
+        return *(d if d is None else d * grad for d in ctx.saved_tensors), *[None] * rest
+
+
+class _CrossEntropy(_Forward):
     @staticmethod
     def forward(
         ctx: Any,
@@ -103,12 +121,6 @@ class _CrossEntropy(torch.autograd.Function):
         d_bias = None if d_base is None or bias is None else _at_rows(d_base, bias, n_items)
         ctx.save_for_backward(d_states, d_table, d_bias)
         return total
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            raise RuntimeError("ce has no second derivative: it makes its gradients in forward")
-        return *(d if d is None else d * grad for d in ctx.saved_tensors), None, None, None
 
 
 def padded(rows: Tensor) -> Tensor:
@@ -330,9 +342,8 @@ def draw_negatives(
     if reject == "target":
         if sharing == "position":
             items = redraw(items, lambda items: items == targets[:, None])
-        own = (
-            items.int().index_select(0, rows) if sharing == "row" else items
-        )  # int: half the bytes
+        # Compared as int32: half the bytes.
+        own = items.int().index_select(0, rows) if sharing == "row" else items
         return Negatives(items, sharing, own == targets[:, None])
 
     if seen is None:
@@ -412,17 +423,12 @@ def over_candidates(
     gradient of the rows in use alone.
     """
     sparse = sparse and table.is_leaf  # what made another table may not take such a gradient
-    with torch.autocast(states.device.type, enabled=False):
-        inputs = [states.float(), table.float(), None if bias is None else bias.float()]
-        if not torch.is_grad_enabled():
-            inputs = [x if x is None else x.detach() for x in inputs]
-        total: Tensor = _OverCandidates.apply(  # type: ignore[no-untyped-call]
-            *inputs, loss, targets, negatives, where, width, sparse
-        )
-        return total
+    return _OverCandidates.total(
+        states, table, bias, loss, targets, negatives, where, width, sparse
+    )
 
 
-class _OverCandidates(torch.autograd.Function):
+class _OverCandidates(_Forward):
     @staticmethod
     def forward(
         ctx: Any,
@@ -476,12 +482,6 @@ class _OverCandidates(torch.autograd.Function):
             )
         ctx.save_for_backward(d_states, d_table, d_bias)
         return total
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            raise RuntimeError("a sampled loss has no second derivative: see over_candidates")
-        return *(d if d is None else d * grad for d in ctx.saved_tensors), *[None] * 6
 
 
 class _Part(NamedTuple):

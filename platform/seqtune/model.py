@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -47,6 +48,11 @@ class Batch(History):
     continues: Tensor | None = None  # (B,) row of the batch before that holds the event before, or
     # -1 where a session begins; in the first batch of an epoch all do
 
+    def grid(self) -> Tensor:
+        """Returns the targets in their positions, 0 where there is none: (B, L)."""
+        flat = torch.zeros_like(self.items).flatten()
+        return flat.index_copy(0, self.where, self.targets).view_as(self.items)
+
 
 class Term(NamedTuple):
     """One term of a loss on one worker: sum over its targets, their number, and a weight.
@@ -81,8 +87,9 @@ class Sequences:
         trained = torch.cat([self.targets, self.first.unique()])  # a first event is no target
         return self.items[trained].bincount(minlength=self.n_items + 1)
 
+    @cached_property
     def ends(self) -> Tensor:
-        """Returns the last training target of each user, -1 where there is none: (U,).
+        """The last training target of each user, -1 where there is none: (U,).
 
         Training ends there: later events are held out.
         """
@@ -147,6 +154,7 @@ class Encoder(Model):
     """
 
     item_embedding: nn.Embedding
+    sequences: Sequences  # the training events
     seen: Tensor | None = None  # keys of what users have seen, where negatives are rejected by it
     log_q: Tensor | None = None  # (V,) subtracted from scores in a loss that samples, where given
 
@@ -203,12 +211,12 @@ class Encoder(Model):
         return self.encode(batch).flatten(0, 1).index_select(0, batch.where)
 
     def prepare(self, sequences: Sequences) -> None:
-        """Notes what every user has seen, where negatives are rejected by it."""
-        p = self.params
+        """Keeps the events, and notes what users have seen where negatives are rejected by it."""
+        p, self.sequences = self.params, sequences
         if p.reject == "seen" and getattr(p, "loss_type", "ce") != "ce":
             users = sequences.users.long()
             events = torch.arange(len(users), device=users.device)
-            kept = events <= sequences.ends()[users]
+            kept = events <= sequences.ends[users]
             self.seen = losses.seen_keys(users[kept], sequences.items[kept], self.n_items)
 
     def loss(self, batch: Batch, rng: torch.Generator) -> dict[str, Term]:
@@ -238,8 +246,8 @@ class Encoder(Model):
 
     def sampled(self, positive: Tensor, negative: Tensor) -> Tensor:
         """Returns the loss that ``params.loss_type`` names, of scores (N,) and (N, k)."""
-        values = self.params.model_dump()
-        kind, gbce_t = values["loss_type"], values.get("gbce_t", 0.75)
+        p = self.params
+        kind, gbce_t = getattr(p, "loss_type", "ce"), getattr(p, "gbce_t", 0.75)
         return losses.sampled(kind, positive, negative, self.n_items, gbce_t)
 
     def candidate_scores(

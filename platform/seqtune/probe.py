@@ -18,6 +18,7 @@ import ray
 
 from seqtune import trial
 from seqtune.data import Dataset
+from seqtune.meter import Meter, TimeIsUp
 from seqtune.trial import Plan
 
 SECONDS = 2.0  # of measuring in each way
@@ -123,38 +124,15 @@ def measure(plan: Plan, values: dict[str, Any], data: list[Any], cpus: int, star
     if time.time() > start + SECONDS / 4:
         raise CannotMeasureError("the processes did not start together")
     time.sleep(max(0, start - time.time()))
-    meter = Meter()
+    meter = Meter(seconds=SECONDS, warm_up=WARM_UP, longest=LONGEST)
     home = Home(stepped=meter)
     with suppress(TimeIsUp):
         train(plan.model, params, split, home, metric=plan.metric, mask_seen=plan.mask_seen)
-    return meter.rate()
+    return rate(meter)
 
 
-class TimeIsUp(Exception):  # noqa: N818 - no error: it ends the loop
-    """The loop has run for long enough."""
-
-
-class Meter:
-    """Counts the targets of steps after the warm-up, and ends the loop when its time is up."""
-
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._clock = clock
-        self._made = self._began = self._ended = clock()
-        self._steps = self._targets = 0
-
-    def __call__(self, targets: int) -> None:
-        """A step has been made."""
-        now = self._clock()
-        self._steps += 1
-        if self._steps <= WARM_UP:
-            self._began = now
-        else:
-            self._targets, self._ended = self._targets + targets, now
-        if now - self._made > LONGEST or (self._steps > WARM_UP and now - self._began >= SECONDS):
-            raise TimeIsUp
-
-    def rate(self) -> float:
-        """Returns targets per second."""
-        if not self._targets:
-            raise CannotMeasureError("a step takes too long, or there are too few")
-        return self._targets / (self._ended - self._began)
+def rate(meter: Meter) -> float:
+    """Returns targets per second."""
+    if not meter.targets:
+        raise CannotMeasureError("a step takes too long, or there are too few")
+    return meter.targets / meter.elapsed

@@ -95,7 +95,7 @@ def _train(
     data = batches.sequences(split, home.device, times=kind.uses_times)
     windows = batches.windows(split, p)
     batch_size = windows.batch_size(p)
-    _check_sizes(p, windows, home.world_size, split.dataset.name)
+    _check_sizes(p, windows, batch_size, home.world_size, split.dataset.name)
     _check_precision(p, home.device)
     shard = (home.rank, home.world_size)
 
@@ -263,8 +263,8 @@ def make_optimizer(model: nn.Module, p: TrainParams) -> torch.optim.Optimizer | 
     return torch.optim.AdamW(groups, lr=p.learning_rate, betas=(0.9, p.adam_beta2), fused=True)
 
 
-def sparse_tables(model: Model, home: Home) -> list[nn.Embedding]:
-    """Has large tables take gradients of the rows in use alone; returns those tables.
+def sparse_tables(model: Model, home: Home) -> list[tuple[nn.Embedding, Tensor]]:
+    """Has large tables take gradients of the rows in use alone; returns each with its gradient.
 
     A step uses some thousand rows. To make, scale and add up gradients of 200,000 takes longer than
     all else, most of it to get the memory from the system. So each table keeps one dense gradient,
@@ -273,29 +273,26 @@ def sparse_tables(model: Model, home: Home) -> list[nn.Embedding]:
     """
     if home.device.type != "cpu" or home.world_size > 1 or model.params.compile:
         return []
-    tables: list[nn.Embedding] = [
-        part
+    tables: list[tuple[nn.Embedding, Tensor]] = [
+        (part, torch.zeros_like(part.weight))
         for part in model.modules()
         if isinstance(part, ItemEmbedding | UserEmbedding) and part.num_embeddings >= LARGE_TABLE
     ]
-    for table in tables:
-        table.sparse, table.weight.grad = True, torch.zeros_like(table.weight)
+    for table, _ in tables:
+        table.sparse = True
     return tables
 
 
-def clear_gradients(model: nn.Module, tables: list[nn.Embedding]) -> None:
-    """Drops all gradients but those that ``sparse_tables`` keeps, which become 0."""
-    kept = {id(table.weight) for table in tables}
-    for weight in model.parameters():
-        if id(weight) not in kept:
-            weight.grad = None
-        elif weight.grad is not None:
-            weight.grad.zero_()
+def clear_gradients(model: nn.Module, tables: list[tuple[nn.Embedding, Tensor]]) -> None:
+    """Drops all gradients; those of ``sparse_tables`` are used again, as zeros."""
+    model.zero_grad(set_to_none=True)
+    for table, gradient in tables:
+        table.weight.grad = gradient.zero_()
 
 
-def release(tables: list[nn.Embedding]) -> None:
+def release(tables: list[tuple[nn.Embedding, Tensor]]) -> None:
     """Takes back what ``sparse_tables`` did: the gradients alone are as large as the tables."""
-    for table in tables:
+    for table, _ in tables:
         table.sparse, table.weight.grad = False, None
 
 
@@ -352,7 +349,9 @@ def restore(
     state.update(saved)
 
 
-def _check_sizes(p: TrainParams, windows: batches.Windows, ranks: int, data_name: str) -> None:
+def _check_sizes(
+    p: TrainParams, windows: batches.Windows, batch_size: int, ranks: int, data_name: str
+) -> None:
     if windows.continues is not None and ranks > 1:
         raise UserError(
             f"train_mode sessions trains one step after another: workers must be 1, not {ranks}"
@@ -361,9 +360,9 @@ def _check_sizes(p: TrainParams, windows: batches.Windows, ranks: int, data_name
         raise UserError(
             f"{data_name}: {len(windows)} training windows cannot be split over {ranks} workers"
         )
-    if (size := windows.batch_size(p)) < 2 * ranks:
-        asked = f"tokens_per_batch {p.tokens_per_batch} makes a batch of {size} windows, which"
-        place = asked if p.tokens_per_batch else f"batch_size {size}"
+    if batch_size < 2 * ranks:
+        made = f"tokens_per_batch {p.tokens_per_batch} makes a batch of {batch_size} windows, which"
+        place = made if p.tokens_per_batch else f"batch_size {batch_size}"
         raise UserError(f"{place} must be at least {2 * ranks}: 2 per worker")
 
 

@@ -8,18 +8,20 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from itertools import islice
+from contextlib import suppress
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "platform"))
-from seqtune import batches
 from seqtune.data import leave_one_out, load
+from seqtune.meter import TimeIsUp
 from seqtune.model import model_class
 from seqtune.params import build, parse_assignment
-from seqtune.train import Home, combine, make_optimizer
+from seqtune.train import Home, train
 
 WARM_UP, STEPS = 3, 20
 KINDS = {  # the first that is part of an operation's name
@@ -47,29 +49,24 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    kind = model_class(asked.model)
-    params = build(kind.Params, dict(map(parse_assignment, asked.set)), "--set")
+    sets = {"epochs": 1000} | dict(map(parse_assignment, asked.set))
+    params = build(model_class(asked.model).Params, sets, "--set")
     split = leave_one_out(load(asked.data))
-    data = batches.sequences(split, torch.device("cpu"), times=kind.uses_times)
-    windows = batches.windows(split, params)
-    torch.manual_seed(0)
-    model = kind(params, data.n_items, data.n_users)
-    model.prepare(data)
-    optimizer = make_optimizer(model, params)
-    assert optimizer is not None, f"{asked.model} has nothing to train"
-    rng, home = torch.Generator().manual_seed(0), Home()
+    profiler = profile(activities=[ProfilerActivity.CPU])
+    done = count(1)
 
-    def steps(n: int, epoch: int) -> None:
-        size = windows.batch_size(params)
-        for batch in islice(batches.epoch(windows, data, batch_size=size, seed=(0, epoch)), n):
-            loss = combine(model(batch, rng), home, {})
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
+    def stepped(_: int) -> None:
+        step = next(done)
+        if step == WARM_UP:
+            profiler.start()
+        elif step == WARM_UP + STEPS:
+            profiler.stop()
+            raise TimeIsUp
 
-    steps(WARM_UP, 0)
-    with profile(activities=[ProfilerActivity.CPU]) as profiler:
-        steps(STEPS, 1)
+    with suppress(TimeIsUp):
+        # The first epoch is evaluated always: of one user.
+        lone = replace(split, valid=split.valid.sample(1, seed=0))
+        train(asked.model, params, lone, Home(stepped=stepped))
     spent: Counter[str] = Counter()
     for event in profiler.key_averages():
         spent[kind_of(event.key)] += event.self_cpu_time_total

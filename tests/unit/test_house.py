@@ -21,7 +21,7 @@ PACKAGE = ROOT / "platform" / "seqtune"
 
 # A room imports its own floor and those below it; a new file needs its line here.
 FLOORS = {
-    0: ("params", "storage", "options", "versions", "metrics", "losses", "nn", "yamlfile"),
+    0: ("params", "storage", "options", "versions", "metrics", "losses", "nn", "yamlfile", "meter"),
     1: ("data", "space", "paramsfile", "model"),
     2: ("batches", "models"),
     3: ("train", "evaluate", "flops"),

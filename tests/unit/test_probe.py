@@ -13,8 +13,9 @@ from rich.console import Console
 
 from seqtune import cluster, probe, study, trial
 from seqtune.data.generate import make_preset
+from seqtune.meter import Meter, TimeIsUp
 from seqtune.options import StudyOptions
-from seqtune.probe import CannotMeasureError, Meter, Share, TimeIsUp
+from seqtune.probe import CannotMeasureError, Share, rate
 from seqtune.space import load_space
 from seqtune.storage import Folder
 from seqtune.view import StudyView
@@ -89,6 +90,11 @@ class Clock:
         return self.now
 
 
+def probing(clock: Clock) -> Meter:
+    """The meter of a probe."""
+    return Meter(clock, seconds=probe.SECONDS, warm_up=probe.WARM_UP, longest=probe.LONGEST)
+
+
 def steps(meter: Meter, clock: Clock, seconds: list[float], targets: int = 100) -> int:
     """Makes steps of so many seconds each; returns after how many the time was up."""
     for number, one in enumerate(seconds, 1):
@@ -101,25 +107,25 @@ def steps(meter: Meter, clock: Clock, seconds: list[float], targets: int = 100) 
 
 
 def test_the_first_steps_do_not_count() -> None:
-    meter = Meter(clock := Clock())
+    meter = probing(clock := Clock())
     assert steps(meter, clock, [1.5, 0.5] + [0.25] * 20) == 2 + 8
-    assert meter.rate() == 100 / 0.25
+    assert rate(meter) == 100 / 0.25
 
 
 def test_slow_steps_end_the_measurement_sooner_or_for_good() -> None:
-    meter = Meter(clock := Clock())
+    meter = probing(clock := Clock())
     assert steps(meter, clock, [1.8] * 9) == 3
-    assert meter.rate() == pytest.approx(100 / 1.8)
-    meter = Meter(clock := Clock())
+    assert rate(meter) == pytest.approx(100 / 1.8)
+    meter = probing(clock := Clock())
     assert steps(meter, clock, [6.0] * 9) == 1
     with pytest.raises(CannotMeasureError, match="a step takes too long"):
-        meter.rate()
+        rate(meter)
 
 
 def test_a_training_that_ends_by_itself_counts_what_it_did() -> None:
-    meter = Meter(clock := Clock())
+    meter = probing(clock := Clock())
     assert steps(meter, clock, [0.25] * 6) == 0
-    assert meter.rate() == 100 / 0.25
+    assert rate(meter) == 100 / 0.25
 
 
 @pytest.fixture

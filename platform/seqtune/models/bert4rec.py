@@ -101,8 +101,7 @@ class BERT4Rec(Encoder):
 
     def windows(self, batch: Batch) -> History:
         """Returns the rows with their last targets."""
-        targets = torch.zeros_like(batch.items).flatten().index_copy(0, batch.where, batch.targets)
-        return self.followed(batch, at(targets.view_as(batch.items), batch.lengths - 1))
+        return self.followed(batch, at(batch.grid(), batch.lengths - 1))
 
     def masked(self, lengths: Tensor, width: int, rng: torch.Generator) -> Tensor:
         """Draws the positions to mask in rows of these lengths: (B,) -> (B, width), True there."""
@@ -121,7 +120,8 @@ class BERT4Rec(Encoder):
         kept = at(masked, chosen).flatten().nonzero().squeeze(1)  # (N,)
         x = self.item_embedding(items.masked_fill(masked, self.mask))
         states = self.body.some(x, lengths, chosen).flatten(0, 1).index_select(0, kept)
-        where = masked.flatten().nonzero().squeeze(1)  # the same, in the same order
+        first = torch.arange(len(items), device=items.device)[:, None] * items.shape[1]
+        where = (first + chosen).flatten().index_select(0, kept)
         targets = items.flatten().index_select(0, where)
         cloze = replace(batch, items=items, lengths=lengths, where=where, targets=targets)
         return self.next_item(self.head(states), cloze, rng)

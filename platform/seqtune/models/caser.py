@@ -22,7 +22,6 @@ filters one window.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Literal
 
 import torch
@@ -31,7 +30,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from seqtune import losses
-from seqtune.model import Batch, Encoder, History, Sequences, Term
+from seqtune.model import Batch, Encoder, History, Term
 from seqtune.nn import ByteDropout, ItemEmbedding, UserEmbedding, initialise, left_padded
 from seqtune.params import Calibration, Dropout, Reject, TrainMode, TrainParams
 
@@ -84,10 +83,6 @@ class Caser(Encoder):
             if isinstance(part, nn.Embedding):
                 initialise(part, lambda weight: nn.init.normal_(weight, std=1 / weight.shape[1]))
 
-    def prepare(self, sequences: Sequences) -> None:
-        super().prepare(sequences)
-        self.sequences, self.ends = sequences, sequences.ends()
-
     def states(self, x: Tensor, users: Tensor) -> Tensor:
         """Turns each window of L item vectors into a state: (B, S, D) -> (B, S - L + 1, 2D)."""
         p, length = self.params, self.params.max_seq_len
@@ -113,7 +108,7 @@ class Caser(Encoder):
     def next_item(self, states: Tensor, batch: Batch, rng: torch.Generator) -> dict[str, Term]:
         p, data, (table, bias) = self.params, self.sequences, self.output()
         events = batch.events[:, None] + torch.arange(p.target_len, device=states.device)
-        real = events <= self.ends[data.users[batch.events]][:, None]
+        real = events <= data.ends[data.users[batch.events]][:, None]
         targets = data.items[events.clamp(max=len(data.items) - 1)] * real  # (N, T), 0 where none
         weights = real / real.sum(1, keepdim=True)
         with torch.autocast(states.device.type, enabled=False):
@@ -124,7 +119,7 @@ class Caser(Encoder):
             total = total + positive[:, 0].sum() - (weights * positive).sum()
         else:
             negative = self.candidate_scores(states, batch, rng)[1]  # (N, k)
-            one = partial(losses.sampled, p.loss_type, n_items=self.n_items, gbce_t=p.gbce_t)
-            each = torch.vmap(torch.vmap(one, (0, None)))(positive[..., None], negative[:, None])
+            one = torch.vmap(torch.vmap(self.sampled, (0, None)))
+            each = one(positive[..., None], negative[:, None])
             total = (weights * each).sum()
         return {p.loss_type: Term(total, len(states))} | self.penalty(batch)

@@ -68,7 +68,6 @@ class DuoRec(TransformerEncoder):
 
     def prepare(self, sequences: Sequences) -> None:
         super().prepare(sequences)
-        self.sequences = sequences
         # The training targets grouped by item: those of item i are by_item[starts[i]:starts[i+1]].
         items = sequences.items[sequences.targets].long()
         order = items.argsort(stable=True)

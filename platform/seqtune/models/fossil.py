@@ -26,7 +26,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from seqtune import losses
-from seqtune.model import Batch, Encoder, History, Sequences, Term
+from seqtune.model import Batch, Encoder, History, Term
 from seqtune.nn import ItemEmbedding, UserEmbedding, initialise_normal
 from seqtune.params import Calibration, NextItemLoss, Reject, TrainMode, TrainParams
 
@@ -68,10 +68,6 @@ class FOSSIL(Encoder):
         self.user_eta = UserEmbedding(n_users, p.order_len, "zero")
         initialise_normal(self)
 
-    def prepare(self, sequences: Sequences) -> None:
-        super().prepare(sequences)
-        self.sequences, self.ends = sequences, sequences.ends()
-
     def output(self) -> tuple[Tensor, Tensor | None]:
         return (self.output_embedding or self.item_embedding).weight, self.bias
 
@@ -94,16 +90,16 @@ class FOSSIL(Encoder):
         return total
 
     def known(self, users: Tensor) -> Tensor:  # (B,) -> their last training items (B, L)
-        before = self.sequences.before(self.ends[users], self.params.max_seq_len - 1).items
-        return torch.cat([before, self.sequences.items[self.ends[users], None]], 1)
+        data, ends = self.sequences, self.sequences.ends[users]
+        before = data.before(ends, self.params.max_seq_len - 1).items
+        return torch.cat([before, data.items[ends, None]], 1)
 
     def candidate_scores(
         self, states: Tensor, batch: Batch, rng: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         positive, negative = super().candidate_scores(states, batch, rng)
         if self.params.history == "all":
-            grid = torch.zeros_like(batch.items).flatten().index_copy(0, batch.where, batch.targets)
-            gain = self.without(self.known(batch.users), grid.view_as(batch.items))
+            gain = self.without(self.known(batch.users), batch.grid())
             positive = positive + gain.flatten()[batch.where]
         return positive, negative
 
