@@ -18,8 +18,9 @@ import torch
 from numpy.typing import NDArray
 
 from seqtune.data.split import Split
+from seqtune.errors import UserError
 from seqtune.model import Batch, Sequences
-from seqtune.params import TrainParams, UserError
+from seqtune.params import TrainParams
 
 Ints = NDArray[np.int64]
 CHUNK = 50  # batches within which windows are sorted by length: full batches, yet random ones

@@ -19,11 +19,11 @@ import torch
 
 from seqtune import batches, flops, paramsfile
 from seqtune.data import Split, leave_one_out
+from seqtune.errors import UserError
 from seqtune.evaluate import evaluate
 from seqtune.meter import Meter, TimeIsUp
 from seqtune.model import Model, Sequences, model_class
 from seqtune.options import TrainOptions
-from seqtune.params import UserError
 from seqtune.train import Home, make_optimizer, train
 from seqtune.trial import device as this_device
 from seqtune.trial import read, trial_params

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seqtune import data
+from seqtune.errors import UserError
 from seqtune.model import History, Model, model_class
-from seqtune.params import TrainParams, UserError, build, check_model
+from seqtune.params import TrainParams, build, check_model
 from seqtune.storage import Folder
 
 FORMAT = 1

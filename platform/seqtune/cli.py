@@ -24,16 +24,9 @@ from typer.exceptions import TyperException
 
 from seqtune import __version__
 from seqtune.cluster import check_lasting, in_job
+from seqtune.errors import UserError, nearest
 from seqtune.options import RESULTS, StudyOptions, TrainOptions, command, parse_duration
-from seqtune.params import (
-    UserError,
-    check,
-    check_model,
-    declaration,
-    model_names,
-    nearest,
-    parse_assignment,
-)
+from seqtune.params import check, check_model, declaration, model_names, parse_assignment
 from seqtune.paramsfile import check_point, given_by
 
 if TYPE_CHECKING:

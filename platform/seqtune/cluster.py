@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 import os
 import signal
@@ -13,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from seqtune.params import UserError
+from seqtune.errors import UserError
 from seqtune.versions import COMMIT, git_commit
 
 PACKAGE = Path(__file__).parent
@@ -39,8 +38,8 @@ def connected(cpus: float | None = None, dashboard: bool = False) -> Iterator[di
     machine. So each process is told the address.
 
     Without an address Ray would join whatever cluster it finds, hence "local". Workers get the
-    package with them: by ``PYTHONPATH`` on this machine, uploaded to a cluster elsewhere, so that
-    nothing needs to be installed there.
+    code that runs here, whatever is installed where they are: by ``PYTHONPATH`` on this machine,
+    uploaded to a cluster elsewhere.
 
     SIGTERM, by which ``ray job stop``, Slurm and Kubernetes ask a program to end, becomes the
     KeyboardInterrupt of Ctrl-C.
@@ -57,9 +56,8 @@ def connected(cpus: float | None = None, dashboard: bool = False) -> Iterator[di
     options |= {"logging_level": logging.ERROR, "configure_logging": True}
     if address == "local":
         options |= {"include_dashboard": dashboard, "num_cpus": cpus}
-        if not installed():
-            paths = [str(PACKAGE.parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-            os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, paths)))
+        paths = [str(PACKAGE.parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+        os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, paths)))
     else:
         _knock(address)
         options["runtime_env"] = {"py_modules": [str(PACKAGE)]}
@@ -151,12 +149,3 @@ def keep_address() -> None:
     import ray
 
     os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
-
-
-def installed() -> bool:
-    """Says whether the package that runs is one that Ray's workers on this machine will find."""
-    try:
-        importlib.metadata.distribution("seqtune")
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True

@@ -14,7 +14,8 @@ from typing import Literal, NamedTuple, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from seqtune.params import TrainParams, UserError, build, declaration, model_names
+from seqtune.errors import UserError
+from seqtune.params import TrainParams, build, declaration, model_names
 from seqtune.report import value_text
 from seqtune.space import load_space, shipped
 

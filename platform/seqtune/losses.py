@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seqtune.params import UserError
+from seqtune.errors import UserError
 
 Sharing = Literal["position", "row", "batch"]
 

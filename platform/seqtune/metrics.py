@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from seqtune.params import UserError, nearest
+from seqtune.errors import UserError, nearest
 
 Floats = NDArray[np.floating]
 KS = (5, 10, 20)

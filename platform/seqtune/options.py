@@ -8,7 +8,7 @@ import sys
 from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
 
-from seqtune.params import UserError
+from seqtune.errors import UserError
 
 RESULTS = "seqtune-results"
 PUBLISHED = "published defaults"  # what trial 0 runs, unless a file says otherwise

@@ -14,9 +14,8 @@ is answered in a fraction of a second.
 from __future__ import annotations
 
 import ast
-import difflib
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -31,11 +30,9 @@ from pydantic import (
     model_validator,
 )
 
+from seqtune.errors import UserError, nearest
+
 MODELS = Path(__file__).parent / "models"
-
-
-class UserError(Exception):
-    """A mistake in what the user gave: one sentence with place, value, rule and nearest fix."""
 
 
 # Shared field types: what two or more models declare, described once.
@@ -262,15 +259,6 @@ def check_name(params: type[TrainParams], name: str, place: str) -> None:
         raise UserError(
             f"{place}: {model} has no hyperparameter {name!r}{nearest(name, params.model_fields)}"
         )
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """Returns ``"; did you mean 'n_heads'?"``, or the whole list where nothing is near."""
-    known = list(names)
-    close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; there are: {', '.join(known)}"
 
 
 def parse_assignment(text: str, place: str = "--set") -> tuple[str, object]:

@@ -18,16 +18,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from seqtune.errors import UserError
 from seqtune.options import StudyOptions, TrainOptions
-from seqtune.params import (
-    TrainParams,
-    UserError,
-    build,
-    check,
-    check_name,
-    declaration,
-    parse_assignment,
-)
+from seqtune.params import TrainParams, build, check, check_name, declaration, parse_assignment
 from seqtune.space import Dimension, Given, read_dimension
 from seqtune.yamlfile import Keys, kind, parse, text_of
 

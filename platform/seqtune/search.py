@@ -27,7 +27,7 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from ray.tune.search import Searcher
 
-from seqtune.params import UserError
+from seqtune.errors import UserError
 from seqtune.report import TrialRow
 from seqtune.space import Space
 

@@ -14,7 +14,7 @@ from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from seqtune.checkpoint import Recommender, load
-from seqtune.params import UserError
+from seqtune.errors import UserError
 from seqtune.storage import Folder
 
 # It remarks that ids may be numbers or texts; they may.

@@ -23,16 +23,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from seqtune.params import (
-    TrainParams,
-    UserError,
-    build,
-    check,
-    check_model,
-    check_name,
-    declaration,
-    nearest,
-)
+from seqtune.errors import UserError, nearest
+from seqtune.params import TrainParams, build, check, check_model, check_name, declaration
 from seqtune.yamlfile import Keys, kind, parse, text_of
 
 if typing.TYPE_CHECKING:

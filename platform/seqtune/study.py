@@ -25,8 +25,9 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialSch
 
 from seqtune import cluster, paramsfile, probe, search, trial
 from seqtune.data import Dataset, leave_one_out
+from seqtune.errors import UserError
 from seqtune.options import StudyOptions, TrainOptions, command, duration
-from seqtune.params import UserError, declaration
+from seqtune.params import declaration
 from seqtune.plots import plots
 from seqtune.report import Finalist, StudyResult, TrialRow, to_json, to_markdown
 from seqtune.space import Given, Space, load_space

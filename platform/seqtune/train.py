@@ -23,10 +23,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from seqtune import batches, metrics
 from seqtune.data.split import Split
+from seqtune.errors import UserError
 from seqtune.evaluate import evaluate
 from seqtune.model import Encoder, Model, Term, model_class
 from seqtune.nn import ItemEmbedding, UserEmbedding
-from seqtune.params import TrainParams, UserError
+from seqtune.params import TrainParams
 
 State = dict[str, Any]
 Row = dict[str, Any]

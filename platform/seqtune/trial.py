@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from seqtune import paramsfile
 from seqtune.data import Dataset, Split, leave_one_out, load
+from seqtune.errors import UserError
 from seqtune.options import StudyOptions, TrainOptions
-from seqtune.params import TrainParams, UserError, build
+from seqtune.params import TrainParams, build
 from seqtune.report import Finalist, TrainResult
 from seqtune.saver import Saver
 from seqtune.storage import Folder
@@ -113,7 +114,7 @@ def hopeless(error: BaseException) -> str | None:
     """Returns why trying again would fail in the same way, or None where it may help."""
     import torch
 
-    from seqtune.params import UserError
+    from seqtune.errors import UserError
     from seqtune.train import DivergedError
 
     chain: list[BaseException] = [error]

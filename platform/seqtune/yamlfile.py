@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from seqtune.params import UserError
+from seqtune.errors import UserError
 
 
 class Keys(dict[str, Any]):

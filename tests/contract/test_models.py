@@ -20,8 +20,9 @@ import yaml
 from torch import Tensor, nn
 
 from seqtune import checkpoint, params, paramsfile
+from seqtune.errors import UserError
 from seqtune.model import Batch, Encoder, History, Model, Sequences, Term, model_class
-from seqtune.params import PrefixParams, TrainParams, UserError
+from seqtune.params import PrefixParams, TrainParams
 from seqtune.storage import Folder
 
 NAMES = params.model_names()

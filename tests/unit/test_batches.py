@@ -6,9 +6,10 @@ import torch
 
 from seqtune import batches
 from seqtune.data import Dataset, leave_one_out
+from seqtune.errors import UserError
 from seqtune.models.gru4rec import GRU4Rec
 from seqtune.models.sasrec import SASRec
-from seqtune.params import TrainParams, UserError
+from seqtune.params import TrainParams
 
 CPU = torch.device("cpu")
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from seqtune.errors import UserError
 from seqtune.model import Encoder, History
 from seqtune.models.bsarec import BSARec, waves
-from seqtune.params import UserError, build
+from seqtune.params import build
 
 WINDOWS = [(1, 0), (1, 1), (2, 2), (7, 3), (7, 7), (8, 5), (8, 8), (50, 5), (50, 49), (200, 10)]
 windows = pytest.mark.parametrize(("length", "c"), WINDOWS)

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from seqtune import checkpoint
 from seqtune.checkpoint import Recommendation, Recommender
+from seqtune.errors import UserError
 from seqtune.model import Encoder, History
-from seqtune.params import TrainParams, UserError
+from seqtune.params import TrainParams
 from seqtune.storage import Folder
 
 N_ITEMS = 6

@@ -16,6 +16,7 @@ import pytest
 
 import seqtune
 from seqtune import cli, handbook
+from seqtune.errors import UserError
 from seqtune.options import (
     StudyOptions,
     TrainOptions,
@@ -24,7 +25,7 @@ from seqtune.options import (
     duration,
     parse_duration,
 )
-from seqtune.params import UserError, declaration, model_names
+from seqtune.params import declaration, model_names
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "ray", "mlflow", "optuna", "pandas", "pyarrow", "scipy", "matplotlib", "sklearn")

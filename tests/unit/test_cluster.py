@@ -9,7 +9,7 @@ import types
 import pytest
 
 from seqtune import cluster
-from seqtune.params import UserError
+from seqtune.errors import UserError
 from seqtune.versions import git_commit
 
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from seqtune.errors import UserError
 from seqtune.model import Batch, History
 from seqtune.models.core import CORE
-from seqtune.params import BlockParams, TransformerParams, UserError, build
+from seqtune.params import BlockParams, TransformerParams, build
 
 N_ITEMS = 9
 NO_DROPOUT: dict[str, object] = {

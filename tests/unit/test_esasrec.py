@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from seqtune import losses
+from seqtune.errors import UserError
 from seqtune.model import Batch, History, Sequences, Term
 from seqtune.models.esasrec import ESASRec
-from seqtune.params import UserError, build
+from seqtune.params import build
 
 N_ITEMS = 12
 # Two users: 1 2 3 2 1 | 3 2 1 4; the last event of each is held out. Items 5..12 never occur.

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from seqtune.errors import UserError
 from seqtune.model import Batch, History, Sequences
 from seqtune.models.fossil import FOSSIL
-from seqtune.params import UserError, build
+from seqtune.params import build
 
 # Two users: 1 2 3 4 5 | 6 1 2. The last event of the first is held out, no event of the second.
 DATA = Sequences(

@@ -13,9 +13,10 @@ import torch
 
 from seqtune import batches, losses
 from seqtune.data import Dataset, leave_one_out
+from seqtune.errors import UserError
 from seqtune.model import Batch, History
 from seqtune.models.gru4rec import GRU4Rec
-from seqtune.params import UserError, build
+from seqtune.params import build
 from seqtune.train import Home, train
 
 CPU = torch.device("cpu")

@@ -11,9 +11,10 @@ import torch
 
 from seqtune import batches
 from seqtune.data import Dataset, leave_one_out
+from seqtune.errors import UserError
 from seqtune.model import Batch, History
 from seqtune.models.gsasrec import GSASRec
-from seqtune.params import UserError, build
+from seqtune.params import build
 
 N_ITEMS = 9
 BATCH = Batch(

@@ -21,8 +21,19 @@ PACKAGE = ROOT / "platform" / "seqtune"
 
 # A room imports its own floor and those below it; a new file needs its line here.
 FLOORS = {
-    0: ("params", "storage", "options", "versions", "metrics", "losses", "nn", "yamlfile", "meter"),
-    1: ("data", "space", "paramsfile", "model"),
+    0: (
+        "errors",
+        "params",
+        "storage",
+        "options",
+        "versions",
+        "metrics",
+        "losses",
+        "nn",
+        "yamlfile",
+        "meter",
+    ),
+    1: ("yamlfile", "meter", "data", "space", "paramsfile", "model"),
     2: ("batches", "models"),
     3: ("train", "evaluate", "flops"),
     4: ("track", "checkpoint", "cluster", "saver", "serving"),
@@ -246,7 +257,8 @@ def mistake_in(words: list[str]) -> str | None:
     from typer.exceptions import TyperException
 
     from seqtune.cli import app, usage_sentence
-    from seqtune.params import UserError, check, check_model, declaration, parse_assignment
+    from seqtune.errors import UserError
+    from seqtune.params import check, check_model, declaration, parse_assignment
 
     group: Any = typer.main.get_command(app)
     # `python tune.py` is the command `seqtune tune`.

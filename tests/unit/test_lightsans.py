@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from seqtune.errors import UserError
 from seqtune.model import Encoder, History
 from seqtune.models.lightsans import LightSANs
-from seqtune.params import UserError, build
+from seqtune.params import build
 
 LENGTHS = torch.tensor([1, 4, 6])
 both_axes = pytest.mark.parametrize("axis", ["interest", "query"])

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from seqtune.errors import UserError
 from seqtune.model import Batch, History
 from seqtune.models.linrec import CHUNK, LinRec
 from seqtune.nn import real
-from seqtune.params import UserError, build
+from seqtune.params import build
 
 
 def model(**values: Any) -> LinRec:

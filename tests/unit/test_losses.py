@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seqtune import losses
-from seqtune.params import UserError
+from seqtune.errors import UserError
 
 
 def reference(

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from seqtune import metrics
-from seqtune.params import UserError
+from seqtune.errors import UserError
 
 RANKS = np.array([1, 3, 10, 11, 2.5])
 

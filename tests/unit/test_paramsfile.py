@@ -11,8 +11,9 @@ import optuna
 import pytest
 
 from seqtune import paramsfile
+from seqtune.errors import UserError
 from seqtune.options import StudyOptions, TrainOptions
-from seqtune.params import UserError, declaration
+from seqtune.params import declaration
 from seqtune.space import Dimension, Given, Space, load_space
 
 Read = Callable[..., Given]

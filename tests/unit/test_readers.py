@@ -15,7 +15,7 @@ import pytest
 
 from seqtune.data import Dataset, load
 from seqtune.data.dataset import k_core
-from seqtune.params import UserError
+from seqtune.errors import UserError
 
 # Two users, out of order, with a tie: user 7 meets items 30 and 10 in the second 1_400_000_100.
 HEADER = "user_id,item_id,timestamp"

@@ -16,7 +16,8 @@ from pydantic import Field, model_validator
 from ray.tune.search import Searcher
 from sqlalchemy import Engine, event
 
-from seqtune.params import Depth, Dropout, Heads, TrainParams, UserError
+from seqtune.errors import UserError
+from seqtune.params import Depth, Dropout, Heads, TrainParams
 from seqtune.report import TrialRow
 from seqtune.search import (
     OptunaSearcher,

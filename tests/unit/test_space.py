@@ -13,7 +13,8 @@ import optuna
 import pytest
 from pydantic import Field, model_validator
 
-from seqtune.params import Depth, Dropout, Heads, TrainParams, UserError, model_names
+from seqtune.errors import UserError
+from seqtune.params import Depth, Dropout, Heads, TrainParams, model_names
 from seqtune.space import ROOT, Dimension, Space, load_space, shipped
 
 SHIPPED = sorted((ROOT / "search_spaces").glob("*.yaml"))
@@ -568,7 +569,7 @@ def test_loading_needs_no_heavy_import(model: str, tmp_path: Path) -> None:
     # In a process of its own: here, other tests have imported everything.
     heavy = ("torch", "ray", "optuna", "mlflow", "pandas", "scipy", "matplotlib", "numpy")
     program = (
-        "import sys; from seqtune.space import load_space; from seqtune.params import UserError\n"
+        "import sys; from seqtune.space import load_space; from seqtune.errors import UserError\n"
         f"try: load_space(None, {model!r}).defaults()\n"
         "except UserError: pass\n"
         f"print([m for m in {heavy} if m in sys.modules])"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from seqtune.data import Dataset, leave_one_out
-from seqtune.params import UserError
+from seqtune.errors import UserError
 
 
 def dataset(*histories: list[int]) -> Dataset:

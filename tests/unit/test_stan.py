@@ -11,11 +11,12 @@ from pydantic import Field
 
 from seqtune import batches, checkpoint, study
 from seqtune.data import Dataset, leave_one_out
+from seqtune.errors import UserError
 from seqtune.evaluate import evaluate
 from seqtune.model import History
 from seqtune.models.stan import STAN
 from seqtune.options import StudyOptions
-from seqtune.params import Declaration, TrainParams, UserError, build
+from seqtune.params import Declaration, TrainParams, build
 from seqtune.space import Given
 from seqtune.storage import Folder
 from seqtune.train import Home, train

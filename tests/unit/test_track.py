@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seqtune.params import UserError
+from seqtune.errors import UserError
 from seqtune.storage import Folder
 from seqtune.track import Tracker, fetch, store_uri, tracker
 from seqtune.track.pages import deflated, view

@@ -24,10 +24,11 @@ from torch import Tensor, nn
 from seqtune import batches, metrics, train, trial
 from seqtune.data import leave_one_out
 from seqtune.data.generate import make_preset
+from seqtune.errors import UserError
 from seqtune.evaluate import Ranking
 from seqtune.model import Batch, Term, model_class
 from seqtune.models.sasrec import SASRec
-from seqtune.params import TrainParams, UserError
+from seqtune.params import TrainParams
 from seqtune.storage import Folder
 from seqtune.train import DivergedError, Home, Row, State, Trained
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from seqtune.data.dataset import Dataset, k_core
 from seqtune.data.generate import PRESETS, make_preset
 from seqtune.data.split import Held, Split, leave_one_out
-from seqtune.params import UserError, nearest
+from seqtune.errors import UserError, nearest
 
 
 def load(

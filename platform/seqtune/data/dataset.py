@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from seqtune.params import UserError
+from seqtune.errors import UserError
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from seqtune.data.dataset import Dataset
-from seqtune.params import UserError
+from seqtune.errors import UserError
 
 TEXT = (".csv", ".tsv", ".txt", ".dat", ".data", ".inter")
 PARQUET = (".parquet", ".pq")

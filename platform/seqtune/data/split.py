@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqtune.data.dataset import Dataset
-from seqtune.params import UserError
+from seqtune.errors import UserError
 
 
 class Held(NamedTuple):

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from seqtune.params import UserError
+from seqtune.errors import UserError
 from seqtune.storage import Folder
 from seqtune.track.store import brief, quiet, shown
 

@@ -7,7 +7,7 @@ import os
 import re
 from pathlib import Path
 
-from seqtune.params import UserError
+from seqtune.errors import UserError
 from seqtune.storage import Folder
 
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from seqtune.errors import UserError
 from seqtune.metrics import mlflow_name
-from seqtune.params import UserError
 from seqtune.storage import Folder
 from seqtune.track.pages import Links
 from seqtune.track.store import brief, shown
