@@ -30,7 +30,7 @@ from seqtune.params import check, check_model, declaration, model_names, parse_a
 from seqtune.paramsfile import check_point, given_by
 
 if TYPE_CHECKING:
-    from seqtune.view import StudyView, TrainView
+    from seqtune.report.view import StudyView, TrainView
 
 WHAT, DATA, SEARCH, RESOURCES, WHERE = "What", "Columns and filters", "Search", "Resources", "Where"
 
@@ -274,8 +274,8 @@ def tune(
 
 
 def _tune(options: StudyOptions) -> None:
-    from seqtune.report import show
-    from seqtune.view import StudyView
+    from seqtune.report.report import show
+    from seqtune.report.view import StudyView
 
     view = StudyView(options.metric, options.time_budget, baseline=options.baseline)
     try:
@@ -355,8 +355,8 @@ def train(
     )
     _check(options)
     check_point(declaration(options.model).params, given_by(options), _assignments(options))
-    from seqtune.report import show_training
-    from seqtune.view import TrainView
+    from seqtune.report.report import show_training
+    from seqtune.report.view import TrainView
 
     view = TrainView(options.metric)
     try:
@@ -524,7 +524,7 @@ def models(
     if names:
         print("\n".join(model_names()))
     elif markdown:
-        from seqtune.handbook import page
+        from seqtune.report.handbook import page
 
         print(page(), end="")
     elif name is None:
@@ -634,7 +634,7 @@ def _explain(model: str) -> None:
     from rich.padding import Padding
     from rich.text import Text
 
-    from seqtune.handbook import LETTERS, Chapter, Row, hung
+    from seqtune.report.handbook import LETTERS, Chapter, Row, hung
 
     chapter = Chapter.of(model)
     console = Console(highlight=False)

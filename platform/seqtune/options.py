@@ -138,18 +138,3 @@ def parse_duration(text: str, place: str = "--time-budget") -> float:
     if seconds <= 0:
         raise UserError(f"{place} {text}: must be longer than zero, for example 15m")
     return seconds
-
-
-def duration(seconds: float) -> str:
-    """Writes seconds for people: ``0.4s``, ``42s``, ``3m 05s``, ``2h 07m``, ``3d 04h``."""
-    if seconds < 9.95:
-        return f"{seconds:.1f}s"
-    whole = round(seconds)
-    for (big, size), (small, unit) in (
-        (("d", 86400), ("h", 3600)),
-        (("h", 3600), ("m", 60)),
-        (("m", 60), ("s", 1)),
-    ):
-        if whole >= size:
-            return f"{whole // size}{big} {whole % size // unit:02d}{small}"
-    return f"{whole}s"

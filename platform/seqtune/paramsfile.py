@@ -22,7 +22,8 @@ from seqtune.errors import UserError
 from seqtune.options import StudyOptions, TrainOptions
 from seqtune.params import TrainParams, build, check, check_name, declaration, parse_assignment
 from seqtune.space import Dimension, Given, read_dimension
-from seqtune.yamlfile import Keys, kind, parse, text_of
+from seqtune.words import written
+from seqtune.yamlfile import Keys, kind, parse
 
 MACHINERY = ("meta", "optimization", "early_stopping")  # of a model's block, for WarpRec itself
 
@@ -71,7 +72,7 @@ def point(given: Given, chosen: Mapping[str, Any]) -> dict[str, Any]:
     for dimension in without(given, chosen).dimensions:
         raise UserError(
             f"{given.lines[dimension.name]}: {dimension.name} is a list, and train needs one "
-            f"value; give --set {dimension.name}={text_of(dimension.corners[0])}, or use tune"
+            f"value; give --set {dimension.name}={written(dimension.corners[0])}, or use tune"
         )
     return {**given.values, **chosen}
 
@@ -202,7 +203,7 @@ def _dimension(block: Keys, name: str, notes: list[str]) -> Any:
     if low == high:
         return low
     if is_log and step:
-        notes.append(f"{name} is searched without its step {text_of(step)}: it is on a log scale")
+        notes.append(f"{name} is searched without its step {written(step)}: it is on a log scale")
     if is_log:
         return _keys(block, name, low=low, high=high, log=True)
     if step or whole:
@@ -228,7 +229,7 @@ def _number(value: object) -> Any:
 
 
 def _written(items: list[Any]) -> str:
-    return f"[{', '.join(map(text_of, items))}]"
+    return f"[{', '.join(map(written, items))}]"
 
 
 # Values that are known to be poor
@@ -354,7 +355,7 @@ def poor_values(
         searched: hyperparameters that vary: what depends on the loss is not said where that does.
     """
     candidates: dict[str, tuple[str, tuple[Any, ...]]] = {
-        **{name: (text_of(value), (value,)) for name, value in given.values.items()},
+        **{name: (written(value), (value,)) for name, value in given.values.items()},
         **{dimension.name: (dimension.text, dimension.corners) for dimension in given.dimensions},
     }
     params = declaration(model).params
@@ -364,7 +365,7 @@ def poor_values(
     for models, name, is_poor, why in POOR:
         if name in told or name not in candidates or not (models == "*" or model in models.split()):
             continue
-        written, ends = candidates[name]
+        shown, ends = candidates[name]
         if all(is_poor(value, effective) for value in ends):
-            told[name] = f"{given.lines[name]}: {name} {written}: {why}"
+            told[name] = f"{given.lines[name]}: {name} {shown}: {why}"
     return tuple(told[name] for name in candidates if name in told)

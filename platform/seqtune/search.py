@@ -28,7 +28,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from ray.tune.search import Searcher
 
 from seqtune.errors import UserError
-from seqtune.report import TrialRow
+from seqtune.results import TrialRow
 from seqtune.space import Space
 
 DRAWS = 500  # tries for one new point: the first tenth by TPE, the others at random

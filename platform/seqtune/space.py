@@ -25,7 +25,8 @@ from typing import Any
 
 from seqtune.errors import UserError, nearest
 from seqtune.params import TrainParams, build, check, check_model, check_name, declaration
-from seqtune.yamlfile import Keys, kind, parse, text_of
+from seqtune.words import written
+from seqtune.yamlfile import Keys, kind, parse
 
 if typing.TYPE_CHECKING:
     from optuna.trial import BaseTrial
@@ -114,14 +115,14 @@ class Dimension:
     def text(self) -> str:
         """The values as a person reads them: ``0.0001 to 0.005, log``."""
         if self.choice:
-            return ", ".join(map(text_of, self.choice))
-        steps = f" in steps of {text_of(self.step)}" if self.step else ""
-        return f"{text_of(self.low)} to {text_of(self.high)}{steps}{', log' if self.log else ''}"
+            return ", ".join(map(written, self.choice))
+        steps = f" in steps of {written(self.step)}" if self.step else ""
+        return f"{written(self.low)} to {written(self.high)}{steps}{', log' if self.log else ''}"
 
     @property
     def condition(self) -> str:
         """The condition as a person reads it: ``ssl_type is un or us``; empty without one."""
-        return " and ".join(f"{name} is {' or '.join(map(text_of, v))}" for name, v in self.when)
+        return " and ".join(f"{name} is {' or '.join(map(written, v))}" for name, v in self.when)
 
 
 @dataclass(frozen=True)
@@ -312,13 +313,13 @@ def _led_by(
         name = dimension.name
         wider = dimension.holding(values[name]) if name in values else dimension
         if wider is None:
-            kept.append(f"{name} {text_of(values[name])}, not in {dimension.text}")
+            kept.append(f"{name} {written(values[name])}, not in {dimension.text}")
             continue
         held.append(wider)
         if wider != dimension:
-            widened.append(f"{name} {text_of(values[name])}")
+            widened.append(f"{name} {written(values[name])}")
     kept += [
-        f"{name} {text_of(values[name])}, not {text_of(value)}"
+        f"{name} {written(values[name])}, not {written(value)}"
         for name, value in fixed.items()
         if name in values and values[name] != value
     ]
@@ -370,9 +371,9 @@ def read_dimension(params: type[TrainParams], name: str, section: Keys) -> Dimen
     spec, place = section[name], section.at(name)
     if not isinstance(spec, Keys):
         example = (
-            f"{{choice: [{', '.join(map(text_of, spec))}]}}"
+            f"{{choice: [{', '.join(map(written, spec))}]}}"
             if isinstance(spec, list)
-            else f"{{choice: [...]}}, or {name}: {text_of(spec)} under fixed"
+            else f"{{choice: [...]}}, or {name}: {written(spec)} under fixed"
         )
         raise UserError(f"{place}: write {name}: {example}, not {kind(spec)}")
     _check_keys(spec, ("choice", *RANGE, "when"), f"{name} has the ")
@@ -398,7 +399,7 @@ def _choices(params: type[TrainParams], name: str, spec: Keys) -> tuple[Any, ...
     for value in values:
         choice = check(params, name, value, place)
         if choice in choices:
-            raise UserError(f"{place}: {name}.choice has {text_of(value)} twice; remove one")
+            raise UserError(f"{place}: {name}.choice has {written(value)} twice; remove one")
         choices.append(choice)
     return tuple(choices)
 
@@ -415,16 +416,16 @@ def _range(params: type[TrainParams], name: str, spec: Keys) -> Dimension:
         raise UserError(f"{spec.at('log')}: {name}.log must be true or false, not {log!r}")
     if low == high:
         raise UserError(
-            f"{place}: {name}.low and high are both {text_of(low)}; "
-            f"write {name}: {text_of(low)} under fixed"
+            f"{place}: {name}.low and high are both {written(low)}; "
+            f"write {name}: {written(low)} under fixed"
         )
     if low > high:
         raise UserError(
-            f"{place}: {name}.low {text_of(low)} must be below high {text_of(high)}; swap them"
+            f"{place}: {name}.low {written(low)} must be below high {written(high)}; swap them"
         )
     if log and low <= 0:
         raise UserError(
-            f"{place}: {name}.low must be above 0 on a log scale, not {text_of(low)}; "
+            f"{place}: {name}.low must be above 0 on a log scale, not {written(low)}; "
             f"raise it, or remove log"
         )
     step = None
@@ -449,10 +450,10 @@ def _step(name: str, spec: Keys, low: float, high: float, number: type) -> float
     over = (width - start) % pace
     if over:
         below, above = width - over, width - over + pace
-        fixes = [text_of(float(fix)) for fix in (below, above) if fix > start]
+        fixes = [written(float(fix)) for fix in (below, above) if fix > start]
         raise UserError(
-            f"{spec.at('high')}: {name}.high must be low plus a multiple of step {text_of(step)}, "
-            f"not {text_of(high)}; use {' or '.join(fixes)}"
+            f"{spec.at('high')}: {name}.high must be low plus a multiple of step {written(step)}, "
+            f"not {written(high)}; use {' or '.join(fixes)}"
         )
     return step
 
@@ -521,7 +522,7 @@ def _live(
             if not set(possible) & set(values):
                 notes.append(
                     f"{dimension.name} is not searched: {name} is never "
-                    f"{' or '.join(map(text_of, values))}"
+                    f"{' or '.join(map(written, values))}"
                 )
                 break
         else:
@@ -552,7 +553,7 @@ def _with_start(space: Space, place: str) -> Space:
         start = next((p for p in itertools.islice(found, REPAIRS) if space.allows(p)), start)
         build(space.params, start, place)  # raises, with the rule that no point obeys
     moved = tuple(
-        f"trial 0 runs {d.name} {text_of(start[d.name])}: the default {text_of(defaults[d.name])} "
+        f"trial 0 runs {d.name} {written(start[d.name])}: the default {written(defaults[d.name])} "
         + ("breaks a rule of the model here" if d.contains(defaults[d.name]) else "is outside")
         for d in space.dimensions
         if d.name in start and start[d.name] != defaults[d.name]

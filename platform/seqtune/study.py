@@ -26,17 +26,19 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialSch
 from seqtune import cluster, paramsfile, probe, search, trial
 from seqtune.data import Dataset, leave_one_out
 from seqtune.errors import UserError
-from seqtune.options import StudyOptions, TrainOptions, command, duration
+from seqtune.options import StudyOptions, TrainOptions, command
 from seqtune.params import declaration
-from seqtune.plots import plots
-from seqtune.report import Finalist, StudyResult, TrialRow, to_json, to_markdown
+from seqtune.report.plots import plots
+from seqtune.report.report import to_json, to_markdown
+from seqtune.report.view import StudyView
+from seqtune.results import Finalist, StudyResult, TrialRow
 from seqtune.space import Given, Space, load_space
 from seqtune.storage import Folder
 from seqtune.track import Links, Tracker, store_uri
 from seqtune.track.store import shown
 from seqtune.trial import Plan
 from seqtune.versions import git_commit, versions
-from seqtune.view import StudyView
+from seqtune.words import duration, written
 
 if TYPE_CHECKING:
     import optuna
@@ -574,12 +576,8 @@ def _train_command(options: StudyOptions, best: Finalist) -> str:
     names = ("model", "data", "user_col", "item_col", "time_col", "min_user", "min_item")
     own = ("mask_seen", "metric", "valid_users", "seed")
     shared = {name: getattr(options, name) for name in (*names, *own)}
-    chosen = tuple(f"{k}={_yaml(v)}" for k, v in best.params.items() if k != "seed")
+    chosen = tuple(f"{k}={written(v)}" for k, v in best.params.items() if k != "seed")
     return command(TrainOptions(**shared, set=chosen, workers=options.workers_per_trial))
-
-
-def _yaml(value: object) -> str:
-    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
 def _publish(

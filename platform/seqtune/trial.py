@@ -22,7 +22,7 @@ from seqtune.data import Dataset, Split, leave_one_out, load
 from seqtune.errors import UserError
 from seqtune.options import StudyOptions, TrainOptions
 from seqtune.params import TrainParams, build
-from seqtune.report import Finalist, TrainResult
+from seqtune.results import Finalist, TrainResult
 from seqtune.saver import Saver
 from seqtune.storage import Folder
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from seqtune.report.view import TrainView
     from seqtune.train import State, Trained
-    from seqtune.view import TrainView
 
 Row = dict[str, Any]
 ALL_USERS = "all users"

@@ -69,13 +69,6 @@ def parse(text: str, place: str, wanted: str) -> Keys:
     raise UserError(f"{place}: write {wanted}, not {kind(content)}")
 
 
-def text_of(value: object) -> str:
-    """Writes a value as YAML would: true, null, 0.001."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 def kind(value: object) -> str:
     """Says what a value is, for who expects another: ``a list``, ``nothing``, ``3``."""
     if value is None:

@@ -15,17 +15,12 @@ from typing import Any
 import pytest
 
 import seqtune
-from seqtune import cli, handbook
+from seqtune import cli
 from seqtune.errors import UserError
-from seqtune.options import (
-    StudyOptions,
-    TrainOptions,
-    command,
-    data_name,
-    duration,
-    parse_duration,
-)
+from seqtune.options import StudyOptions, TrainOptions, command, data_name, parse_duration
 from seqtune.params import declaration, model_names
+from seqtune.report import handbook
+from seqtune.words import duration
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "ray", "mlflow", "optuna", "pandas", "pyarrow", "scipy", "matplotlib", "sklearn")

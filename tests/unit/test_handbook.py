@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field, create_model
 
-from seqtune import handbook
-from seqtune.handbook import Block, Chapter, blocks
 from seqtune.params import TrainParams, declaration, model_names
+from seqtune.report import handbook
+from seqtune.report.handbook import Block, Chapter, blocks
 from seqtune.space import load_space
 
 ROOT = Path(__file__).parents[2]

@@ -16,9 +16,9 @@ from seqtune.data.generate import make_preset
 from seqtune.meter import Meter, TimeIsUp
 from seqtune.options import StudyOptions
 from seqtune.probe import CannotMeasureError, Share, rate
+from seqtune.report.view import StudyView
 from seqtune.space import load_space
 from seqtune.storage import Folder
-from seqtune.view import StudyView
 
 SMALL = {"embedding_size": 8, "n_layers": 1, "n_heads": 1, "inner_size": 16, "batch_size": 32}
 

@@ -14,23 +14,10 @@ import pytest
 from rich.console import Console
 
 from seqtune import metrics
-from seqtune.plots import plots
-from seqtune.report import (
-    Finalist,
-    StudyResult,
-    TrainResult,
-    TrialRow,
-    bar,
-    counts,
-    gains,
-    percent,
-    show,
-    show_training,
-    to_json,
-    to_markdown,
-    value_text,
-    verdict,
-)
+from seqtune.report.plots import plots
+from seqtune.report.report import counts, gains, show, show_training, to_json, to_markdown, verdict
+from seqtune.results import Finalist, StudyResult, TrainResult, TrialRow
+from seqtune.words import bar, brief, percent
 
 DEFAULTS = {"learning_rate": 1e-3, "n_heads": 2, "ssl_type": "us_x", "ssl_lambda": 0.1}
 
@@ -178,7 +165,7 @@ def test_the_screen_shows_both_sides_and_marks_changes() -> None:
     assert result.best is not None
     text = shown(result)
     best = result.best.params
-    assert cells(text, "learning_rate") == ["0.001", value_text(best["learning_rate"]), "changed"]
+    assert cells(text, "learning_rate") == ["0.001", brief(best["learning_rate"]), "changed"]
     unchanged = replace(result, best=replace(result.best, params=best | {"n_heads": 2}))
     assert cells(shown(unchanged), "n_heads") == ["2", "2"]
     for name in ("ndcg@5", "ndcg@10", "ndcg@20", "hr@5", "hr@10", "hr@20", "mrr@10"):
@@ -289,7 +276,7 @@ def test_the_report_of_one_training() -> None:
     ],
 )
 def test_value_text(value: object, text: str) -> None:
-    assert value_text(value) == text
+    assert brief(value) == text
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from sqlalchemy import Engine, event
 
 from seqtune.errors import UserError
 from seqtune.params import Depth, Dropout, Heads, TrainParams
-from seqtune.report import TrialRow
+from seqtune.results import TrialRow
 from seqtune.search import (
     OptunaSearcher,
     best_epoch,

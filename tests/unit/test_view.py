@@ -8,7 +8,7 @@ import threading
 import pytest
 from rich.console import Console
 
-from seqtune.view import StudyView, TrainView, area
+from seqtune.report.view import StudyView, TrainView, area
 
 
 class Terminal(io.StringIO):
@@ -128,7 +128,7 @@ def test_before_the_first_result() -> None:
 
 def test_time_left_is_the_budget_or_what_the_trials_need(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [1000.0]
-    monkeypatch.setattr("seqtune.view.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("seqtune.report.view.time.monotonic", lambda: clock[0])
     view, _ = live_view(budget=600)
     start(view, n_trials=8)
     clock[0] += 30

@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from seqtune.report import StudyResult, TrialRow, short, value_text
+from seqtune.report.report import short
+from seqtune.results import StudyResult, TrialRow
+from seqtune.words import brief
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -281,7 +283,7 @@ class _Scale:
         few = len(known) <= 6 and all(isinstance(value, int) for value in known)
         distinct = sorted(known, key=lambda value: str(value) if words else value)  # type: ignore[arg-type, return-value]
         self.varies = len(distinct) > 1
-        self.labels = [value_text(value) for value in distinct] if words or few else []
+        self.labels = [brief(value) for value in distinct] if words or few else []
         self.low, self.high = (0.0, 1.0)
         if distinct and not self.labels:
             self.low, self.high = float(distinct[0]), float(distinct[-1])  # type: ignore[arg-type]
@@ -290,7 +292,7 @@ class _Scale:
     def at(self, value: object) -> float:
         """The value's coordinate on an axis of its own."""
         if self.labels:
-            return self.labels.index(value_text(value))
+            return self.labels.index(brief(value))
         return float(value)  # type: ignore[arg-type]
 
     def height(self, at: float) -> float:

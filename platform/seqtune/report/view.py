@@ -17,8 +17,9 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from seqtune.options import PUBLISHED, duration
-from seqtune.report import bar, short, value_text
+from seqtune.options import PUBLISHED
+from seqtune.report.report import short
+from seqtune.words import bar, brief, duration
 
 REFRESHES = 2  # per second; drawing takes about a millisecond
 CURVE_WIDTH, CURVE_HEIGHT = 40, 3
@@ -103,7 +104,7 @@ class StudyView:
         self, number: int, params: Mapping[str, object], is_default: bool = False
     ) -> None:
         """A trial starts, or starts again."""
-        words = [f"{name} {value_text(value)}" for name, value in params.items()]
+        words = [f"{name} {brief(value)}" for name, value in params.items()]
         with self._lock:
             state = self._state
             text = f"the {self.baseline}" if is_default else ", ".join(words)

@@ -16,8 +16,8 @@ from pydantic.fields import FieldInfo
 
 from seqtune.errors import UserError
 from seqtune.params import TrainParams, build, declaration, model_names
-from seqtune.report import value_text
 from seqtune.space import load_space, shipped
+from seqtune.words import brief
 
 COMMAND = "seqtune models --markdown > docs/models.md"
 LETTERS = "B rows of a batch, L items of a history, D size of an item, H of a state, I items in all"
@@ -183,7 +183,7 @@ def allowed_values(field: FieldInfo) -> str:
 
 
 def _value(value: object) -> str:
-    return "null" if value is None else value_text(value)
+    return "null" if value is None else brief(value)
 
 
 def _searched(model: str) -> tuple[dict[str, str], str]:
@@ -194,7 +194,7 @@ def _searched(model: str) -> tuple[dict[str, str], str]:
         dimension.name: dimension.text + (f" (when {dimension.condition})" * bool(dimension.when))
         for dimension in space.dimensions
     }
-    texts |= {name: f"no, fixed at {value_text(value)}" for name, value in space.fixed.items()}
+    texts |= {name: f"no, fixed at {brief(value)}" for name, value in space.fixed.items()}
     return texts, space.place
 
 

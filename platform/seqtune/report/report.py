@@ -10,91 +10,18 @@ import math
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from seqtune.metrics import METRICS, parse_metric
-from seqtune.options import PUBLISHED, duration
+from seqtune.options import PUBLISHED
+from seqtune.results import StudyResult, TrainResult
 from seqtune.significance import Comparison, compare, holm
+from seqtune.words import bar, brief, duration, p_text, percent
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
-
-
-@dataclass(frozen=True)
-class TrialRow:
-    """One trial of a study."""
-
-    number: int
-    status: str  # complete, pruned, failed, running, or unfinished when time was up
-    params: dict[str, object]
-    value: float | None  # best value of the study's metric on validation
-    epoch: int | None  # of the best value
-    seconds: float
-    reason: str = ""  # why it failed
-
-
-@dataclass(frozen=True)
-class Finalist:
-    """A trial whose best checkpoint was evaluated on test: the defaults, and the best one."""
-
-    number: int
-    params: dict[str, object]
-    valid: dict[str, float]  # "ndcg@10" -> value
-    test: dict[str, float]
-    test_ranks: NDArray[np.float32]  # (U,) rank of each user's test item
-
-
-@dataclass(frozen=True)
-class StudyResult:
-    """Everything that a finished study has to say."""
-
-    name: str
-    model: str
-    data_name: str
-    metric: str  # what the study maximised, on validation
-    trials: tuple[TrialRow, ...]
-    default: Finalist | None  # trial 0; None where it failed
-    best: Finalist | None  # None where no trial finished an evaluation
-    importances: dict[str, float]
-    searched: tuple[str, ...]  # names of the hyperparameters that were searched
-    seconds: float
-    checkpoint: str  # folder of the best checkpoint
-    train_command: str
-    ui_command: str
-    view_link: str
-    serve_command: str
-    champion: str = ""  # name of the registered model
-    best_hit_10: float | None = None  # generated data: the best HR@10 that any model can reach
-    notes: tuple[str, ...] = ()
-    baseline: str = PUBLISHED  # what trial 0 ran
-
-    @property
-    def tuned(self) -> bool:
-        """Whether the best trial is another than the defaults."""
-        return self.best is not None and not (
-            self.default is not None and self.default.number == self.best.number
-        )
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What ``seqtune train`` has to say in the end."""
-
-    model: str
-    data_name: str
-    metric: str
-    epoch: int  # of the best validation value
-    valid: dict[str, float]
-    test: dict[str, float]
-    seconds: float
-    checkpoint: str
-    best_hit_10: float | None = None
-    notes: tuple[str, ...] = ()
 
 
 # Numbers and sentences, shared by screen and Markdown.
@@ -182,42 +109,13 @@ def changes(result: StudyResult) -> Iterator[tuple[str, str, str, bool]]:
     default = result.default.params if result.default else {}
     best = result.best.params if result.best else {}
     for name in result.searched:
-        before, after = (value_text(params.get(name)) for params in (default, best))
+        before, after = (brief(params.get(name)) for params in (default, best))
         yield name, before, after, bool(result.tuned and default and before != after)
 
 
 def short(baseline: str) -> str:
     """Names what trial 0 runs in a word, for labels: ``defaults``, or ``file``."""
     return "defaults" if baseline == PUBLISHED else "file"
-
-
-def value_text(value: object) -> str:
-    """Writes a hyperparameter's value: four significant digits, and a dash for one not in use."""
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def percent(relative: float) -> str:
-    """Writes a relative change: ``+18 %``, ``+0.4 %``."""
-    if not math.isfinite(relative):
-        return "from zero"
-    return f"{relative * 100:+.{0 if abs(relative) >= 0.0995 else 1}f} %"
-
-
-def p_text(p_value: float) -> str:
-    """Writes a p-value: ``p = 0.012``, ``p < 0.0001``."""
-    if p_value < 1e-4:
-        return "p < 0.0001"
-    return f"p = {p_value:.{2 if p_value >= 0.1 else 3 if p_value >= 0.01 else 4}f}"
-
-
-def bar(share: float, width: int) -> str:
-    """Draws a share between 0 and 1 as a bar of eighths of a character."""
-    eighths = round(max(0.0, min(1.0, share)) * width * 8)
-    return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
 
 
 # On screen.
@@ -417,7 +315,7 @@ def to_markdown(result: StudyResult) -> str:
             "-" if trial.value is None else f"{trial.value:.4f}",
             "-" if trial.epoch is None else str(trial.epoch),
             duration(trial.seconds),
-            *(value_text(trial.params.get(name)) for name in names),
+            *(brief(trial.params.get(name)) for name in names),
         ]
         for trial in sorted(result.trials, key=lambda t: (t.value is None, -(t.value or 0)))
     ]

@@ -1,0 +1,82 @@
+"""What a trial, a finalist, a whole study and a single training have found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqtune.options import PUBLISHED
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """One trial of a study."""
+
+    number: int
+    status: str  # complete, pruned, failed, running, or unfinished when time was up
+    params: dict[str, object]
+    value: float | None  # best value of the study's metric on validation
+    epoch: int | None  # of the best value
+    seconds: float
+    reason: str = ""  # why it failed
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A trial whose best checkpoint was evaluated on test: the defaults, and the best one."""
+
+    number: int
+    params: dict[str, object]
+    valid: dict[str, float]  # "ndcg@10" -> value
+    test: dict[str, float]
+    test_ranks: NDArray[np.float32]  # (U,) rank of each user's test item
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """Everything that a finished study has to say."""
+
+    name: str
+    model: str
+    data_name: str
+    metric: str  # what the study maximised, on validation
+    trials: tuple[TrialRow, ...]
+    default: Finalist | None  # trial 0; None where it failed
+    best: Finalist | None  # None where no trial finished an evaluation
+    importances: dict[str, float]
+    searched: tuple[str, ...]  # names of the hyperparameters that were searched
+    seconds: float
+    checkpoint: str  # folder of the best checkpoint
+    train_command: str
+    ui_command: str
+    view_link: str
+    serve_command: str
+    champion: str = ""  # name of the registered model
+    best_hit_10: float | None = None  # generated data: the best HR@10 that any model can reach
+    notes: tuple[str, ...] = ()
+    baseline: str = PUBLISHED  # what trial 0 ran
+
+    @property
+    def tuned(self) -> bool:
+        """Whether the best trial is another than the defaults."""
+        return self.best is not None and not (
+            self.default is not None and self.default.number == self.best.number
+        )
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What ``seqtune train`` has to say in the end."""
+
+    model: str
+    data_name: str
+    metric: str
+    epoch: int  # of the best validation value
+    valid: dict[str, float]
+    test: dict[str, float]
+    seconds: float
+    checkpoint: str
+    best_hit_10: float | None = None
+    notes: tuple[str, ...] = ()
