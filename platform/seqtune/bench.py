@@ -18,15 +18,15 @@ from dataclasses import dataclass, replace
 import torch
 
 from seqtune import batches, flops, paramsfile
-from seqtune.data import Split, leave_one_out
+from seqtune.data import Split, leave_one_out, read
 from seqtune.errors import UserError
 from seqtune.evaluate import evaluate
 from seqtune.meter import Meter, TimeIsUp
 from seqtune.model import Model, Sequences, model_class
 from seqtune.options import TrainOptions
+from seqtune.study.loop import device as this_device
+from seqtune.study.plan import trial_params
 from seqtune.train import Home, make_optimizer, train
-from seqtune.trial import device as this_device
-from seqtune.trial import read, trial_params
 
 WARM_UP = 3  # steps that are not counted: memory is allocated, kernels are chosen
 FIRST_LOOK = 512  # users whose evaluation says for how many there is time

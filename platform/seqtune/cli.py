@@ -280,7 +280,7 @@ def _tune(options: StudyOptions) -> None:
     view = StudyView(options.metric, options.time_budget, baseline=options.baseline)
     try:
         view.preparing("starting")
-        from seqtune import study
+        from seqtune.study import study
 
         result = study.run(options, view)
     except KeyboardInterrupt:
@@ -360,7 +360,7 @@ def train(
 
     view = TrainView(options.metric)
     try:
-        from seqtune.trial import train_once
+        from seqtune.study.once import train_once
 
         result = train_once(options, view)
     except KeyboardInterrupt:

@@ -135,20 +135,20 @@ class Usage:
 
 def ended_trials(folder: Path) -> list[Any]:
     """Returns Optuna's trials. It notes when the driver handed one out, and when it had ended."""
-    from seqtune import search
+    from seqtune.study import store
 
-    study = search.open_study(search.storage_url(folder), "overhead")
+    study = store.open_study(store.storage_url(folder), "overhead")
     trials = study.get_trials()
-    search.close_study(study)
+    store.close_study(study)
     return [one for one in trials if one.datetime_complete]
 
 
 def work(folder: Path, number: int) -> float:
     """Returns the seconds that a trial reports as training and evaluation."""
-    from seqtune import trial
+    from seqtune.state import history
     from seqtune.storage import Folder
 
-    rows = trial.history(Folder.at(folder / "trials" / f"{number:04d}"))
+    rows = history(Folder.at(folder / "trials" / f"{number:04d}"))
     return sum(row["train_seconds"] + row["eval_seconds"] for row in rows)
 
 

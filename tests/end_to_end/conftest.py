@@ -101,21 +101,21 @@ class Study:
 
     def history(self, number: int) -> list[dict[str, Any]]:
         """What a trial has reported."""
-        from seqtune import trial
+        from seqtune import state as files
         from seqtune.storage import Folder
 
-        return trial.history(Folder.at(self.state(number).parent))
+        return files.history(Folder.at(self.state(number).parent))
 
     def epochs(self, number: int) -> list[int]:
         return [row["epoch"] for row in self.history(number)]
 
     def trials(self) -> list[Any]:
         """Optuna's trials."""
-        from seqtune import search
+        from seqtune.study import store
 
-        study = search.open_study(search.storage_url(self.folder), self.name)
+        study = store.open_study(store.storage_url(self.folder), self.name)
         found = study.get_trials()
-        search.close_study(study)
+        store.close_study(study)
         return found
 
     def client(self) -> Any:

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seqtune import checkpoint, trial
+from seqtune import checkpoint
+from seqtune import state as files
 from seqtune.data import leave_one_out
 from seqtune.data.generate import make_preset
 from seqtune.storage import Folder
@@ -166,7 +167,7 @@ def test_mlflow_has_the_ranks_and_the_report(study: Any) -> None:
 
 def test_the_best_of_each_trial_is_on_disk_however_it_ended(study: Any) -> None:
     for number, one in enumerate(study.trials()):
-        state = trial.load_state(Folder.at(study.state(number).parent))
+        state = files.load_state(Folder.at(study.state(number).parent))
         assert state is not None
         best = state["best"]
         told = one.intermediate_values

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
 import os
 import subprocess
 import sys
-import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,12 +54,20 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         options.append(given)
         raise KeyboardInterrupt
 
-    for name, function in (("study", "run"), ("trial", "train_once")):
-        fake = types.ModuleType(f"seqtune.{name}")
-        setattr(fake, function, remember)
-        monkeypatch.setitem(sys.modules, f"seqtune.{name}", fake)
-        monkeypatch.setattr(seqtune, name, fake, raising=False)
+    for name in ("seqtune.study.study.run", "seqtune.study.once.train_once"):
+        stand_in(monkeypatch, name, remember)
     return options
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, name: str, function: Callable[..., Any]) -> None:
+    """Puts a function in the place of another, whose signature it must be called with."""
+    module, _, attribute = name.rpartition(".")
+    signature = inspect.signature(getattr(importlib.import_module(module), attribute))
+
+    def called(*words: Any, **more: Any) -> Any:
+        return function(*signature.bind(*words, **more).args)
+
+    monkeypatch.setattr(name, called)
 
 
 # Mistakes. Each sentence is pinned: it is what a person reads.
@@ -254,7 +262,7 @@ def test_ctrl_c_in_a_study_prints_the_command_that_resumes_it(
         view.study_started("sasrec", "tiny", 3, "2 hyperparameters", "/results/x")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys.modules["seqtune.study"], "run", stopped)
+    stand_in(monkeypatch, "seqtune.study.study.run", stopped)
     code, out, err = run("tune", "--model", "sasrec", "--data", "tiny", "--trials", "3")
     assert code == 130
     assert "sasrec on tiny" in out
@@ -266,7 +274,7 @@ def test_ctrl_c_in_a_training(run: Run, asked: list[Any], monkeypatch: pytest.Mo
         view.started("sasrec", "tiny", "/results/x")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys.modules["seqtune.trial"], "train_once", stopped)
+    stand_in(monkeypatch, "seqtune.study.once.train_once", stopped)
     code, _, err = run("train", "--model", "sasrec", "--data", "tiny")
     assert code == 130
     assert err.endswith("\nseqtune train --model sasrec --data tiny --resume\n")
@@ -275,7 +283,7 @@ def test_ctrl_c_in_a_training(run: Run, asked: list[Any], monkeypatch: pytest.Mo
 def test_our_own_mistakes_are_not_hidden(
     run: Run, asked: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["seqtune.study"], "run", lambda options, view: 1 / 0)
+    stand_in(monkeypatch, "seqtune.study.study.run", lambda options, view: 1 / 0)
     monkeypatch.setattr(sys, "argv", ["seqtune", "tune", "--model", "sasrec"])
     with pytest.raises(ZeroDivisionError):
         cli.main()
@@ -287,7 +295,7 @@ def test_mistakes_that_only_the_data_show_are_sentences_too(
     def refuse(options: Any, view: Any) -> None:
         raise UserError("ratings.csv: no column of users; give --user-col")
 
-    monkeypatch.setattr(sys.modules["seqtune.study"], "run", refuse)
+    stand_in(monkeypatch, "seqtune.study.study.run", refuse)
     code, _, err = run("tune", "--model", "sasrec")
     assert (code, err) == (2, "error: ratings.csv: no column of users; give --user-col\n")
 

@@ -31,14 +31,12 @@ FLOORS = {
         "losses",
         "nn",
         "words",
-        "yamlfile",
-        "meter",
     ),
     1: ("yamlfile", "meter", "data", "space", "paramsfile", "model"),
     2: ("batches", "models"),
     3: ("train", "evaluate", "flops"),
-    4: ("track", "checkpoint", "cluster", "saver", "results", "serving"),
-    5: ("search", "trial", "probe", "significance", "report"),
+    4: ("track", "checkpoint", "cluster", "state", "results", "serving"),
+    5: ("significance", "report"),
     6: ("study", "bench"),
     7: ("cli",),
 }
@@ -47,8 +45,8 @@ FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 # Heavy libraries stay in the rooms that exist for them.
 TENANTS = {
     "mlflow": {"track", "serving"},
-    "ray": {"cluster", "probe", "search", "study", "trial"},
-    "optuna": {"space", "search", "report", "study"},
+    "ray": {"cluster", "study"},
+    "optuna": {"space", "report", "study"},
 }
 
 MODULES = sorted(PACKAGE.rglob("*.py"))

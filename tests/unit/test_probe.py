@@ -11,14 +11,16 @@ import pytest
 import ray
 from rich.console import Console
 
-from seqtune import cluster, probe, study, trial
+from seqtune import cluster
 from seqtune.data.generate import make_preset
 from seqtune.meter import Meter, TimeIsUp
 from seqtune.options import StudyOptions
-from seqtune.probe import CannotMeasureError, Share, rate
 from seqtune.report.view import StudyView
 from seqtune.space import load_space
 from seqtune.storage import Folder
+from seqtune.study import probe, resources
+from seqtune.study.plan import Plan
+from seqtune.study.probe import CannotMeasureError, Share, rate
 
 SMALL = {"embedding_size": 8, "n_layers": 1, "n_heads": 1, "inner_size": 16, "batch_size": 32}
 
@@ -134,7 +136,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., f
     monkeypatch.setattr(ray, "get", lambda refs: refs)
 
     def run(start: float = 0.0, **values: Any) -> float:
-        plan = trial.Plan("sasrec", "ndcg@10", True, Folder.at(tmp_path))
+        plan = Plan("sasrec", "ndcg@10", True, Folder.at(tmp_path))
         return probe.measure(plan, SMALL | values, [make_preset("tiny")], 1, start)
 
     return run
@@ -184,7 +186,7 @@ def test_it_ends_where_it_gets_worse(
         return [rates[len(asked) - 1] / n] * n
 
     monkeypatch.setattr(probe, "_together", together)
-    plan = trial.Plan("sasrec", "ndcg@10", True, Folder.at("/nowhere"))
+    plan = Plan("sasrec", "ndcg@10", True, Folder.at("/nowhere"))
     share = probe.choose(plan, {}, None, probe.ways([8], 20))
     assert asked == tried
     assert (share.concurrency, share.cpus) == tried[rates.index(max(rates[: len(tried)]))]
@@ -199,7 +201,7 @@ def test_measuring_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(probe, "_together", together)
     monkeypatch.setattr(probe.time, "monotonic", clock)
-    plan = trial.Plan("sasrec", "ndcg@10", True, Folder.at("/nowhere"))
+    plan = Plan("sasrec", "ndcg@10", True, Folder.at("/nowhere"))
     assert probe.choose(plan, {}, None, probe.ways([8], 20)).why.count("CPU") == 1  # two of four
 
 
@@ -208,7 +210,7 @@ class Asked:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, found: Share | Exception) -> None:
         self.calls, self.found, self.out = 0, found, io.StringIO()
-        monkeypatch.setattr(probe, "choose", self._choose)
+        monkeypatch.setattr(resources, "choose", self._choose)
         monkeypatch.setattr(cluster, "nodes", lambda: [2])
 
     def _choose(self, *_: Any) -> Share:
@@ -219,10 +221,10 @@ class Asked:
 
     def __call__(self, about: dict[str, Any], **asked: Any) -> Share | None:
         options = StudyOptions(**({"model": "sasrec", "trials": 60} | asked))
-        plan = trial.Plan(options.model, "ndcg@10", True, Folder.at("/nowhere"))
+        plan = Plan(options.model, "ndcg@10", True, Folder.at("/nowhere"))
         view = StudyView("ndcg@10", console=Console(file=self.out, width=200))
         space = load_space(None, options.model, {})
-        return study._share(options, space, make_preset("demo"), plan, None, about, view)
+        return resources.share_cpus(options, space, make_preset("demo"), plan, None, about, view)
 
 
 def test_a_study_is_measured_unless_something_else_decides(monkeypatch: pytest.MonkeyPatch) -> None:

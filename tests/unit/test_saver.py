@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from seqtune.saver import Saver
+from seqtune.state import Saver
 
 
 class Disk:

@@ -19,16 +19,10 @@ from sqlalchemy import Engine, event
 from seqtune.errors import UserError
 from seqtune.params import Depth, Dropout, Heads, TrainParams
 from seqtune.results import TrialRow
-from seqtune.search import (
-    OptunaSearcher,
-    best_epoch,
-    close_study,
-    importances,
-    open_study,
-    storage_url,
-    trial_rows,
-)
 from seqtune.space import Space, load_space
+from seqtune.study.importance import importances
+from seqtune.study.search import OptunaSearcher
+from seqtune.study.store import best_epoch, close_study, open_study, storage_url, trial_rows
 
 
 class Toy:

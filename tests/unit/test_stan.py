@@ -9,7 +9,7 @@ import pytest
 import torch
 from pydantic import Field
 
-from seqtune import batches, checkpoint, study
+from seqtune import batches, checkpoint
 from seqtune.data import Dataset, leave_one_out
 from seqtune.errors import UserError
 from seqtune.evaluate import evaluate
@@ -19,6 +19,7 @@ from seqtune.options import StudyOptions
 from seqtune.params import Declaration, TrainParams, build
 from seqtune.space import Given
 from seqtune.storage import Folder
+from seqtune.study import study
 from seqtune.train import Home, train
 
 DAY = 86_400_000
@@ -355,7 +356,7 @@ def cycles(n_users=40, n_items=12, seed=0):
 )
 def test_a_first_look_has_no_more_epochs_than_the_model(model, chosen, epochs, words):
     options = StudyOptions(model=model, data="demo")
-    options, chosen, note = study._first_look(options, Given(), chosen)
+    options, chosen, note = study.first_look(options, Given(), chosen)
     assert chosen.get("epochs") == epochs
     assert options.time_budget == 210
     assert words in note
@@ -366,6 +367,6 @@ def test_a_first_look_only_lowers_the_epochs_of_a_model(monkeypatch):
         epochs: int = Field(7, ge=0, description="Few.")
 
     monkeypatch.setattr(study, "declaration", lambda name: Declaration(name, Few, ""))
-    _, chosen, note = study._first_look(StudyOptions(model="few", data="demo"), Given(), {})
+    _, chosen, note = study.first_look(StudyOptions(model="few", data="demo"), Given(), {})
     assert chosen == {}
     assert "at most 7 epochs a trial" in note

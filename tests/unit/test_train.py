@@ -21,7 +21,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from seqtune import batches, metrics, train, trial
+from seqtune import batches, metrics, train
+from seqtune import state as files
 from seqtune.data import leave_one_out
 from seqtune.data.generate import make_preset
 from seqtune.errors import UserError
@@ -30,6 +31,8 @@ from seqtune.model import Batch, Term, model_class
 from seqtune.models.sasrec import SASRec
 from seqtune.params import TrainParams
 from seqtune.storage import Folder
+from seqtune.study import final, loop
+from seqtune.study.plan import Plan
 from seqtune.train import DivergedError, Home, Row, State, Trained
 
 SPLIT = leave_one_out(make_preset("tiny"))
@@ -127,17 +130,17 @@ def test_a_continued_run_equals_an_uninterrupted_one(
         if moment == "after a report" and len(reports) == 3:
             raise KilledError
 
-    home = Home(save=lambda state: trial.save_state(folder, state, SPLIT))
+    home = Home(save=lambda state: files.save_state(folder, state, SPLIT))
     home.report, home.stepped = report, stepped
     with pytest.raises(KilledError):
         run(model, home, **values)
     assert reports == [1, 2, 3]
-    state = trial.load_state(folder)
+    state = files.load_state(folder)
     assert state is not None
     saved = state["epoch"]
     assert saved == straight.history[2]["best_epoch"]
 
-    home = Home(load=lambda: trial.load_state(folder), report=lambda r: reports.append(r["epoch"]))
+    home = Home(load=lambda: files.load_state(folder), report=lambda r: reports.append(r["epoch"]))
     continued = run(model, home, **values)
     assert reports == [1, 2, 3, *range(saved + 1, 7)]  # what was trained after the best, again
     assert_same(continued, straight)
@@ -192,13 +195,13 @@ def test_training_does_not_change_what_was_saved() -> None:
 
 def test_a_finished_run_is_not_continued(tmp_path: Path) -> None:
     folder = Folder.at(tmp_path)
-    first = run(home=Home(save=lambda state: trial.save_state(folder, state, SPLIT)), epochs=2)
-    state = trial.load_state(folder)
+    first = run(home=Home(save=lambda state: files.save_state(folder, state, SPLIT)), epochs=2)
+    state = files.load_state(folder)
     assert state is not None
     assert not {"model", "optimizer"} & state.keys()  # they would double the file for nothing
 
     told: list[Row] = []
-    again = run(home=Home(load=lambda: trial.load_state(folder), report=told.append), epochs=2)
+    again = run(home=Home(load=lambda: files.load_state(folder), report=told.append), epochs=2)
     assert told == []
     assert_same(again, first)
 
@@ -213,14 +216,14 @@ def ranks_in(folder: Folder) -> dict[str, list[Any]]:
     return content
 
 
-def plan_in(folder: Folder, **values: Any) -> trial.Plan:
-    return trial.Plan("sasrec", "ndcg@10", mask_seen=True, folder=folder, **values)
+def plan_in(folder: Folder, **values: Any) -> Plan:
+    return Plan("sasrec", "ndcg@10", mask_seen=True, folder=folder, **values)
 
 
 def test_the_ranks_of_the_best_evaluation_are_kept(script: Any, tmp_path: Path) -> None:
     script(3, 2, 5)
     folder = Folder.at(tmp_path)
-    run(home=Home(save=lambda state: trial.save_state(folder, state, SPLIT)), epochs=3)
+    run(home=Home(save=lambda state: files.save_state(folder, state, SPLIT)), epochs=3)
     users = SPLIT.dataset.user_ids[SPLIT.valid.users].tolist()
     assert ranks_in(folder) == {"user": users, "rank": [2.0] * len(users)}
 
@@ -240,12 +243,12 @@ def test_a_trial_that_is_ended_by_the_scheduler_has_its_best_on_disk(
 
     folder, p = Folder.at(tmp_path), params()
     with pytest.raises(SystemExit):
-        trial.train_here(plan_in(folder), p, folder, SPLIT.dataset, report)
-    state = trial.load_state(folder)
+        loop.train_here(plan_in(folder), p, folder, SPLIT.dataset, report)
+    state = files.load_state(folder)
     assert state is not None
     assert state["best"]["epoch"] == told[-1]["best_epoch"]
     assert set(ranks_in(folder)["rank"]) == {min(ranks[:last])}
-    assert trial.history(folder) == told
+    assert files.history(folder) == told
 
 
 @pytest.mark.parametrize("last", [2, 3, 5])
@@ -264,31 +267,31 @@ def test_a_trial_that_is_tried_again_tells_every_row_once(
 
     script(*ranks)
     with pytest.raises(KilledError):
-        trial.train_here(plan_in(folder), p, folder, SPLIT.dataset, report)
-    assert trial.history(folder) == told
+        loop.train_here(plan_in(folder), p, folder, SPLIT.dataset, report)
+    assert files.history(folder) == told
     script(*ranks[2:])  # the best was at the second epoch
-    continued = trial.train_here(plan_in(folder), p, folder, SPLIT.dataset, report)
+    continued = loop.train_here(plan_in(folder), p, folder, SPLIT.dataset, report)
     assert_same(continued, straight)
     assert numbers(told) == numbers(straight.history)
-    assert trial.history(folder) == told
+    assert files.history(folder) == told
 
 
 def test_a_row_that_was_saved_and_not_told_is_in_the_history(tmp_path: Path) -> None:
     folder = Folder.at(tmp_path)
 
     def save(state: State) -> None:
-        trial.save_state(folder, state, SPLIT)
+        files.save_state(folder, state, SPLIT)
         raise KilledError
 
     with pytest.raises(KilledError):
         run(home=Home(save=save))
-    assert [row["epoch"] for row in trial.history(folder)] == [1]
+    assert [row["epoch"] for row in files.history(folder)] == [1]
 
 
 def test_validation_on_some_users_and_test_on_all(tmp_path: Path) -> None:
     folder, p = Folder.at(tmp_path), params(epochs=1)
     plan = plan_in(folder, valid_users=30, seed=5)
-    trained = trial.train_here(plan, p, folder, SPLIT.dataset, lambda row: None)
+    trained = loop.train_here(plan, p, folder, SPLIT.dataset, lambda row: None)
     some = SPLIT.valid.sample(30, seed=5).users
     ranks = ranks_in(folder)
     assert ranks["user"] == SPLIT.dataset.user_ids[some].tolist()
@@ -296,7 +299,7 @@ def test_validation_on_some_users_and_test_on_all(tmp_path: Path) -> None:
     everyone = run(epochs=1)  # the same weights, and the same ranks of these users
     assert all(torch.equal(weights(everyone)[name], w) for name, w in weights(trained).items())
     assert everyone.ranks[some].tolist() == ranks["rank"]
-    _, tested = trial.evaluate_on_test(plan, p.model_dump(), weights(trained), SPLIT.dataset)
+    _, tested = final.evaluate_on_test(plan, p.model_dump(), weights(trained), SPLIT.dataset)
     assert len(tested) == len(SPLIT.test.users)
 
 
@@ -305,8 +308,8 @@ def test_the_hyperparameters_of_a_tested_trial_repeat_it(
 ) -> None:
     monkeypatch.setattr(train, "cadence", lambda *_: 4)
     plan, p = plan_in(Folder.at(tmp_path)), params(eval_every=0)
-    trained = trial.train_here(plan, p, plan.trial_folder(3), SPLIT.dataset, lambda row: None)
-    finalist = trial.test(plan, 3, p.model_dump(), SPLIT.dataset, None)
+    trained = loop.train_here(plan, p, plan.trial_folder(3), SPLIT.dataset, lambda row: None)
+    finalist = final.test(plan, 3, p.model_dump(), SPLIT.dataset, None)
     assert finalist.params == p.model_dump() | {"eval_every": 4}
     assert_same(train.train("sasrec", params(eval_every=4), SPLIT), trained)
 

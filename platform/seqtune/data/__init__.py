@@ -6,6 +6,7 @@ from seqtune.data.dataset import Dataset, k_core
 from seqtune.data.generate import PRESETS, make_preset
 from seqtune.data.split import Held, Split, leave_one_out
 from seqtune.errors import UserError, nearest
+from seqtune.options import StudyOptions, TrainOptions
 
 
 def load(
@@ -39,3 +40,15 @@ def load(
 
 
 __all__ = ["Dataset", "Held", "Split", "leave_one_out", "load"]
+
+
+def read(options: StudyOptions | TrainOptions) -> Dataset:
+    """Reads the interactions that the options name."""
+    return load(
+        options.data,
+        user_col=options.user_col,
+        item_col=options.item_col,
+        time_col=options.time_col,
+        min_user=options.min_user,
+        min_item=options.min_item,
+    )

@@ -10,13 +10,14 @@ import argparse
 from typing import Any
 
 import shared
+from seqtune.trial import evaluate_on_test
 
 from seqtune import metrics
 from seqtune.data import leave_one_out, load
 from seqtune.params import build, parse_assignment
 from seqtune.storage import Folder
+from seqtune.study.plan import Plan
 from seqtune.train import train
-from seqtune.trial import Plan, evaluate_on_test
 
 
 def measure(asked: argparse.Namespace) -> dict[str, Any]:

@@ -16,10 +16,10 @@ from typing import Any
 
 import ray
 
-from seqtune import trial
 from seqtune.data import Dataset
 from seqtune.meter import Meter, TimeIsUp
-from seqtune.trial import Plan
+from seqtune.study.loop import fresh_start
+from seqtune.study.plan import Plan, trial_params
 
 SECONDS = 2.0  # of measuring in each way
 IN_ALL = 10.0  # seconds, the most that measuring takes once its processes are there
@@ -109,7 +109,6 @@ def _together(work: Callable[..., Any], n: int, cpus: int, *words: Any) -> list[
 
 
 def _get_ready() -> None:
-    from seqtune import train  # noqa: F401 - with torch
 
     time.sleep(LEAD)  # so that no process serves two of these
 
@@ -118,9 +117,9 @@ def measure(plan: Plan, values: dict[str, Any], data: list[Any], cpus: int, star
     """Runs the training loop from the time ``start`` on; returns the targets/s of this process."""
     from seqtune.train import Home, train
 
-    trial.fresh_start(cpus)
+    fresh_start(cpus)
     dataset: Dataset = ray.get(data)[0]
-    split, params = plan.split(dataset), trial.trial_params(plan.model, values)
+    split, params = plan.split(dataset), trial_params(plan.model, values)
     if time.time() > start + SECONDS / 4:
         raise CannotMeasureError("the processes did not start together")
     time.sleep(max(0, start - time.time()))

@@ -15,12 +15,10 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import optuna
@@ -28,18 +26,10 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from ray.tune.search import Searcher
 
 from seqtune.errors import UserError
-from seqtune.results import TrialRow
 from seqtune.space import Space
+from seqtune.study.store import DIRECTIONS, STATUS, best_epoch, close_study, keep_space, open_study
 
 DRAWS = 500  # tries for one new point: the first tenth by TPE, the others at random
-DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {"max": "maximize", "min": "minimize"}
-STATUS = {
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
-    TrialState.RUNNING: "running",
-    TrialState.WAITING: "waiting",
-}
 
 
 @dataclass
@@ -199,7 +189,7 @@ class OptunaSearcher(Searcher):
                         f"trial{'s' * (len(stored) > 1)}; go on with --resume, or give another "
                         "--name"
                     )
-                _keep_space(study, self.space, begun=bool(stored))
+                keep_space(study, self.space, begun=bool(stored))
                 self._again = [t.number for t in stored if t.state != TrialState.FAIL]
             self._taken = {self._identity(t.user_attrs["params"]) for t in stored}
             self._study = study
@@ -318,157 +308,3 @@ class OptunaSearcher(Searcher):
 
     def _best_epoch(self, reported: Mapping[int, float]) -> int:
         return best_epoch(reported, self.mode) or 0
-
-
-def storage_url(folder: str | Path) -> str:
-    """Returns the URL of the local default, one SQLite file in the study's folder."""
-    return f"sqlite:///{Path(folder).expanduser().resolve() / 'study.db'}"
-
-
-def open_study(storage: str, name: str, mode: str = "max") -> optuna.Study:
-    """Opens a study, and makes it where there is none; ``close_study`` closes it.
-
-    Raises:
-        UserError: the storage cannot be opened. The sentence does not show a password.
-    """
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import SQLAlchemyError
-
-    assert storage, "a searcher that was unpickled needs its storage set again"
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    shown = "the Optuna storage"
-    try:
-        url = make_url(os.path.expandvars(storage))
-        shown = f"the Optuna storage {url.render_as_string(hide_password=True)}"
-        if url.get_backend_name() == "sqlite" and url.database:
-            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-        return optuna.create_study(
-            storage=optuna.storages.RDBStorage(url.render_as_string(hide_password=False)),
-            study_name=name,
-            direction=DIRECTIONS[mode],
-            load_if_exists=True,
-            sampler=optuna.samplers.RandomSampler(),  # never asked: points come from _draw
-            pruner=optuna.pruners.NopPruner(),
-        )
-    except (
-        SQLAlchemyError,
-        ImportError,
-        OSError,
-        optuna.exceptions.StorageInternalError,
-        RuntimeError,
-    ) as error:
-        cause = str(error.__cause__ or error).splitlines()[0]
-        raise UserError(f"{shown} cannot be opened: {cause}") from None
-
-
-def close_study(study: optuna.Study) -> None:
-    """Closes the database connections of a study from ``open_study``."""
-    study._storage.remove_session()
-    database = getattr(study._storage, "_backend", None)
-    if isinstance(database, optuna.storages.RDBStorage):
-        database.engine.dispose()
-
-
-def _keep_space(study: optuna.Study, space: Space, begun: bool) -> None:
-    """Stores the space with a new study; raises where a begun one has another."""
-    now = json.loads(json.dumps(space.as_dict()))
-    if not begun:
-        study.set_user_attr("space", now)
-        return
-    before = study.user_attrs["space"]
-    changed = sorted(
-        name
-        for part in ("fixed", "space")
-        for name in before[part].keys() | now[part].keys()
-        if before[part].get(name) != now[part].get(name)
-    )
-    if before["model"] != now["model"]:
-        raise UserError(
-            f"study {study.study_name!r} is of model {before['model']}, not {now['model']}; "
-            "give another --name"
-        )
-    if changed:
-        raise UserError(
-            f"study {study.study_name!r} was started with another search space "
-            f"({', '.join(changed)} changed); restore it, or give another --name"
-        )
-
-
-def best_epoch(reported: Mapping[int, float], mode: str) -> int | None:
-    """Returns the first epoch with the best value; None where no value is finite."""
-    sign = 1 if mode == "max" else -1
-    finite = {epoch: sign * value for epoch, value in reported.items() if math.isfinite(value)}
-    return max(finite, key=lambda epoch: (finite[epoch], -epoch)) if finite else None
-
-
-def trial_rows(study: optuna.Study) -> list[TrialRow]:
-    """Returns the trials as plain rows, in their order.
-
-    The value is the best one that a trial reported, for pruned trials as well.
-    """
-    return [_row(stored, study.direction) for stored in study.get_trials()]
-
-
-def _row(stored: FrozenTrial, direction: optuna.study.StudyDirection) -> TrialRow:
-    value = _best_value(stored, direction)
-    reported = stored.intermediate_values
-    return TrialRow(
-        number=stored.number,
-        status=STATUS[stored.state],
-        params=stored.user_attrs["params"],
-        value=value,
-        epoch=next((epoch for epoch in sorted(reported) if reported[epoch] == value), None),
-        seconds=stored.duration.total_seconds() if stored.duration else 0.0,
-        reason=stored.user_attrs.get("reason", ""),
-    )
-
-
-def importances(study: optuna.Study) -> dict[str, float]:
-    """Returns how much of the variance between trials is due to each hyperparameter, largest first.
-
-    Shares of 1 by fANOVA. A trial that was pruned, or had not ended when time was up, counts with
-    the best value it reached: with early stopping most trials are pruned, and why they were is
-    what hyperparameters explain. A conditional one counts with the middle of its values where it
-    was not sampled. Empty below 4 trials, or where nothing varies.
-    """
-    states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
-    trials = study.get_trials(deepcopy=False, states=states)
-    reached = {trial.number: _best_value(trial, study.direction) for trial in trials}
-    values = {number: value for number, value in reached.items() if value is not None}
-    known = [trial for trial in trials if trial.number in values]
-    if len(known) < 4 or len(set(values.values())) < 2:
-        return {}
-    distributions = {
-        name: d for t in known for name, d in t.distributions.items() if not d.single()
-    }
-    middles = {
-        name: _middle([trial.params[name] for trial in known if name in trial.params])
-        for name in distributions
-    }
-    filled = optuna.create_study(direction=study.direction)
-    for trial in known:
-        params = {name: trial.params.get(name, middle) for name, middle in middles.items()}
-        value = values[trial.number]
-        filled.add_trial(create_trial(params=params, distributions=distributions, value=value))
-    # Optuna's default, PED-ANOVA, is not used: it overlooked a dominant choice in each of 32
-    # simulated studies of 20 and 40 trials, and fANOVA in none.
-    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-    try:
-        found = evaluator.evaluate(filled)
-    except RuntimeError:  # no tree found any variance
-        return {}
-    total = sum(found.values())
-    return {name: float(value / total) for name, value in found.items()} if total > 0 else {}
-
-
-def _best_value(stored: FrozenTrial, direction: optuna.study.StudyDirection) -> float | None:
-    if stored.state == TrialState.COMPLETE:
-        return stored.value
-    mode = "max" if direction == optuna.study.StudyDirection.MAXIMIZE else "min"
-    epoch = best_epoch(stored.intermediate_values, mode)
-    return None if epoch is None else stored.intermediate_values[epoch]
-
-
-def _middle(values: list[Any]) -> Any:
-    numbers = all(isinstance(value, int | float) for value in values)
-    return statistics.median_low(values) if numbers else statistics.mode(values)

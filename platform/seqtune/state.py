@@ -1,0 +1,120 @@
+"""What a training tells and keeps: the rows of its history, and the state it can go on from.
+
+A training's folder holds ``state.pt``, from which it continues exactly from the best evaluation,
+``ranks.parquet``, the validation rank of every user there, and ``history.json``, all that it has
+told.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from seqtune.data import Split
+from seqtune.storage import Folder
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from seqtune.train import State
+
+
+Row = dict[str, Any]
+
+
+def load_state(folder: Folder) -> State | None:
+    """Reads a trial's state; None before its first evaluation."""
+    import torch
+
+    content = folder.read("state.pt")
+    if content is None:
+        return None
+    state: State = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    return state | {"ranks": state["ranks"].numpy()}
+
+
+def save_state(folder: Folder, state: State, split: Split) -> None:
+    """Writes a trial's state, and before it the validation ranks of its best evaluation."""
+    import torch
+
+    users = split.dataset.user_ids[split.valid.users]
+    folder.write("ranks.parquet", ranks_file(users, state["ranks"]))
+    out = io.BytesIO()
+    torch.save(state | {"ranks": torch.from_numpy(state["ranks"])}, out)
+    folder.write("state.pt", out.getvalue())
+
+
+def history(folder: Folder) -> list[Row]:
+    """Returns what a trial has told so far, and what it would have told if it had not crashed.
+
+    The state is behind where evaluations since brought no improvement, and may be ahead by a row.
+    """
+    told: list[Row] = json.loads(folder.read("history.json") or b"[]")
+    state = load_state(folder)
+    known = told[-1]["epoch"] if told else -1
+    return told + [row for row in (state or {}).get("history", []) if row["epoch"] > known]
+
+
+def ranks_file(user_ids: NDArray[Any], ranks: NDArray[np.float32]) -> bytes:
+    """Returns a parquet file of users and the ranks of their held-out items."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    out = io.BytesIO()
+    pq.write_table(pa.table({"user": pa.array(user_ids), "rank": pa.array(ranks)}), out)
+    return out.getvalue()
+
+
+class Saver:
+    """Writes states in a thread, and tells each row when the state before it is written.
+
+    The scheduler may end a trial at any row it is told of, and the study then wants the weights of
+    that row. So both keep their order: a row that waits holds up the next state, and not the
+    training. ``wait`` holds up the training too, for ranks that must tell together.
+    """
+
+    def __init__(
+        self, write: Callable[[State], None], tell: Callable[[Row], None], *, wait: bool = False
+    ) -> None:
+        self._write, self._tell, self._wait = write, tell, wait
+        self._rows: deque[Row] = deque()
+        self._writing: Future[None] | None = None
+        self._thread = ThreadPoolExecutor(1, "state")
+
+    def save(self, state: State) -> None:
+        """Writes a state that nobody changes any more."""
+        self.proceed(wait=True)
+        self._writing = self._thread.submit(self._write, state)
+
+    def report(self, row: Row) -> None:
+        """Tells a row, now or when ``proceed`` finds that the state before it is written."""
+        self._rows.append(row)
+        self.proceed(wait=self._wait or row["finished"])
+
+    def proceed(self, *, wait: bool = False) -> None:
+        """Tells what can be told; raises what went wrong in writing. Made to be called often."""
+        if self._writing is not None:
+            if not (wait or self._writing.done()):
+                return
+            writing, self._writing = self._writing, None
+            writing.result()
+        while self._rows:
+            self._tell(self._rows.popleft())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Waits until a state that is being written is on disk, also where training has failed."""
+        self._thread.shutdown()

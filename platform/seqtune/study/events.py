@@ -1,0 +1,127 @@
+"""What happens when a trial starts, is evaluated and ends, and when the study is interrupted."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import Any
+
+from ray import tune
+
+from seqtune.options import StudyOptions
+from seqtune.report.view import StudyView
+from seqtune.state import Row
+from seqtune.study.plan import Plan
+from seqtune.study.search import OptunaSearcher
+from seqtune.track import Tracker
+
+
+class Interrupts:
+    """Remembers Ctrl-C and SIGTERM while a study runs.
+
+    The KeyboardInterrupt that they raise is lost where it hits Ray's own code at a bad moment, so
+    the study also looks here after each of Tune's steps.
+    """
+
+    def __init__(self) -> None:
+        self.came = False
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, self._note)
+
+    def _note(self, *_: object) -> None:
+        self.came = True
+        raise KeyboardInterrupt
+
+    def check(self) -> None:
+        """Raises the KeyboardInterrupt that was lost."""
+        if self.came:
+            raise KeyboardInterrupt
+
+
+class Messenger(tune.Callback):
+    """Passes what Tune reports on to the view, to MLflow and, for reasons, to the searcher."""
+
+    def __init__(
+        self,
+        options: StudyOptions,
+        searcher: OptunaSearcher,
+        plan: Plan,
+        view: StudyView,
+        tracker: Tracker,
+        interrupts: Interrupts,
+    ) -> None:
+        self.interrupts = interrupts
+        self.metric, self.searched = options.metric, {d.name for d in searcher.space.dimensions}
+        self.searcher, self.plan, self.view, self.tracker = searcher, plan, view, tracker
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune saves its callbacks; a resumed study makes its own
+
+    def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
+        """Tune has gone once around its loop."""
+        self.interrupts.check()
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """A trial starts, or starts again after a crash."""
+        number, params = trial.config["number"], trial.config["params"]
+        searched = {name: value for name, value in params.items() if name in self.searched}
+        self.view.trial_started(number, searched, is_default=number == 0)
+        self.tracker.trial_started(number, params)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: Row, **_: Any
+    ) -> None:
+        """A trial was evaluated."""
+        if "failed" in result:
+            return
+        number, epoch = trial.config["number"], result["epoch"]
+        self.view.trial_result(number, epoch, result[self.metric], result["best"])
+        points = {k: v for k, v in result.items() if "@" in k or k.startswith(("train_", "eval_"))}
+        self.tracker.trial_result(number, epoch, points, time=result["time"])
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """A trial has ended by itself, or the scheduler has stopped it."""
+        reason = str(trial.last_result.get("failed", ""))
+        ended = (
+            "failed" if reason else "complete" if trial.last_result.get("finished") else "pruned"
+        )
+        self._ended(trial, trial.config["replay"] or ended, reason)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """A trial has failed for good."""
+        reason = last_line(trial.get_error() or "")
+        self.searcher.give_reason(trial.trial_id, reason)
+        self._ended(trial, "failed", reason)
+
+    def _ended(self, trial: Any, status: str, reason: str) -> None:
+        # A replayed trial is told to MLflow again: the driver may have died before it could.
+        number, result = trial.config["number"], trial.last_result
+        best = result.get("best") if status != "failed" else None
+        replayed = bool(trial.config["replay"])
+        self.view.trial_ended(number, status, best, reason, replayed=replayed)
+        epoch = result.get("best_epoch")
+        track_end(self.tracker, self.plan, number, status, best, epoch, reason)
+
+
+def track_end(
+    tracker: Tracker,
+    plan: Plan,
+    number: int,
+    status: str,
+    best: float | None,
+    epoch: int | None,
+    reason: str = "",
+) -> None:
+    """Tells MLflow how a trial ended."""
+    if best is not None:
+        tracker.upload(plan.trial_folder(number), ["ranks.parquet"], trial=number)
+    found = {} if best is None else {plan.metric: best, "epoch": epoch}
+    ended = "finished" if status == "complete" else status
+    tracker.trial_ended(number, ended, found, reason or None)
+
+
+def last_line(error: object) -> str:
+    """Returns the last line of a traceback: the exception and its message."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "the process of the trial ended"

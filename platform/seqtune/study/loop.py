@@ -1,0 +1,99 @@
+"""The training loop in this process, from the state of a trial's folder."""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from seqtune.data import Dataset
+from seqtune.params import TrainParams
+from seqtune.state import Saver
+from seqtune.storage import Folder
+
+if TYPE_CHECKING:
+    from seqtune.train import State, Trained
+from seqtune.state import Row, history, load_state, save_state
+from seqtune.study.plan import Plan
+
+
+def fresh_start(cpus: float) -> None:
+    """Gives a reused process the manners of a new one."""
+    import torch
+
+    gc.collect()
+    if not gc.get_freeze_count():
+        gc.freeze()  # torch's own objects live for good: to look at them takes 0.1 s each time
+    torch.set_num_threads(max(1, int(cpus)))
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def hopeless(error: BaseException) -> str | None:
+    """Returns why trying again would fail in the same way, or None where it may help."""
+    import torch
+
+    from seqtune.errors import UserError
+    from seqtune.train import DivergedError
+
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__ or getattr(chain[-1], "cause", None)) is not None:
+        chain.append(cause)
+    # Ray Train wraps what its workers raise: {rank: error}.
+    chain += [e for one in chain for e in getattr(one, "worker_failures", {}).values()]
+    for one in chain:
+        if isinstance(one, DivergedError | UserError):
+            return str(one)
+        if isinstance(one, MemoryError | torch.cuda.OutOfMemoryError) or "allocate" in str(one):
+            return "out of memory; a smaller batch_size, embedding_size or max_seq_len would fit"
+    return None
+
+
+def train_here(
+    plan: Plan,
+    params: TrainParams,
+    folder: Folder,
+    dataset: Dataset,
+    report: Callable[[Row], None],
+    rank: int = 0,
+    world_size: int = 1,
+) -> Trained:
+    """Runs the loop in this process, from the folder's state where there is one.
+
+    What was told before a crash is not told again, though the epochs may be trained again.
+    """
+    from seqtune.train import Home, train
+
+    split, told = plan.split(dataset), history(folder)
+
+    def tell(row: Row) -> None:
+        if told and row["epoch"] <= told[-1]["epoch"]:
+            return
+        told.append(row)
+        if rank == 0:
+            folder.write("history.json", json.dumps(told).encode())
+        report(row)
+
+    def write(state: State) -> None:
+        save_state(folder, state, split)
+
+    with Saver(write, tell, wait=world_size > 1) as saver:
+        home = Home(
+            device=device(),
+            rank=rank,
+            world_size=world_size,
+            load=lambda: load_state(folder),
+            save=saver.save,
+            report=saver.report,
+            stepped=lambda _: saver.proceed(),
+        )
+        return train(plan.model, params, split, home, metric=plan.metric, mask_seen=plan.mask_seen)
+
+
+def device() -> Any:
+    """Returns the device that this process was given."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,71 @@
+"""The report and the champion, written into the study's folder and MLflow."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from seqtune.data import Dataset, leave_one_out
+from seqtune.report.plots import plots
+from seqtune.report.report import to_json, to_markdown
+from seqtune.results import StudyResult
+from seqtune.state import ranks_file
+from seqtune.storage import Folder
+from seqtune.track import Links, Tracker
+from seqtune.track.store import shown
+
+
+def publish(
+    result: StudyResult,
+    dataset: Dataset,
+    folder: Folder,
+    tracker: Tracker,
+    curves: Mapping[int, list[tuple[int, float]]],
+) -> StudyResult:
+    """Writes the report into the study's folder and MLflow, and registers the champion."""
+    if result.best is not None:
+        tracker.champion(folder / "champion", result.name, result.best.number)
+    links = _wait_for_links(tracker)
+    if links is not None:
+        serve = f"mlflow models serve -m models:/{result.name}@champion --env-manager local"
+        result = replace(
+            result,
+            ui_command=links.command or "",
+            view_link=links.charts,
+            serve_command=f"MLFLOW_TRACKING_URI={shown(links.uri)} {serve}" if result.best else "",
+            champion=result.name if result.best else "",
+        )
+    report = folder / "report"
+    for name, content in _report_files(result, curves):
+        report.write(name, content)
+    users = dataset.user_ids[leave_one_out(dataset).test.users]
+    for name, finalist in (("default", result.default), ("best", result.best)):
+        if finalist is not None:
+            ranks = ranks_file(users, finalist.test_ranks)
+            report.write(f"ranks-{name}.parquet", ranks)
+    tracker.upload(report, to="report")
+    tested = result.best.test if result.best else {}
+    tracker.study_ended("finished", {f"test/{name}": value for name, value in tested.items()})
+    tracker.close(timeout=120 if links else 5)  # it never answered: do not wait for it again
+    return result
+
+
+def _wait_for_links(tracker: Tracker, seconds: float = 30) -> Links | None:
+    end = time.monotonic() + seconds
+    while tracker.links is None and time.monotonic() < end:
+        time.sleep(0.05)
+    return tracker.links
+
+
+def _report_files(
+    result: StudyResult, curves: Mapping[int, list[tuple[int, float]]]
+) -> Iterator[tuple[str, bytes]]:
+    yield "report.md", to_markdown(result).encode()
+    yield "report.json", json.dumps(to_json(result), indent=2).encode()
+    with tempfile.TemporaryDirectory() as scratch:
+        for picture in plots(result, curves, Path(scratch)):
+            yield picture.name, picture.read_bytes()

@@ -1,0 +1,93 @@
+"""Who gets what: how many trials run at a time, with how many CPUs and GPUs each."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from seqtune import cluster
+from seqtune.data import Dataset
+from seqtune.errors import UserError
+from seqtune.options import StudyOptions
+from seqtune.report.view import StudyView
+from seqtune.space import Space
+from seqtune.state import Row
+from seqtune.storage import Folder
+from seqtune.study.events import last_line
+from seqtune.study.plan import Plan
+from seqtune.study.probe import Share, choose, pays, ways
+
+
+def cpus_wanted(options: StudyOptions) -> float | None:
+    """Returns the CPUs that Ray shall believe in, where the user asks for more than there are."""
+    if options.concurrency is None:
+        return None
+    wanted = options.concurrency * options.workers_per_trial * (options.cpus_per_trial or 1)
+    return max(math.ceil(wanted), len(os.sched_getaffinity(0)))
+
+
+def make_plan(
+    options: StudyOptions, dataset: Dataset, folder: Folder, resources: Mapping[str, float]
+) -> tuple[Plan, int]:
+    """Decides what a trial gets, and how many run at a time.
+
+    One CPU a trial, unless it is measured (``share_cpus``): two trials of one thread mostly get
+    more done than one of two.
+    """
+    cpus, gpus = resources.get("CPU", 1), resources.get("GPU", 0)
+    mask_seen = options.mask_seen
+    plan = Plan(
+        model=options.model,
+        metric=options.metric,
+        mask_seen=not dataset.has_repeats if mask_seen is None else mask_seen,
+        folder=folder,
+        workers=options.workers_per_trial,
+        cpus=1 if options.cpus_per_trial is None else options.cpus_per_trial,
+        gpus=min(gpus, 1) if options.gpus_per_trial is None else options.gpus_per_trial,
+        valid_users=options.valid_users,
+        seed=options.seed,
+    )
+    fits = [cpus / (plan.cpus * plan.workers)] if plan.cpus else []
+    fits += [gpus / (plan.gpus * plan.workers)] if plan.gpus else []
+    fitting = int(min(fits, default=1))
+    if fitting < 1:
+        raise UserError(
+            f"a trial needs {plan.workers} x ({plan.cpus:g} CPUs, {plan.gpus:g} GPUs), more than "
+            f"the {cpus:g} CPUs and {gpus:g} GPUs there are; lower --workers-per-trial, "
+            "--cpus-per-trial or --gpus-per-trial"
+        )
+    return plan, min(options.concurrency or fitting, fitting)
+
+
+def share_cpus(
+    options: StudyOptions,
+    space: Space,
+    dataset: Dataset,
+    plan: Plan,
+    data: Any,
+    about: Row,
+    view: StudyView,
+) -> Share | None:
+    """Measures how trials share the CPUs best; None where one CPU each is not in question.
+
+    A study that is resumed keeps what it began with, where the machine is the same.
+    """
+    asked = options.concurrency is not None or options.cpus_per_trial is not None
+    possible = ways(cluster.nodes(), options.trials)
+    if asked or plan.gpus or plan.workers > 1 or len(possible) < 2 or cluster.busy():
+        return None
+    if options.resume:
+        kept = Share(**about["share"]) if "share" in about else None
+        return kept if kept and (kept.concurrency, kept.cpus) in possible else None
+    values = space.defaults()
+    epochs = space.build(values).epochs
+    if not pays(dataset.n_interactions, epochs, options.trials, options.time_budget):
+        return None
+    view.preparing("measuring how many trials at a time get most done")
+    try:
+        return choose(plan, values, data, possible)
+    except Exception as error:
+        view.note(f"not measured how many trials at a time get most done: {last_line(error)}")
+        return None

@@ -1,0 +1,75 @@
+"""The training loop in Ray Train workers that share every batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from seqtune.data import Dataset
+from seqtune.params import TrainParams
+from seqtune.state import Row
+from seqtune.storage import Folder
+from seqtune.study.loop import fresh_start, train_here
+from seqtune.study.plan import Plan, trial_params
+
+
+def train_in_workers(
+    plan: Plan,
+    params: TrainParams,
+    folder: Folder,
+    dataset: Dataset,
+    callbacks: list[Any],
+    rows: Any = None,
+) -> None:
+    """Runs the loop in Ray Train workers that share every batch (gloo on CPU, NCCL on GPU).
+
+    What they report goes to the callbacks, and to the queue ``rows`` where there is one.
+    """
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    resources = {"CPU": plan.cpus} | ({"GPU": plan.gpus} if plan.gpus else {})
+    TorchTrainer(
+        _worker,
+        train_loop_config={
+            "plan": plan,
+            "params": params.model_dump(),
+            "folder": folder,
+            "dataset": ray.put(dataset),
+            "rows": rows,
+        },
+        scaling_config=ScalingConfig(
+            num_workers=plan.workers, use_gpu=plan.gpus > 0, resources_per_worker=resources
+        ),
+        run_config=RunConfig(
+            name="workers",
+            storage_path=folder.uri,
+            callbacks=callbacks,
+            failure_config=FailureConfig(max_failures=0),  # Tune tries again, from the state
+        ),
+    ).fit()
+
+
+def _worker(config: Row) -> None:
+    import ray
+    import ray.train
+
+    plan: Plan = config["plan"]
+    dataset: Dataset = ray.get([config["dataset"]])[0]
+    fresh_start(plan.cpus)
+    context = ray.train.get_context()
+
+    def report(row: Row) -> None:
+        ray.train.report(row)
+        if config["rows"] is not None and context.get_world_rank() == 0:
+            config["rows"].put(row)
+
+    train_here(
+        plan,
+        trial_params(plan.model, config["params"]),
+        config["folder"],
+        dataset,
+        report,
+        context.get_world_rank(),
+        context.get_world_size(),
+    )
