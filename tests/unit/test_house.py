@@ -34,7 +34,7 @@ FLOORS = {
         "meter",
     ),
     1: ("yamlfile", "meter", "data", "space", "paramsfile", "model"),
-    2: ("batches", "models"),
+    2: ("batches", "models", "floors"),
     3: ("train", "evaluate", "flops"),
     4: ("track", "checkpoint", "cluster", "saver", "serving"),
     5: ("search", "trial", "probe", "significance", "report", "plots", "view", "handbook"),
