@@ -89,7 +89,7 @@ def _rank(
     """Ranks the held-out items by a chain over the last ``lags`` items: (M,)."""
     from scipy.sparse import csr_array
 
-    data, counts = split.dataset, _counts(split)
+    data, counts = split.dataset, np.concatenate([[0], split.counts()])
     first = data.offsets[held.users]
     ranks = np.empty(len(held.users), np.float32)
     for rows in _blocks(split, held, chain, lags):
@@ -137,13 +137,6 @@ def _ranks(scores: csr_array, hidden: csr_array, target: Ints, counts: Ints) -> 
         total += np.bincount(cells.coords[0], weights=change, minlength=n_rows)
     ranks: NDArray[np.float64] = (n_items + 1 + total) / 2
     return ranks
-
-
-def _counts(split: Split) -> NDArray[np.int64]:
-    """Counts the training events of each item: (I + 1,)."""
-    data = split.dataset
-    trained = np.arange(data.n_interactions) < np.repeat(split.train_end, np.diff(data.offsets))
-    return np.bincount(data.items[trained], minlength=data.n_items + 1)
 
 
 def _before(first: Ints, end: Ints) -> tuple[Ints, Ints]:

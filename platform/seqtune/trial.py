@@ -337,12 +337,7 @@ def evaluate_on_test(
 
 def popularity(split: Split) -> NDArray[np.int64]:
     """Returns the number of training events of each item: (I,)."""
-    import numpy as np
-
-    data = split.dataset
-    event = np.arange(data.n_interactions)
-    trained = event < np.repeat(split.train_end, np.diff(data.offsets))
-    return np.bincount(data.items[trained], minlength=data.n_items + 1)[1:]
+    return split.counts()
 
 
 def write_checkpoint(
@@ -483,7 +478,4 @@ def validated(options: StudyOptions | TrainOptions) -> str:
 
 def describe(dataset: Dataset) -> str:
     """Returns the data in a line: ``demo: 1,000 users, 600 items, 30,000 interactions``."""
-    return (
-        f"{dataset.name}: {dataset.n_users:,} users, {dataset.n_items:,} items, "
-        f"{dataset.n_interactions:,} interactions"
-    )
+    return dataset.describe()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from seqtune.data.dataset import Dataset, k_core
 from seqtune.data.generate import PRESETS, make_preset
+from seqtune.data.protocol import Protocol
 from seqtune.data.split import Held, Split, leave_one_out
 from seqtune.errors import UserError, nearest
 
@@ -38,4 +39,4 @@ def load(
     return k_core(dataset, min_user, min_item, source)
 
 
-__all__ = ["Dataset", "Held", "Split", "leave_one_out", "load"]
+__all__ = ["Dataset", "Held", "Protocol", "Split", "leave_one_out", "load"]
