@@ -33,7 +33,7 @@ FLOORS = {
         "words",
     ),
     1: ("yamlfile", "meter", "data", "space", "paramsfile", "model"),
-    2: ("batches", "models"),
+    2: ("batches", "models", "floors"),
     3: ("train", "evaluate", "flops"),
     4: ("track", "checkpoint", "cluster", "state", "results", "serving"),
     5: ("significance", "report"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from seqtune.data.dataset import Dataset, k_core
 from seqtune.data.generate import PRESETS, make_preset
+from seqtune.data.protocol import Protocol
 from seqtune.data.split import Held, Split, leave_one_out
 from seqtune.errors import UserError, nearest
 from seqtune.options import StudyOptions, TrainOptions
@@ -39,9 +40,6 @@ def load(
     return k_core(dataset, min_user, min_item, source)
 
 
-__all__ = ["Dataset", "Held", "Split", "leave_one_out", "load"]
-
-
 def read(options: StudyOptions | TrainOptions) -> Dataset:
     """Reads the interactions that the options name."""
     return load(
@@ -52,3 +50,6 @@ def read(options: StudyOptions | TrainOptions) -> Dataset:
         min_user=options.min_user,
         min_item=options.min_item,
     )
+
+
+__all__ = ["Dataset", "Held", "Protocol", "Split", "leave_one_out", "load"]

@@ -48,11 +48,32 @@ class Dataset:
         return len(self.items)
 
     @cached_property
-    def has_repeats(self) -> bool:
-        """Whether any user meets an item twice."""
+    def n_repeats(self) -> int:
+        """The number of events whose user has met the item before."""
         users = np.repeat(np.arange(self.n_users), np.diff(self.offsets))
         pairs = np.sort(users * (self.n_items + 1) + self.items)
-        return bool((pairs[1:] == pairs[:-1]).any())
+        return int(np.count_nonzero(pairs[1:] == pairs[:-1]))
+
+    @cached_property
+    def n_copies(self) -> int:
+        """The number of those that have the same time as well, as copied rows have."""
+        users = np.repeat(np.arange(self.n_users), np.diff(self.offsets))
+        pairs = users * (self.n_items + 1) + self.items
+        order = np.lexsort((self.times, pairs))
+        pairs, times = pairs[order], self.times[order]
+        return int(np.count_nonzero((pairs[1:] == pairs[:-1]) & (times[1:] == times[:-1])))
+
+    @property
+    def has_repeats(self) -> bool:
+        """Whether any user meets an item twice."""
+        return self.n_repeats > 0
+
+    def describe(self) -> str:
+        """Returns the data in a line: ``demo: 1,000 users, 600 items, 30,000 interactions``."""
+        return (
+            f"{self.name}: {self.n_users:,} users, {self.n_items:,} items, "
+            f"{self.n_interactions:,} interactions"
+        )
 
     @cached_property
     def fingerprint(self) -> str:

@@ -43,6 +43,12 @@ class Split:
     valid: Held
     test: Held
 
+    def counts(self) -> NDArray[np.int64]:
+        """Returns the number of training events of each item: (I,)."""
+        data = self.dataset
+        trained = np.arange(data.n_interactions) < np.repeat(self.train_end, np.diff(data.offsets))
+        return np.bincount(data.items[trained], minlength=data.n_items + 1)[1:]
+
 
 def leave_one_out(dataset: Dataset) -> Split:
     """Holds out the last two events of every user with at least three.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from seqtune.data import Dataset, Split, leave_one_out
+from seqtune.data import Dataset, leave_one_out
 from seqtune.results import Finalist
 from seqtune.storage import Folder
 from seqtune.study.loop import device, fresh_start
@@ -54,18 +54,8 @@ def evaluate_on_test(
     )
     assert ranking.top is not None
     found = metrics.compute(ranking.ranks, also=plan.metric)
-    found |= metrics.of_lists(ranking.top, popularity(split), metrics.KS)
+    found |= metrics.of_lists(ranking.top, split.counts(), metrics.KS)
     return found, ranking.ranks
-
-
-def popularity(split: Split) -> NDArray[np.int64]:
-    """Returns the number of training events of each item: (I,)."""
-    import numpy as np
-
-    data = split.dataset
-    event = np.arange(data.n_interactions)
-    trained = event < np.repeat(split.train_end, np.diff(data.offsets))
-    return np.bincount(data.items[trained], minlength=data.n_items + 1)[1:]
 
 
 def write_checkpoint(
@@ -87,7 +77,7 @@ def write_checkpoint(
         state=weights,
         n_users=dataset.n_users,
         item_ids=dataset.item_ids,
-        popularity=popularity(leave_one_out(dataset)),
+        popularity=leave_one_out(dataset).counts(),
         mask_seen=plan.mask_seen,
         meta=about
         | {"data": dataset.name, "data_fingerprint": dataset.fingerprint}

@@ -70,11 +70,3 @@ def validated(options: StudyOptions | TrainOptions) -> str:
     """Says who validates: ``all users``, or ``1000 users of seed 0``."""
     n = options.valid_users
     return ALL_USERS if n is None else f"{n} user{'' if n == 1 else 's'} of seed {options.seed}"
-
-
-def describe(dataset: Dataset) -> str:
-    """Returns the data in a line: ``demo: 1,000 users, 600 items, 30,000 interactions``."""
-    return (
-        f"{dataset.name}: {dataset.n_users:,} users, {dataset.n_items:,} items, "
-        f"{dataset.n_interactions:,} interactions"
-    )

@@ -14,7 +14,7 @@ from seqtune.options import TrainOptions
 from seqtune.params import TrainParams
 from seqtune.results import TrainResult
 from seqtune.storage import Folder
-from seqtune.study.identity import ALL_USERS, describe, validated
+from seqtune.study.identity import ALL_USERS, validated
 
 if TYPE_CHECKING:
     from seqtune.report.view import TrainView
@@ -48,7 +48,7 @@ def train_once(options: TrainOptions, view: TrainView) -> TrainResult:
         seed=options.seed,
     )
     state_folder = _training_folder(folder, options, dataset, params)
-    view.started(options.model, describe(dataset), folder.uri)
+    view.started(options.model, dataset.describe(), folder.uri)
     for row in history(state_folder):
         view.evaluated(row)
     built = trial_params(plan.model, params)

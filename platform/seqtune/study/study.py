@@ -27,7 +27,7 @@ from seqtune.state import Row
 from seqtune.storage import Folder
 from seqtune.study.events import Interrupts, Messenger, track_end
 from seqtune.study.finals import find_finals, make_result
-from seqtune.study.identity import describe, find, tags
+from seqtune.study.identity import find, tags
 from seqtune.study.plan import Plan
 from seqtune.study.probe import Share
 from seqtune.study.publish import publish
@@ -88,7 +88,7 @@ def run(options: StudyOptions, view: StudyView) -> StudyResult:
             view.note(note)
         view.study_started(
             options.model,
-            describe(dataset),
+            dataset.describe(),
             options.trials,
             _describe_search(space, options, concurrency, plan, share),
             folder.uri,

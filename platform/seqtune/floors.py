@@ -1,0 +1,161 @@
+"""Floors: what counting reaches on the same split, by the same rules, as a trained model.
+
+Three recommenders are counted on the training events alone:
+
+- ``popularity`` ranks the items by their number of events.
+- ``markov`` ranks them by how often they came next after the last item of the history.
+- ``decayed markov`` adds up what followed each of the last items, however many events later:
+  with lags k and l of at most ``LAGS``, s(i) = sum_k DECAY^(k-1) * P(i | k-th last item), where
+  P(i | j) is proportional to sum_l DECAY^(l-1) * #(i came l events after j).
+
+In all three, items with equal scores are ranked by popularity, and those without any score come
+last. The rank is that of ``evaluate``: the whole catalogue competes, what still ties counts half,
+seen items may be left out but never the target, and the history of a test target holds the
+validation item.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqtune import metrics
+from seqtune.data.split import Held, Split
+
+if TYPE_CHECKING:  # scipy takes a moment that --help should not wait for
+    from scipy.sparse import csr_array
+
+LAGS, DECAY = 13, 0.7  # the weight of the last lag is 1 %
+CELLS = 2**21  # scores held at once: about 150 MB with all that is computed from them
+
+Ints = NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What one way of counting reaches."""
+
+    name: str
+    valid: dict[str, float]  # metric at cut-off -> value, over the users that validate
+    test: dict[str, float]
+    test_ranks: NDArray[np.float32]  # (M,) in the order of split.test
+    seconds: float
+
+
+def floors(split: Split, *, mask_seen: bool, metric: str | None = None) -> list[Floor]:
+    """Counts all three; ``metric`` is given beside those at the usual cut-offs.
+
+    Takes seconds, no torch, and memory that grows with the data and not with users times items.
+    """
+    found = []
+    for name, lags in (("popularity", 0), ("markov", 1), ("decayed markov", LAGS)):
+        began = time.monotonic()
+        chain = transitions(split, lags)
+        valid, test = (
+            _rank(split, held, chain, lags, mask_seen) for held in (split.valid, split.test)
+        )
+        of_valid, of_test = (metrics.compute(ranks, also=metric) for ranks in (valid, test))
+        found.append(Floor(name, of_valid, of_test, test, time.monotonic() - began))
+    return found
+
+
+def transitions(split: Split, lags: int) -> csr_array:
+    """Returns P(i | j) in row j, counted at lags 1 to ``lags``: (I + 1, I + 1).
+
+    A row adds up to 1, or to 0 where nothing ever followed the item.
+    """
+    from scipy.sparse import csr_array, diags_array
+
+    data = split.dataset
+    shape = (data.n_items + 1, data.n_items + 1)
+    counts = csr_array(shape)
+    left = np.repeat(split.train_end, np.diff(data.offsets)) - np.arange(data.n_interactions)
+    for lag in range(1, lags + 1):
+        first = np.flatnonzero(left > lag)  # events whose user trains on one ``lag`` later
+        cells = (data.items[first], data.items[first + lag])
+        counts += csr_array((np.full(len(first), DECAY ** (lag - 1)), cells), shape)
+    total = counts.sum(axis=1)
+    return csr_array(diags_array(1 / np.where(total > 0, total, 1)) @ counts)
+
+
+def _rank(
+    split: Split, held: Held, chain: csr_array, lags: int, mask_seen: bool
+) -> NDArray[np.float32]:
+    """Ranks the held-out items by a chain over the last ``lags`` items: (M,)."""
+    from scipy.sparse import csr_array
+
+    data, counts = split.dataset, np.concatenate([[0], split.counts()])
+    first = data.offsets[held.users]
+    ranks = np.empty(len(held.users), np.float32)
+    for rows in _blocks(split, held, chain, lags):
+        target = data.items[held.events[rows]]
+        shape = (len(target), data.n_items + 1)
+        row, event = _before(np.maximum(first[rows], held.events[rows] - lags), held.events[rows])
+        weights = DECAY ** (held.events[rows][row] - event - 1)
+        scores = csr_array((weights, (row, data.items[event])), shape) @ chain
+        hidden = csr_array(shape, dtype=bool)
+        if mask_seen:
+            row, event = _before(first[rows], held.events[rows])
+            other = data.items[event] != target[row]
+            cells = (row[other], data.items[event][other])
+            hidden = csr_array((np.ones(len(cells[0]), bool), cells), shape)
+        ranks[rows] = _ranks(scores, hidden, target, counts)
+    return ranks
+
+
+def _ranks(scores: csr_array, hidden: csr_array, target: Ints, counts: Ints) -> NDArray[np.float64]:
+    """Returns the rank of each row's target: scores (B, I + 1), hidden (B, I + 1) -> (B,).
+
+    Each competitor leads the target (1), ties (0) or trails (-1), by score and then by count. The
+    leads are added up as if no item had a score, which is known from the counts alone; then those
+    with a score and those that are hidden, which trail, are put right.
+    """
+    n_rows, n_items = scores.shape[0], scores.shape[1] - 1
+    own = np.asarray(scores[np.arange(n_rows), target]).ravel()
+
+    def lead(cells: Any, score: Any) -> NDArray[np.float64]:
+        row, item = cells.coords
+        by_score = np.sign(score - own[row])
+        by_count = np.sign(counts[item] - counts[target[row]])
+        result: NDArray[np.float64] = np.where(by_score == 0, by_count, by_score)
+        return result
+
+    ladder = np.sort(counts[1:])
+    below = np.searchsorted(ladder, counts[target])
+    above = n_items - np.searchsorted(ladder, counts[target], "right")
+    total = np.where(own > 0, -n_items, above - below).astype(np.float64)
+    scored, out = (scores - scores.multiply(hidden)).tocoo(), hidden.tocoo()
+    for cells, change in (
+        (scored, lead(scored, scored.data) - lead(scored, 0.0)),
+        (out, -1.0 - lead(out, 0.0)),
+    ):
+        total += np.bincount(cells.coords[0], weights=change, minlength=n_rows)
+    ranks: NDArray[np.float64] = (n_items + 1 + total) / 2
+    return ranks
+
+
+def _before(first: Ints, end: Ints) -> tuple[Ints, Ints]:
+    """Returns the row and the event of each cell, where row b has the events first[b]..end[b]-1."""
+    length = end - first
+    row = np.repeat(np.arange(len(first)), length)
+    return row, np.arange(len(row)) - np.repeat(np.cumsum(length) - length, length) + first[row]
+
+
+def _blocks(split: Split, held: Held, chain: csr_array, lags: int) -> Iterator[slice]:
+    """Cuts the rows where the scores and histories would grow beyond ``CELLS``."""
+    first = split.dataset.offsets[held.users]
+    row, event = _before(np.maximum(first, held.events - lags), held.events)
+    followers = np.diff(chain.indptr)[split.dataset.items[event]]
+    scored = np.bincount(row, weights=followers, minlength=len(first))
+    cells = np.cumsum(np.minimum(scored, chain.shape[0]) + held.events - first)
+    start = 0
+    while start < len(cells):
+        room = cells[start - 1] + CELLS if start else CELLS
+        end = max(start + 1, int(np.searchsorted(cells, room, "right")))
+        yield slice(start, end)
+        start = end
