@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -17,13 +18,15 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from seqtune import batches, flops, paramsfile
+from seqtune import batches, flops
+from seqtune.catalogue import declaration
 from seqtune.data import Split, leave_one_out, read
 from seqtune.errors import UserError
 from seqtune.evaluate import evaluate
 from seqtune.meter import Meter, TimeIsUp
 from seqtune.model import Model, Sequences, model_class
-from seqtune.options import TrainOptions
+from seqtune.options import BenchOptions
+from seqtune.space.asked import Asked
 from seqtune.study.loop import device as this_device
 from seqtune.study.plan import trial_params
 from seqtune.train import Home, make_optimizer, train
@@ -54,28 +57,31 @@ class Cost:
     gpu_memory_mb: float | None
 
 
-def run(options: TrainOptions, seconds: float, threads: int, started: float) -> Cost:
-    """Trains for some ``seconds``, evaluates for as long, and says what it took.
+def run(asked: Asked[BenchOptions], started: float) -> Cost:
+    """Trains for some seconds, evaluates for as long, and says what it took.
 
     ``started`` is when the process began, by ``time.perf_counter``.
     """
+    options = asked.options
+    threads = options.threads or len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
     dataset = read(options)
-    given = paramsfile.given_by(options)
-    values = paramsfile.point(given, paramsfile.overrides(options, given)) | FOREVER
-    params, split = trial_params(options.model, values), leave_one_out(dataset)
+    declared = declaration(options.model).params.model_fields
+    forever = {name: value for name, value in FOREVER.items() if name in declared}
+    params = trial_params(options.model, {**asked.values, **forever})
+    split = leave_one_out(dataset)
     kind, device = model_class(options.model), this_device()
     data = batches.sequences(split, device, times=kind.uses_times)
     torch.manual_seed(params.seed)
     model = kind(params, data.n_items, data.n_users).to(device)
     model.prepare(data)
-    meter = Meter(seconds=seconds, warm_up=WARM_UP, wait=_wait)
+    meter = Meter(seconds=options.seconds, warm_up=WARM_UP, wait=_wait)
     if make_optimizer(model, params) is not None:
         with contextlib.suppress(TimeIsUp):
             # The first epoch is evaluated always: one user costs next to nothing.
             lone = replace(split, valid=split.valid.sample(1, seed=0))
             train(options.model, params, lone, Home(device, stepped=meter))
-    users, users_per_second = _evaluation(model, data, split, seconds)
+    users, users_per_second = _evaluation(model, data, split, options.seconds)
     unit = 2**20 if sys.platform == "darwin" else 2**10
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
     half = params.precision == "bf16"

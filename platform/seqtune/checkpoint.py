@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seqtune import data
+from seqtune.catalogue import check_model
 from seqtune.errors import UserError
 from seqtune.model import History, Model, model_class
-from seqtune.params import TrainParams, build, check_model
+from seqtune.params import TrainParams, build
 from seqtune.storage import Folder
 
 FORMAT = 1

@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqtune import losses
+from seqtune.catalogue import check_model
 from seqtune.nn import Transformer
-from seqtune.params import TrainParams, check_model
+from seqtune.params import TrainParams
 
 
 @dataclass(frozen=True)

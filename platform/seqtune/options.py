@@ -1,49 +1,219 @@
-"""What a person asks for: the options of ``tune`` and ``train``, and the command line of them."""
+"""What a person asks for: the options of the commands, each declared once.
+
+A field and its ``Flag`` give the option of the command line with its help, the command line that a
+report prints, what a resumed study must share with its beginning, the keyword in Python, and the
+row in docs/options.md.
+"""
 
 from __future__ import annotations
 
 import re
 import shlex
 import sys
-from dataclasses import MISSING, Field, dataclass, fields
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
 
 from seqtune.errors import UserError
 
 RESULTS = "seqtune-results"
-PUBLISHED = "published defaults"  # what trial 0 runs, unless a file says otherwise
+DEFAULTS = "defaults"  # what trial 0 runs, unless a file says otherwise
+WHAT, DATA, SEARCH, RESOURCES, WHERE = "What", "Columns and filters", "Search", "Resources", "Where"
 
 
 @dataclass(frozen=True)
-class StudyOptions:
-    """The options of ``tune``; None leaves a choice to seqtune."""
+class Flag:
+    """How an option is written and what it means."""
 
-    model: str
-    data: str = "demo"
-    user_col: str | None = None
-    item_col: str | None = None
-    time_col: str | None = None
-    min_user: int = 3
-    min_item: int = 1
-    mask_seen: bool | None = None  # None: on where no user meets an item twice
-    space: str | None = None  # None: search_spaces/<model>.yaml
-    params: str | None = None  # a file in WarpRec's form
-    set: tuple[str, ...] = ()  # "n_layers=3"
-    trials: int = 20
-    time_budget: float | None = None  # seconds
-    metric: str = "ndcg@10"
-    valid_users: int | None = None  # None: all
-    scheduler: str = "asha"
-    seed: int = 0
-    concurrency: int | None = None
-    cpus_per_trial: float | None = None
-    gpus_per_trial: float | None = None
-    workers_per_trial: int = 1
-    max_failures: int = 2
-    name: str | None = None
-    storage: str = RESULTS
-    tracking_uri: str | None = None
-    resume: bool = False
+    panel: str  # of the help
+    text: str
+    metavar: str = ""
+    names: tuple[str, ...] = ()  # where the field's name is not the option's
+    least: float | None = None
+    shown: str = ""  # what the help says in place of the default None
+    read: Callable[[str], Any] | None = None  # from the word on the command line
+    write: Callable[[Any], str] = str  # to that word
+    same: bool = False  # a resumed study must have the value that it began with
+    private: bool = False  # may hold a password: neither stored nor tagged
+    is_model: bool = False  # completed with the names of the models
+
+
+SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+
+
+def parse_duration(text: str, place: str = "--time-budget") -> float:
+    """Reads ``90s``, ``15m``, ``1h30m`` or ``45s``, in seconds."""
+    clean = text.replace(" ", "").lower()
+    if re.fullmatch(r"\d+(\.\d+)?", clean):
+        raise UserError(f"{place} {text}: say of what; write {clean}s, {clean}m or {clean}h")
+    if not re.fullmatch(r"(\d+(\.\d+)?d)?(\d+(\.\d+)?h)?(\d+(\.\d+)?m)?(\d+(\.\d+)?s)?", clean):
+        raise UserError(f"{place} {text}: not a duration; write 90s, 15m, 2h or 1h30m")
+    parts = re.findall(r"([\d.]+)([dhms])", clean)
+    seconds = sum(float(number) * SECONDS[unit] for number, unit in parts)
+    if seconds <= 0:
+        raise UserError(f"{place} {text}: must be longer than zero, for example 15m")
+    return seconds
+
+
+def _duration_word(seconds: float) -> str:
+    return f"{seconds / 60:.0f}m" if seconds % 60 == 0 else f"{seconds:g}s"
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model, with which hyperparameters, on which interactions; None leaves the choice to us.
+
+    Where several say a hyperparameter, the first of these holds: ``set``, ``seed``, the file
+    ``params``, what a search space fixes, the declared default.
+    """
+
+    model: Annotated[
+        str, Flag(WHAT, "Name the model; --list shows all.", "NAME", same=True, is_model=True)
+    ]
+    data: Annotated[
+        str,
+        Flag(
+            WHAT,
+            "Read these interactions: a csv, tsv, parquet or .inter file (also .gz), or a "
+            "generated set: demo, tiny, ml1m, beauty, yoochoose, xl.",
+            "FILE",
+        ),
+    ] = "demo"
+    params: Annotated[
+        str | None,
+        Flag(
+            WHAT,
+            "Take hyperparameters from a file in WarpRec's form (models: {DuoRec: {...}}); lists "
+            "are searched.",
+            "FILE",
+        ),
+    ] = None
+    set: Annotated[
+        tuple[str, ...], Flag(WHAT, "Fix a hyperparameter; may be given many times.", "NAME=VALUE")
+    ] = ()
+    user_col: Annotated[
+        str | None,
+        Flag(DATA, "Name the column of users, where its name is not a usual one.", "NAME"),
+    ] = None
+    item_col: Annotated[str | None, Flag(DATA, "Name the column of items.", "NAME")] = None
+    time_col: Annotated[
+        str | None, Flag(DATA, "Name the column of times: s, ms or ISO.", "NAME")
+    ] = None
+    min_user: Annotated[int, Flag(DATA, "Drop users with fewer interactions.", "N", least=3)] = 3
+    min_item: Annotated[int, Flag(DATA, "Drop items with fewer interactions.", "N", least=1)] = 1
+    seed: Annotated[
+        int | None,
+        Flag(
+            SEARCH,
+            "Seed the search and the training.",
+            "N",
+            least=0,
+            shown="0, or that of --params",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class JudgedOptions(ModelOptions):
+    """By what a training is judged, and where its results go."""
+
+    metric: Annotated[
+        str,
+        Flag(
+            WHAT,
+            "Maximise this metric on validation: ndcg, hr, mrr, ... at k.",
+            "NAME@K",
+            read=str.lower,
+            same=True,
+        ),
+    ] = "ndcg@10"
+    valid_users: Annotated[
+        int | None,
+        Flag(
+            WHAT,
+            "Validate on so many users, the same for all trials; the test is on all.",
+            "N",
+            least=1,
+            shown="all",
+        ),
+    ] = None
+    mask_seen: Annotated[
+        bool | None,
+        Flag(
+            DATA,
+            "Leave items that a user has seen out of the ranking.",
+            names=("--mask-seen", "--rank-seen"),
+            shown="mask, unless users repeat items",
+        ),
+    ] = None
+    time_budget: Annotated[
+        float | None,
+        Flag(
+            SEARCH,
+            "Stop after this time: 90s, 15m, 1h30m.",
+            "TIME",
+            read=parse_duration,
+            write=_duration_word,
+        ),
+    ] = None
+    storage: Annotated[
+        str, Flag(WHERE, "Keep results in this folder: a path, s3:// or gs://.", "FOLDER")
+    ] = RESULTS
+
+
+@dataclass(frozen=True)
+class StudyOptions(JudgedOptions):
+    """The options of ``tune``."""
+
+    space: Annotated[
+        str | None,
+        Flag(WHAT, "Search this space.", "FILE", shown="search_spaces/MODEL.yaml"),
+    ] = None
+    trials: Annotated[
+        int, Flag(SEARCH, "Run so many trials, that of the defaults included.", "N", least=1)
+    ] = 20
+    scheduler: Annotated[
+        Literal["asha", "none"],
+        Flag(SEARCH, "Stop poor trials early (asha), or let all run to their end (none)."),
+    ] = "asha"
+    concurrency: Annotated[
+        int | None,
+        Flag(
+            RESOURCES, "Run so many trials at a time.", "N", least=1, shown="what fits the machine"
+        ),
+    ] = None
+    cpus_per_trial: Annotated[
+        float | None, Flag(RESOURCES, "Give each worker so many CPUs.", "N", least=0, shown="1")
+    ] = None
+    gpus_per_trial: Annotated[
+        float | None,
+        Flag(
+            RESOURCES,
+            "Give each worker so many GPUs; 0.5 lets two share one.",
+            "N",
+            least=0,
+            shown="1 where there is one",
+        ),
+    ] = None
+    workers_per_trial: Annotated[
+        int, Flag(RESOURCES, "Train one trial in so many processes together.", "N", least=1)
+    ] = 1
+    max_failures: Annotated[
+        int, Flag(RESOURCES, "Restart a trial that crashes so many times.", "N", least=0)
+    ] = 2
+    name: Annotated[str | None, Flag(WHERE, "Name the study.", "NAME", shown="MODEL-DATA")] = None
+    resume: Annotated[bool, Flag(WHERE, "Continue the study of this name.")] = False
+    tracking_uri: Annotated[
+        str | None,
+        Flag(
+            WHERE,
+            "Track in this MLflow server or store.",
+            "URI",
+            shown="a SQLite file in --storage",
+            private=True,
+        ),
+    ] = None
 
     @property
     def study(self) -> str:
@@ -52,31 +222,27 @@ class StudyOptions:
 
     @property
     def baseline(self) -> str:
-        """What trial 0 runs: the published defaults, or the values of a file."""
-        return PUBLISHED if self.params is None else f"values of {Path(self.params).name}"
+        """What trial 0 runs: the defaults, or the values of a file."""
+        return DEFAULTS if self.params is None else f"values of {Path(self.params).name}"
 
 
 @dataclass(frozen=True)
-class TrainOptions:
+class TrainOptions(JudgedOptions):
     """The options of ``train``: the loop once, without a study."""
 
-    model: str
-    data: str = "demo"
-    user_col: str | None = None
-    item_col: str | None = None
-    time_col: str | None = None
-    min_user: int = 3
-    min_item: int = 1
-    mask_seen: bool | None = None
-    params: str | None = None
-    set: tuple[str, ...] = ()
-    metric: str = "ndcg@10"
-    valid_users: int | None = None
-    seed: int = 0
-    workers: int = 1
-    out: str | None = None  # None: <storage>/<model>-<data>-train
-    storage: str = RESULTS
-    resume: bool = False
+    workers: Annotated[
+        int, Flag(RESOURCES, "Train in so many processes together.", "N", least=1)
+    ] = 1
+    out: Annotated[
+        str | None,
+        Flag(
+            WHERE,
+            "Write the checkpoint into this folder.",
+            "FOLDER",
+            shown="MODEL-DATA-train in --storage",
+        ),
+    ] = None
+    resume: Annotated[bool, Flag(WHERE, "Continue the training in --out.")] = False
 
     @property
     def folder(self) -> str:
@@ -84,24 +250,106 @@ class TrainOptions:
         return self.out or f"{self.storage}/{self.model}-{data_name(self.data)}-train"
 
 
-def command(options: StudyOptions | TrainOptions) -> str:
-    """Returns the command line that gives these options, ready to paste."""
-    words = _program("tune" if isinstance(options, StudyOptions) else "train")
+@dataclass(frozen=True)
+class BenchOptions(ModelOptions):
+    """The options of ``bench``."""
+
+    seconds: Annotated[
+        float, Flag(RESOURCES, "Measure so many seconds of training.", "N", least=0.1)
+    ] = 10.0
+    threads: Annotated[
+        int | None, Flag(RESOURCES, "Use so many CPU threads.", "N", least=1, shown="one per core")
+    ] = None
+
+
+@dataclass(frozen=True)
+class RecommendOptions:
+    """The options of ``recommend``."""
+
+    checkpoint: Annotated[
+        str,
+        Flag(
+            WHAT,
+            "Load the checkpoint of this folder, or models:/NAME@champion in MLflow.",
+            "FOLDER",
+        ),
+    ]
+    data: Annotated[str, Flag(WHAT, "Recommend to the users of these interactions.", "FILE")]
+    out: Annotated[str, Flag(WHAT, "Write this file.", "FILE")] = "recommendations.parquet"
+    k: Annotated[int, Flag(WHAT, "Recommend so many items to each user.", "N", least=1)] = 10
+    exclude_seen: Annotated[
+        bool | None,
+        Flag(
+            WHAT,
+            "Leave out items that the user has seen.",
+            names=("--exclude-seen", "--include-seen"),
+            shown="as in evaluation",
+        ),
+    ] = None
+    user_col: Annotated[str | None, Flag(DATA, "Name the column of users.", "NAME")] = None
+    item_col: Annotated[str | None, Flag(DATA, "Name the column of items.", "NAME")] = None
+    time_col: Annotated[str | None, Flag(DATA, "Name the column of times.", "NAME")] = None
+    storage: Annotated[
+        str, Flag(WHERE, "Look for MLflow's SQLite file in this folder.", "FOLDER")
+    ] = RESULTS
+    tracking_uri: Annotated[
+        str | None,
+        Flag(WHERE, "Ask this MLflow server or store.", "URI", shown="a SQLite file in --storage"),
+    ] = None
+
+
+# What follows from a declaration.
+
+
+@dataclass(frozen=True)
+class Declared:
+    """One declared option."""
+
+    name: str
+    kind: Any  # type of its value
+    default: Any
+    required: bool
+    flag: Flag
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """How it is written on the command line; the second name says no."""
+        return self.flag.names or (f"--{self.name.replace('_', '-')}",)
+
+    def words(self, value: Any) -> list[str]:
+        """Returns the words of a command line that give a value."""
+        if isinstance(value, bool):
+            return [self.names[0] if value else self.names[1]]
+        values = value if isinstance(value, tuple) else (value,)
+        return [word for one in values for word in (self.names[0], self.flag.write(one))]
+
+
+def declared(options: type[Any]) -> Iterator[Declared]:
+    """Yields the options of a command, in the order of their declaration."""
+    hints = get_type_hints(options, include_extras=True)
     for field in fields(options):
-        value = getattr(options, field.name)
-        if value == _default(field):
-            continue
-        flag = "--" + field.name.replace("_", "-")
-        if value is False:
-            words.append("--rank-seen")  # the one option that is on, off or left to seqtune
-        elif value is True:
-            words.append(flag)
-        elif field.name == "time_budget":
-            words += [flag, f"{value / 60:.0f}m" if value % 60 == 0 else f"{value:g}s"]
-        else:
-            for one in value if isinstance(value, tuple) else [value]:
-                words += [flag, str(one)]
+        kind, flag = hints[field.name].__args__[0], hints[field.name].__metadata__[0]
+        required = field.default is MISSING
+        yield Declared(field.name, kind, None if required else field.default, required, flag)
+
+
+def command(options: StudyOptions | TrainOptions, *, private: bool = True) -> str:
+    """Returns the command line that gives these options, ready to paste.
+
+    Without ``private`` it leaves out what may hold a password, and can be stored.
+    """
+    words = _program("tune" if isinstance(options, StudyOptions) else "train")
+    for one in declared(type(options)):
+        value = getattr(options, one.name)
+        if value != one.default and (private or not one.flag.private):
+            words += one.words(value)
     return shlex.join(words)
+
+
+def shared(options: Any, kind: type[Any]) -> Mapping[str, Any]:
+    """Returns the values of those options that commands of another kind have too."""
+    names = {field.name for field in fields(kind)}
+    return {f.name: getattr(options, f.name) for f in fields(options) if f.name in names}
 
 
 def _program(verb: str) -> list[str]:
@@ -111,30 +359,8 @@ def _program(verb: str) -> list[str]:
     return ["seqtune", verb]
 
 
-def _default(field: Field[object]) -> object:
-    return None if field.default is MISSING else field.default
-
-
 def data_name(source: str) -> str:
     """Returns a short name of a data set: ``../shared/ml-100k.parquet`` -> ``ml-100k``."""
     name = source.rstrip("/").rpartition("/")[2].removesuffix(".gz")
     stem, dot, suffix = name.rpartition(".")
     return re.sub(r"[^\w.-]+", "-", stem if dot and stem else suffix).strip("-.") or "data"
-
-
-SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
-
-
-def parse_duration(text: str, place: str = "--time-budget") -> float:
-    """Reads ``90s``, ``15m``, ``1h30m`` or plain seconds, in seconds."""
-    clean = text.replace(" ", "").lower()
-    if re.fullmatch(r"\d+(\.\d+)?", clean):
-        seconds = float(clean)
-    elif re.fullmatch(r"(\d+(\.\d+)?d)?(\d+(\.\d+)?h)?(\d+(\.\d+)?m)?(\d+(\.\d+)?s)?", clean):
-        parts = re.findall(r"([\d.]+)([dhms])", clean)
-        seconds = sum(float(number) * SECONDS[unit] for number, unit in parts)
-    else:
-        raise UserError(f"{place} {text}: not a duration; write 90s, 15m, 2h or 1h30m")
-    if seconds <= 0:
-        raise UserError(f"{place} {text}: must be longer than zero, for example 15m")
-    return seconds

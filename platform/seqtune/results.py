@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from seqtune.options import PUBLISHED
+from seqtune.options import DEFAULTS
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class StudyResult:
     model: str
     data_name: str
     metric: str  # what the study maximised, on validation
+    protocol: str  # how it was evaluated, in a sentence
     trials: tuple[TrialRow, ...]
     default: Finalist | None  # trial 0; None where it failed
     best: Finalist | None  # None where no trial finished an evaluation
@@ -50,13 +51,13 @@ class StudyResult:
     seconds: float
     checkpoint: str  # folder of the best checkpoint
     train_command: str
-    ui_command: str
-    view_link: str
-    serve_command: str
+    ui_command: str = ""
+    view_link: str = ""
+    serve_command: str = ""
     champion: str = ""  # name of the registered model
     best_hit_10: float | None = None  # generated data: the best HR@10 that any model can reach
     notes: tuple[str, ...] = ()
-    baseline: str = PUBLISHED  # what trial 0 ran
+    baseline: str = DEFAULTS  # what trial 0 ran
 
     @property
     def tuned(self) -> bool:

@@ -50,15 +50,24 @@ def save_state(folder: Folder, state: State, split: Split) -> None:
     folder.write("state.pt", out.getvalue())
 
 
-def history(folder: Folder) -> list[Row]:
-    """Returns what a trial has told so far, and what it would have told if it had not crashed.
+def told(folder: Folder) -> list[Row]:
+    """Returns what a training has told: the content of ``history.json``, its curve's one home."""
+    rows: list[Row] = json.loads(folder.read("history.json") or b"[]")
+    return rows
+
+
+def keep_told(folder: Folder, rows: list[Row]) -> None:
+    """Writes what a training has told."""
+    folder.write("history.json", json.dumps(rows).encode())
+
+
+def all_told(rows: list[Row], state: State | None) -> list[Row]:
+    """Returns what a training has told, and what it would have told if it had not crashed.
 
     The state is behind where evaluations since brought no improvement, and may be ahead by a row.
     """
-    told: list[Row] = json.loads(folder.read("history.json") or b"[]")
-    state = load_state(folder)
-    known = told[-1]["epoch"] if told else -1
-    return told + [row for row in (state or {}).get("history", []) if row["epoch"] > known]
+    known = rows[-1]["epoch"] if rows else -1
+    return rows + [row for row in (state or {}).get("history", []) if row["epoch"] > known]
 
 
 def ranks_file(user_ids: NDArray[Any], ranks: NDArray[np.float32]) -> bytes:

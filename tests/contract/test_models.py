@@ -19,13 +19,14 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from seqtune import checkpoint, params, paramsfile
+from seqtune import catalogue, checkpoint, params
 from seqtune.errors import UserError
 from seqtune.model import Batch, Encoder, History, Model, Sequences, Term, model_class
 from seqtune.params import PrefixParams, TrainParams
+from seqtune.space import warprec
 from seqtune.storage import Folder
 
-NAMES = params.model_names()
+NAMES = catalogue.model_names()
 N_USERS, N_ITEMS, WIDTH = 60, 20, 8
 
 # Values that make a model small, for whichever of these fields it has.
@@ -146,7 +147,7 @@ COUNTS: dict[str, list[tuple[dict[str, object], int, int, int]]] = {
 
 
 def fields(name: str) -> dict[str, Any]:
-    return params.declaration(name).params.model_fields
+    return catalogue.declaration(name).params.model_fields
 
 
 def options(name: str, field: str) -> tuple[object, ...]:
@@ -342,12 +343,12 @@ def rows_of(history: History, rows: slice, width: int) -> History:
 
 @every_model
 def test_declaration_is_what_the_class_declares(name: str) -> None:
-    declared, real = params.declaration(name).params, model_class(name).Params
+    declared, real = catalogue.declaration(name).params, model_class(name).Params
     assert declared.model_json_schema() == real.model_json_schema()
     assert list(declared.model_fields) == list(real.model_fields)
     rules = [set(p.__pydantic_decorators__.model_validators) for p in (declared, real)]
     assert rules[0] == rules[1]
-    assert params.declaration(name).summary.endswith(".")
+    assert catalogue.declaration(name).summary.endswith(".")
 
 
 @every_model
@@ -378,10 +379,10 @@ def test_warprec_has_blocks_of_our_models() -> None:
 @pytest.mark.parametrize("name", BLOCKS)
 def test_the_block_of_warprec_is_read_unchanged_and_trains(name: str, data: Sequences) -> None:
     kind = model_class(name)
-    given = paramsfile.read(str(WARPREC), name, kind.Params)
+    given = warprec.read(str(WARPREC), name, kind.Params)
     assert given.values.keys() == BLOCKS[name].keys()
     assert (given.notes, given.dimensions) == ((), ())
-    built = params.build(kind.Params, paramsfile.point(given, {}), "test")
+    built = params.build(kind.Params, given.values, "test")
     assert built == kind.Params.model_validate(BLOCKS[name])
     torch.manual_seed(0)
     model = kind(built, N_ITEMS, N_USERS)

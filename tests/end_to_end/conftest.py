@@ -101,10 +101,11 @@ class Study:
 
     def history(self, number: int) -> list[dict[str, Any]]:
         """What a trial has reported."""
-        from seqtune import state as files
+        from seqtune.state import all_told, load_state, told
         from seqtune.storage import Folder
 
-        return files.history(Folder.at(self.state(number).parent))
+        folder = Folder.at(self.state(number).parent)
+        return all_told(told(folder), load_state(folder))
 
     def epochs(self, number: int) -> list[int]:
         return [row["epoch"] for row in self.history(number)]

@@ -61,14 +61,17 @@ def report(study: Any) -> dict[str, Any]:
 def test_nothing_but_the_study_is_told(ended: Any, study: Any) -> None:
     assert ended.err == ""
     head, said = ended.out.split("\n\n")[0].splitlines(), ended.out
-    assert head[:3] == [
+    assert head[:4] == [
         "sasrec on tiny: 200 users, 60 items, 2,534 interactions",
+        f"Leave-one-out: the last item of 200 users is the test and the one before it validates for "
+        f"{VALID_USERS} of them, drawn with seed 0; each is ranked among all 60 items, and seen items "
+        "are left out, since no user has an item twice.",
         next(line for line in head if line.startswith("3 hyperparameters searched, 3 trials, ")),
         f"results in {study.folder}",
     ]
     line = r"\[[123]/3\] trial [012]( \(defaults\))?: (complete|pruned), ndcg@10 0\.\d{4}, \d epoch"
-    assert len(head) == 6
-    assert all(re.match(line, one) for one in head[3:]), head
+    assert len(head) == 7
+    assert all(re.match(line, one) for one in head[4:]), head
     noise = r"INFO|WARN|Warning|\(pid=|ray::|raylet|alembic|sqlalchemy|^\[[IW] |^\d{4}[-/]\d\d"
     assert not re.findall(noise, said, re.MULTILINE)
 
@@ -97,7 +100,7 @@ def test_the_next_steps_are_shown(ended: Any, study: Any, report: dict[str, Any]
     steps = [line.strip() for line in ended.out.partition("\nNext\n")[2].splitlines()]
     parent, _ = study.runs()
     place = f"/experiments/{parent.info.experiment_id}/runs?"
-    serve = "mlflow models serve -m models:/sasrec-tiny@champion --env-manager local"
+    serve = "mlflow models serve -m models:/sasrec-tiny@champion --env-manager local --port 5001"
     assert steps[1::2] == [
         str(study.folder / "champion"),
         report["train_command"],
@@ -208,7 +211,8 @@ def test_names_are_not_taken_twice(tune: Callable[..., Any], ended: Any, words: 
     named = tune(*words, "--name", "sasrec-tiny")
     other = tune(*words, "--resume", "--name", "sasrec-tiny", data="demo")
     unknown = tune(*words, "--resume", "--name", "nobody")
-    fewer = tune(*words, "--resume", "--name", "sasrec-tiny", "--valid-users", "99")
+    fewer = [word if word != str(VALID_USERS) else "99" for word in words]
+    fewer = tune(*fewer, "--resume", "--name", "sasrec-tiny")
     second.until(lambda: f"results in {words[-1]}/sasrec-tiny-2\n" in second.out)
     second.signal(signal.SIGINT)
     second.ends(130)

@@ -10,7 +10,9 @@ import torch
 
 import seqtune
 from seqtune import bench, cli
-from seqtune.options import TrainOptions
+from seqtune.errors import UserError
+from seqtune.options import BenchOptions
+from seqtune.space.asked import ask_training
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +24,8 @@ def surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def cost(model: str, *set_: str) -> bench.Cost:
-    return bench.run(TrainOptions(model, "tiny", set=set_), seconds=0.3, threads=1, started=0.0)
+    options = BenchOptions(model, "tiny", set=set_, seconds=0.3, threads=1)
+    return bench.run(ask_training(options), started=0.0)
 
 
 def test_a_cost_has_all_its_parts() -> None:
@@ -69,7 +72,7 @@ def test_all_models_are_measured_apart(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_a_measurement_that_fails_says_which(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(cli.UserError, match="--model stan: not measured"):
+    with pytest.raises(UserError, match="--model stan: not measured"):
         list(bench.run_apart(["--data", "tiny", "--set", "n_layers=2"], ["stan"]))
     assert "n_layers" in capfd.readouterr().err
 

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field, create_model
 
-from seqtune.params import TrainParams, declaration, model_names
+from seqtune.catalogue import declaration, model_names
+from seqtune.params import TrainParams
 from seqtune.report import handbook
 from seqtune.report.handbook import Block, Chapter, blocks
 from seqtune.space import load_space

@@ -21,24 +21,15 @@ PACKAGE = ROOT / "platform" / "seqtune"
 
 # A room imports its own floor and those below it; a new file needs its line here.
 FLOORS = {
-    0: (
-        "errors",
-        "params",
-        "storage",
-        "options",
-        "versions",
-        "metrics",
-        "losses",
-        "nn",
-        "words",
-    ),
-    1: ("yamlfile", "meter", "data", "space", "paramsfile", "model"),
-    2: ("batches", "models", "floors"),
-    3: ("train", "evaluate", "flops"),
-    4: ("track", "checkpoint", "cluster", "state", "results", "serving"),
-    5: ("significance", "report"),
-    6: ("study", "bench"),
-    7: ("cli",),
+    1: ("errors", "storage", "versions", "meter", "words"),
+    2: ("params", "negatives", "cluster", "options", "metrics", "data"),
+    3: ("nn", "losses", "results", "catalogue", "significance", "track", "floors"),
+    4: ("model", "space"),
+    5: ("models", "batches", "evaluate", "optimizer", "checkpoint", "recommend", "report"),
+    6: ("train", "serving", "flops", "state"),
+    7: ("study",),
+    8: ("bench",),
+    9: ("cli",),
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 
@@ -255,9 +246,11 @@ def mistake_in(words: list[str]) -> str | None:
     import typer
     from typer.exceptions import TyperException
 
-    from seqtune.cli import app, usage_sentence
+    from seqtune.catalogue import check_model, declaration
+    from seqtune.cli.app import app
+    from seqtune.cli.mistakes import usage_sentence
     from seqtune.errors import UserError
-    from seqtune.params import check, check_model, declaration, parse_assignment
+    from seqtune.params import check, parse_assignment
 
     group: Any = typer.main.get_command(app)
     # `python tune.py` is the command `seqtune tune`.
@@ -272,7 +265,7 @@ def mistake_in(words: list[str]) -> str | None:
         given = command.make_context(name, rest).params
         if model := given.get("model"):
             params = declaration(check_model(model)).params
-            for assignment in given["set_"]:
+            for assignment in given["set"]:
                 check(params, *parse_assignment(assignment), place="--set")
     except TyperException as error:
         return usage_sentence(error)

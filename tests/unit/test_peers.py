@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seqtune.params import build, declaration, parse_assignment
+from seqtune.catalogue import declaration
+from seqtune.params import build, parse_assignment
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 

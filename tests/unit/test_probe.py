@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
-from rich.console import Console
 
 from seqtune import cluster
+from seqtune.data import Protocol
 from seqtune.data.generate import make_preset
 from seqtune.meter import Meter, TimeIsUp
 from seqtune.options import StudyOptions
-from seqtune.report.view import StudyView
-from seqtune.space import load_space
+from seqtune.space.asked import ask_study
 from seqtune.storage import Folder
 from seqtune.study import probe, resources
+from seqtune.study.identity import About, Identity
 from seqtune.study.plan import Plan
 from seqtune.study.probe import CannotMeasureError, Share, rate
 
@@ -136,7 +135,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., f
     monkeypatch.setattr(ray, "get", lambda refs: refs)
 
     def run(start: float = 0.0, **values: Any) -> float:
-        plan = Plan("sasrec", "ndcg@10", True, Folder.at(tmp_path))
+        plan = Plan("sasrec", "ndcg@10", Protocol(mask_seen=True), Folder.at(tmp_path))
         return probe.measure(plan, SMALL | values, [make_preset("tiny")], 1, start)
 
     return run
@@ -186,7 +185,7 @@ def test_it_ends_where_it_gets_worse(
         return [rates[len(asked) - 1] / n] * n
 
     monkeypatch.setattr(probe, "_together", together)
-    plan = Plan("sasrec", "ndcg@10", True, Folder.at("/nowhere"))
+    plan = Plan("sasrec", "ndcg@10", Protocol(mask_seen=True), Folder.at("/nowhere"))
     share = probe.choose(plan, {}, None, probe.ways([8], 20))
     assert asked == tried
     assert (share.concurrency, share.cpus) == tried[rates.index(max(rates[: len(tried)]))]
@@ -201,7 +200,7 @@ def test_measuring_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(probe, "_together", together)
     monkeypatch.setattr(probe.time, "monotonic", clock)
-    plan = Plan("sasrec", "ndcg@10", True, Folder.at("/nowhere"))
+    plan = Plan("sasrec", "ndcg@10", Protocol(mask_seen=True), Folder.at("/nowhere"))
     assert probe.choose(plan, {}, None, probe.ways([8], 20)).why.count("CPU") == 1  # two of four
 
 
@@ -209,7 +208,7 @@ class Asked:
     """What a study of the demo set asks of the probe on a machine of two CPUs."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, found: Share | Exception) -> None:
-        self.calls, self.found, self.out = 0, found, io.StringIO()
+        self.calls, self.found, self.notes = 0, found, []
         monkeypatch.setattr(resources, "choose", self._choose)
         monkeypatch.setattr(cluster, "nodes", lambda: [2])
 
@@ -220,11 +219,11 @@ class Asked:
         return self.found
 
     def __call__(self, about: dict[str, Any], **asked: Any) -> Share | None:
-        options = StudyOptions(**({"model": "sasrec", "trials": 60} | asked))
-        plan = Plan(options.model, "ndcg@10", True, Folder.at("/nowhere"))
-        view = StudyView("ndcg@10", console=Console(file=self.out, width=200))
-        space = load_space(None, options.model, {})
-        return resources.share_cpus(options, space, make_preset("demo"), plan, None, about, view)
+        options = StudyOptions(**({"model": "sasrec", "data": "my.csv", "trials": 60} | asked))
+        plan = Plan(options.model, "ndcg@10", Protocol(mask_seen=True), Folder.at("/nowhere"))
+        known = Identity("study", plan.folder, About("study-1", "", {}, about.get("share")))
+        demo = make_preset("demo")
+        return resources.share_cpus(ask_study(options), demo, plan, None, known, self.notes.append)
 
 
 def test_a_study_is_measured_unless_something_else_decides(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,11 +236,11 @@ def test_a_study_is_measured_unless_something_else_decides(monkeypatch: pytest.M
     assert ask({"share": vars(one_each)}, resume=True) == one_each
     assert ask({"share": vars(one_each) | {"concurrency": 8}}, resume=True) is None  # elsewhere
     assert ask.calls == 1
-    assert not ask.out.getvalue()
+    assert not ask.notes
 
 
 def test_a_failed_measurement_leaves_a_note_and_the_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     ask = Asked(monkeypatch, RuntimeError("Traceback\n  of the worker\nMemoryError: 3 GB\n"))
     assert ask({}) is None
     sentence = "not measured how many trials at a time get most done: MemoryError: 3 GB"
-    assert ask.out.getvalue().strip() == sentence
+    assert ask.notes == [sentence]

@@ -50,6 +50,7 @@ def study(n: int = 12, winner: int = 7, better: float = 2.0, **changes: Any) -> 
         model="duorec",
         data_name="demo: 300 users",
         metric="ndcg@10",
+        protocol="Leave-one-out.",
         trials=tuple(trials),
         default=default,
         best=finalist(winner, trials[winner].params, better_ranks) if winner else default,
@@ -125,7 +126,7 @@ def test_the_defaults_may_win() -> None:
     result = study(winner=0)
     assert not result.tuned
     assert gains(result) == {}
-    assert "no trial did better than the published defaults (trial 0)" in verdict(result)
+    assert "no trial did better than the defaults (trial 0)" in verdict(result)
     text = shown(result)
     assert "default = best (trial 0)" in text
     assert "changed" not in text

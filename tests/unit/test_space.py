@@ -13,9 +13,11 @@ import optuna
 import pytest
 from pydantic import Field, model_validator
 
+from seqtune.catalogue import model_names
 from seqtune.errors import UserError
-from seqtune.params import Depth, Dropout, Heads, TrainParams, model_names
-from seqtune.space import ROOT, Dimension, Space, load_space, shipped
+from seqtune.params import Depth, Dropout, Heads, TrainParams
+from seqtune.space import Dimension, Space, load_space, shipped
+from seqtune.space.read import ROOT
 
 SHIPPED = sorted((ROOT / "search_spaces").glob("*.yaml"))
 

@@ -7,7 +7,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from pydantic import Field
 
 from seqtune import batches, checkpoint
 from seqtune.data import Dataset, leave_one_out
@@ -16,10 +15,9 @@ from seqtune.evaluate import evaluate
 from seqtune.model import History
 from seqtune.models.stan import STAN
 from seqtune.options import StudyOptions
-from seqtune.params import Declaration, TrainParams, build
-from seqtune.space import Given
+from seqtune.params import build
+from seqtune.space.asked import ask_study
 from seqtune.storage import Folder
-from seqtune.study import study
 from seqtune.train import Home, train
 
 DAY = 86_400_000
@@ -348,25 +346,19 @@ def cycles(n_users=40, n_items=12, seed=0):
 @pytest.mark.parametrize(
     ("model", "chosen", "epochs", "words"),
     [
-        ("sasrec", {}, 40, "at most 40 epochs a trial and 3m 30s in all (--set epochs=, --time"),
-        ("sasrec", {"epochs": 100}, 100, "at most 100 epochs a trial and 3m 30s in all"),
-        ("stan", {}, None, "takes at most 3m 30s in all (--time-budget)"),
-        ("stan", {"epochs": 5}, 5, "takes at most 3m 30s in all (--time-budget)"),
+        ("sasrec", (), 40, "at most 40 epochs a trial and 3m 30s in all (--set epochs=, --time"),
+        ("sasrec", ("epochs=100",), 100, "at most 100 epochs a trial and 3m 30s in all"),
+        ("sasrec", ("epochs=7",), 7, "at most 7 epochs a trial and 3m 30s in all"),
+        ("stan", (), 0, "takes at most 3m 30s in all (--time-budget)"),
     ],
 )
 def test_a_first_look_has_no_more_epochs_than_the_model(model, chosen, epochs, words):
-    options = StudyOptions(model=model, data="demo")
-    options, chosen, note = study.first_look(options, Given(), chosen)
-    assert chosen.get("epochs") == epochs
-    assert options.time_budget == 210
-    assert words in note
+    asked = ask_study(StudyOptions(model, data="demo", set=chosen))
+    assert asked.space.epochs == epochs
+    assert asked.time_budget == 210
+    assert words in asked.notes[0]
 
 
-def test_a_first_look_only_lowers_the_epochs_of_a_model(monkeypatch):
-    class Few(TrainParams):
-        epochs: int = Field(7, ge=0, description="Few.")
-
-    monkeypatch.setattr(study, "declaration", lambda name: Declaration(name, Few, ""))
-    _, chosen, note = study.first_look(StudyOptions(model="few", data="demo"), Given(), {})
-    assert chosen == {}
-    assert "at most 7 epochs a trial" in note
+def test_other_data_get_no_first_look():
+    asked = ask_study(StudyOptions("sasrec", data="tiny"))
+    assert (asked.space.epochs, asked.time_budget, asked.notes) == (200, None, ())

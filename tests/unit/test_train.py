@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from seqtune import batches, metrics, train
 from seqtune import state as files
-from seqtune.data import leave_one_out
+from seqtune.data import Protocol, leave_one_out
 from seqtune.data.generate import make_preset
 from seqtune.errors import UserError
 from seqtune.evaluate import Ranking
@@ -217,7 +217,7 @@ def ranks_in(folder: Folder) -> dict[str, list[Any]]:
 
 
 def plan_in(folder: Folder, **values: Any) -> Plan:
-    return Plan("sasrec", "ndcg@10", mask_seen=True, folder=folder, **values)
+    return Plan("sasrec", "ndcg@10", Protocol(mask_seen=True, **values), folder)
 
 
 def test_the_ranks_of_the_best_evaluation_are_kept(script: Any, tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ def test_a_trial_that_is_ended_by_the_scheduler_has_its_best_on_disk(
     assert state is not None
     assert state["best"]["epoch"] == told[-1]["best_epoch"]
     assert set(ranks_in(folder)["rank"]) == {min(ranks[:last])}
-    assert files.history(folder) == told
+    assert files.told(folder) == told
 
 
 @pytest.mark.parametrize("last", [2, 3, 5])
@@ -268,12 +268,12 @@ def test_a_trial_that_is_tried_again_tells_every_row_once(
     script(*ranks)
     with pytest.raises(KilledError):
         loop.train_here(plan_in(folder), p, folder, SPLIT.dataset, report)
-    assert files.history(folder) == told
+    assert files.told(folder) == told
     script(*ranks[2:])  # the best was at the second epoch
     continued = loop.train_here(plan_in(folder), p, folder, SPLIT.dataset, report)
     assert_same(continued, straight)
     assert numbers(told) == numbers(straight.history)
-    assert files.history(folder) == told
+    assert files.told(folder) == told
 
 
 def test_a_row_that_was_saved_and_not_told_is_in_the_history(tmp_path: Path) -> None:
@@ -285,7 +285,9 @@ def test_a_row_that_was_saved_and_not_told_is_in_the_history(tmp_path: Path) -> 
 
     with pytest.raises(KilledError):
         run(home=Home(save=save))
-    assert [row["epoch"] for row in files.history(folder)] == [1]
+    assert files.told(folder) == []
+    rows = files.all_told([], files.load_state(folder))
+    assert [row["epoch"] for row in rows] == [1]
 
 
 def test_validation_on_some_users_and_test_on_all(tmp_path: Path) -> None:

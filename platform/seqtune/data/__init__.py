@@ -7,7 +7,7 @@ from seqtune.data.generate import PRESETS, make_preset
 from seqtune.data.protocol import Protocol
 from seqtune.data.split import Held, Split, leave_one_out
 from seqtune.errors import UserError, nearest
-from seqtune.options import StudyOptions, TrainOptions
+from seqtune.options import JudgedOptions, ModelOptions
 
 
 def load(
@@ -40,7 +40,7 @@ def load(
     return k_core(dataset, min_user, min_item, source)
 
 
-def read(options: StudyOptions | TrainOptions) -> Dataset:
+def read(options: ModelOptions) -> Dataset:
     """Reads the interactions that the options name."""
     return load(
         options.data,
@@ -52,4 +52,9 @@ def read(options: StudyOptions | TrainOptions) -> Dataset:
     )
 
 
-__all__ = ["Dataset", "Held", "Protocol", "Split", "leave_one_out", "load"]
+def protocol_of(options: JudgedOptions, dataset: Dataset, seed: int) -> Protocol:
+    """Makes the protocol that the options ask for on these data."""
+    return Protocol.of(dataset, options.mask_seen, options.valid_users, seed)
+
+
+__all__ = ["Dataset", "Held", "Protocol", "Split", "leave_one_out", "load", "protocol_of", "read"]

@@ -40,6 +40,13 @@ class Protocol:
             return split
         return replace(split, valid=split.valid.sample(self.valid_users, self.seed))
 
+    def facts(self) -> dict[str, str]:
+        """Returns what two studies must share to be compared, each in a few words."""
+        n = self.valid_users
+        some = "all users" if n is None else f"{n} user{'' if n == 1 else 's'} of seed {self.seed}"
+        seen = "left out" if self.mask_seen else "ranked"
+        return {"split": "leave-one-out", "validation": some, "seen items": seen}
+
     def sentence(self, dataset: Dataset) -> str:
         """Says the whole protocol, with the figures on which it rests."""
         n_test = int(np.count_nonzero(np.diff(dataset.offsets) >= 3))

@@ -14,8 +14,9 @@ from typing import Literal, NamedTuple, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
+from seqtune.catalogue import declaration, model_names
 from seqtune.errors import UserError
-from seqtune.params import TrainParams, build, declaration, model_names
+from seqtune.params import TrainParams, build
 from seqtune.space import load_space, shipped
 from seqtune.words import brief
 

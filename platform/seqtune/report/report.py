@@ -14,7 +14,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from seqtune.metrics import METRICS, parse_metric
-from seqtune.options import PUBLISHED
+from seqtune.options import DEFAULTS
 from seqtune.results import StudyResult, TrainResult
 from seqtune.significance import Comparison, compare, holm
 from seqtune.words import bar, brief, duration, p_text, percent
@@ -115,7 +115,7 @@ def changes(result: StudyResult) -> Iterator[tuple[str, str, str, bool]]:
 
 def short(baseline: str) -> str:
     """Names what trial 0 runs in a word, for labels: ``defaults``, or ``file``."""
-    return "defaults" if baseline == PUBLISHED else "file"
+    return "defaults" if baseline == DEFAULTS else "file"
 
 
 # On screen.

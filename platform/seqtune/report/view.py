@@ -17,7 +17,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from seqtune.options import PUBLISHED
+from seqtune.options import DEFAULTS
 from seqtune.report.report import short
 from seqtune.words import bar, brief, duration
 
@@ -58,7 +58,7 @@ class StudyView:
         metric: str,
         budget: float | None = None,
         console: Console | None = None,
-        baseline: str = PUBLISHED,
+        baseline: str = DEFAULTS,
     ) -> None:
         self.metric, self.budget = metric, budget
         self.baseline, self.label = baseline, short(baseline)  # of trial 0

@@ -8,9 +8,7 @@ from typing import Any
 
 from ray import tune
 
-from seqtune.options import StudyOptions
 from seqtune.report.view import StudyView
-from seqtune.state import Row
 from seqtune.study.plan import Plan
 from seqtune.study.search import OptunaSearcher
 from seqtune.track import Tracker
@@ -44,7 +42,6 @@ class Messenger(tune.Callback):
 
     def __init__(
         self,
-        options: StudyOptions,
         searcher: OptunaSearcher,
         plan: Plan,
         view: StudyView,
@@ -52,7 +49,7 @@ class Messenger(tune.Callback):
         interrupts: Interrupts,
     ) -> None:
         self.interrupts = interrupts
-        self.metric, self.searched = options.metric, {d.name for d in searcher.space.dimensions}
+        self.metric, self.searched = plan.metric, {d.name for d in searcher.space.dimensions}
         self.searcher, self.plan, self.view, self.tracker = searcher, plan, view, tracker
 
     def __getstate__(self) -> dict[str, Any]:
@@ -70,7 +67,7 @@ class Messenger(tune.Callback):
         self.tracker.trial_started(number, params)
 
     def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: Row, **_: Any
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
     ) -> None:
         """A trial was evaluated."""
         if "failed" in result:

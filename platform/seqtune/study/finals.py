@@ -3,80 +3,85 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ray
 
 from seqtune.data import Dataset
-from seqtune.options import StudyOptions, TrainOptions, command
+from seqtune.options import StudyOptions, TrainOptions, command, shared
 from seqtune.results import Finalist, StudyResult, TrialRow
-from seqtune.space import Space
-from seqtune.storage import Folder
+from seqtune.space.asked import AskedStudy
 from seqtune.study import final
+from seqtune.study.events import track_end
 from seqtune.study.importance import importances
 from seqtune.study.plan import Plan
-from seqtune.study.store import close_study, trial_rows
+from seqtune.study.store import close_study, open_study, trial_rows
+from seqtune.track import Tracker
 from seqtune.words import written
 
 if TYPE_CHECKING:
     import optuna
 
+Curve = list[tuple[int, float]]  # epoch, value of the metric
 
+
+@dataclass(frozen=True)
 class Finals:
     """What is known when the trials have ended: all of them, and two of them tested."""
 
-    def __init__(self, study: optuna.Study) -> None:
-        self.rows = [
-            replace(row, status="unfinished") if row.status == "running" else row
-            for row in trial_rows(study)
-        ]
-        self.importances: dict[str, float] = {}
-        self.curves = {
-            t.number: sorted(t.intermediate_values.items())
-            for t in study.get_trials(deepcopy=False)
-        }
-        self.finalists: dict[int, Finalist] = {}
+    rows: tuple[TrialRow, ...]
+    curves: dict[int, Curve]
+    importances: dict[str, float]
+    finalists: dict[int, Finalist]  # by their number
 
     @property
-    def best(self) -> TrialRow | None:
-        """The trial with the best validation value; the earliest of equals."""
-        known = [row for row in self.rows if row.value is not None and row.status != "failed"]
-        return max(known, key=lambda row: (row.value or 0, -row.number), default=None)
+    def best(self) -> Finalist | None:
+        """The finalist of the trial with the best validation value."""
+        chosen = best_trial(self.rows)
+        return self.finalists[chosen.number] if chosen else None
 
 
-def find_finals(study: optuna.Study, plan: Plan, data: Any) -> Finals:
-    """Evaluates the best trial and the defaults on test, once, on a machine like a trial's."""
-    finals = Finals(study)
-    chosen = finals.best
-    numbers = {row.number for row in finals.rows if row.number == 0 and row.value is not None}
-    numbers |= {chosen.number} if chosen else set()
-    champion = plan.folder / "champion"
+def best_trial(rows: tuple[TrialRow, ...]) -> TrialRow | None:
+    """Returns the trial with the best validation value that did not fail, the first of equals."""
+    known = [row for row in rows if row.value is not None and row.status != "failed"]
+    return max(known, key=lambda row: (row.value or 0, -row.number), default=None)
+
+
+def find_finals(plan: Plan, data: Any, storage: str, name: str, tracker: Tracker) -> Finals:
+    """Evaluates the best trial and the defaults on test, once, on a machine like a trial's.
+
+    ``data`` is a reference to the dataset. MLflow is told of the trials that had not ended.
+    """
+    study = open_study(storage, name)
+    rows = tuple(trial_rows(study))
+    for row in rows:
+        if row.status == "unfinished":
+            track_end(tracker, plan, row.number, row.status, row.value, row.epoch)
+    best = best_trial(rows)
+    tested = {row.number: row for row in rows[:1] if row.value is not None}
+    tested |= {best.number: best} if best else {}
     test = ray.remote(num_cpus=plan.cpus, num_gpus=plan.gpus, max_retries=2)(final.test)
-    params = {row.number: dict(row.params) for row in finals.rows}
-    jobs = {
-        n: test.remote(
-            plan, n, params[n], data, champion if chosen and n == chosen.number else None
-        )
-        for n in numbers
-    }
-    finals.importances = importances(study)  # while the tests run
+    jobs = {}
+    for number, row in tested.items():
+        champion = plan.folder / "champion" if best and number == best.number else None
+        jobs[number] = test.remote(plan, number, dict(row.params), data, champion)
+    curves = _curves(study)
+    shares = importances(study)  # while the tests run
     close_study(study)
-    finals.finalists = {number: ray.get(job) for number, job in jobs.items()}
-    return finals
+    return Finals(rows, curves, shares, {number: ray.get(job) for number, job in jobs.items()})
+
+
+def _curves(study: optuna.Study) -> dict[int, Curve]:
+    trials = study.get_trials(deepcopy=False)
+    return {one.number: sorted(one.intermediate_values.items()) for one in trials}
 
 
 def make_result(
-    options: StudyOptions,
-    space: Space,
-    dataset: Dataset,
-    folder: Folder,
-    began: float,
-    finals: Finals,
+    asked: AskedStudy, dataset: Dataset, plan: Plan, began: float, finals: Finals
 ) -> StudyResult:
     """Puts together what the study has to say; the links are not known yet."""
-    best = finals.best
-    chosen = finals.finalists[best.number] if best else None
+    options, best = asked.options, finals.best
     unfinished = sum(row.status == "unfinished" for row in finals.rows)
     notes = [f"time was up before {unfinished} trials had ended; --resume continues them"]
     return StudyResult(
@@ -84,26 +89,23 @@ def make_result(
         model=options.model,
         data_name=dataset.name,
         metric=options.metric,
-        trials=tuple(finals.rows),
+        protocol=plan.protocol.sentence(dataset),
+        trials=finals.rows,
         default=finals.finalists.get(0),
-        best=chosen,
+        best=best,
         importances=finals.importances,
-        searched=tuple(d.name for d in space.dimensions),
+        searched=tuple(d.name for d in asked.space.dimensions),
         seconds=time.monotonic() - began,
-        checkpoint=(folder / "champion").uri if chosen else "",
-        train_command=_train_command(options, chosen) if chosen else "",
-        ui_command="",
-        view_link="",
-        serve_command="",
+        checkpoint=(plan.folder / "champion").uri if best else "",
+        train_command=train_command(options, best) if best else "",
         best_hit_10=dataset.best_hit_10,
         notes=tuple(notes if unfinished else ()),
-        baseline=options.baseline,
+        baseline=asked.baseline,
     )
 
 
-def _train_command(options: StudyOptions, best: Finalist) -> str:
-    names = ("model", "data", "user_col", "item_col", "time_col", "min_user", "min_item")
-    own = ("mask_seen", "metric", "valid_users", "seed")
-    shared = {name: getattr(options, name) for name in (*names, *own)}
-    chosen = tuple(f"{k}={written(v)}" for k, v in best.params.items() if k != "seed")
-    return command(TrainOptions(**shared, set=chosen, workers=options.workers_per_trial))
+def train_command(options: StudyOptions, best: Finalist) -> str:
+    """Returns the command that trains a trial again."""
+    values = {**shared(options, TrainOptions), "params": None, "resume": False, "time_budget": None}
+    values |= {"set": tuple(f"{name}={written(value)}" for name, value in best.params.items())}
+    return command(TrainOptions(**values, workers=options.workers_per_trial))

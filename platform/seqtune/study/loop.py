@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import gc
-import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from seqtune.data import Dataset
 from seqtune.params import TrainParams
-from seqtune.state import Saver
+from seqtune.state import Row, Saver, all_told, keep_told, load_state, save_state, told
 from seqtune.storage import Folder
 
 if TYPE_CHECKING:
     from seqtune.train import State, Trained
-from seqtune.state import Row, history, load_state, save_state
 from seqtune.study.plan import Plan
 
 
@@ -57,39 +55,49 @@ def train_here(
     folder: Folder,
     dataset: Dataset,
     report: Callable[[Row], None],
+    *,
     rank: int = 0,
     world_size: int = 1,
+    stepped: Callable[[int], None] = lambda targets: None,
 ) -> Trained:
     """Runs the loop in this process, from the folder's state where there is one.
 
     What was told before a crash is not told again, though the epochs may be trained again.
+    ``stepped`` is called after each step with its targets, and may raise to end the training.
     """
     from seqtune.train import Home, train
 
-    split, told = plan.split(dataset), history(folder)
+    split, saved = plan.protocol.split(dataset), load_state(folder)
+    rows = all_told(told(folder), saved)
 
     def tell(row: Row) -> None:
-        if told and row["epoch"] <= told[-1]["epoch"]:
+        if rows and row["epoch"] <= rows[-1]["epoch"]:
             return
-        told.append(row)
+        rows.append(row)
         if rank == 0:
-            folder.write("history.json", json.dumps(told).encode())
+            keep_told(folder, rows)
         report(row)
 
     def write(state: State) -> None:
         save_state(folder, state, split)
 
     with Saver(write, tell, wait=world_size > 1) as saver:
+
+        def step(targets: int) -> None:
+            saver.proceed()
+            stepped(targets)
+
         home = Home(
             device=device(),
             rank=rank,
             world_size=world_size,
-            load=lambda: load_state(folder),
+            load=lambda: saved,
             save=saver.save,
             report=saver.report,
-            stepped=lambda _: saver.proceed(),
+            stepped=step,
         )
-        return train(plan.model, params, split, home, metric=plan.metric, mask_seen=plan.mask_seen)
+        seen = plan.protocol.mask_seen
+        return train(plan.model, params, split, home, metric=plan.metric, mask_seen=seen)
 
 
 def device() -> Any:

@@ -5,63 +5,137 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from seqtune import cluster, paramsfile
-from seqtune.data import Dataset, read
+from seqtune.data import Dataset, protocol_of, read
 from seqtune.errors import UserError
+from seqtune.meter import TimeIsUp
 from seqtune.options import TrainOptions
 from seqtune.params import TrainParams
 from seqtune.results import TrainResult
+from seqtune.space.asked import Asked
+from seqtune.state import load_state, ranks_file, told
 from seqtune.storage import Folder
-from seqtune.study.identity import ALL_USERS, validated
-
-if TYPE_CHECKING:
-    from seqtune.report.view import TrainView
-
-from seqtune.state import Row, history, load_state
 from seqtune.study.final import evaluate_on_test, write_checkpoint
 from seqtune.study.loop import train_here
 from seqtune.study.plan import Plan, trial_params
 from seqtune.study.workers import train_in_workers
 
+if TYPE_CHECKING:
+    from seqtune.report.view import TrainView
 
-def train_once(options: TrainOptions, view: TrainView) -> TrainResult:
-    """Trains one model and writes its checkpoint: the command ``seqtune train``."""
+LENGTH = ("epochs", "patience", "eval_every")  # a resumed training may be of another length
+
+
+def train_once(asked: Asked[TrainOptions], view: TrainView) -> TrainResult:
+    """Trains one model and writes its checkpoint.
+
+    Raises:
+        UserError: for what the user can mend; nothing is written then.
+        KeyboardInterrupt: on Ctrl-C; the best weights so far are a checkpoint then.
+    """
     began = time.monotonic()
+    options, values = asked.options, dict(asked.values)
+    if options.time_budget is not None and options.workers > 1:
+        raise UserError("--time-budget: several workers cannot stop together; leave --workers out")
     dataset = read(options)
-    given = paramsfile.given_by(options)
-    chosen = paramsfile.overrides(options, given)
-    params = paramsfile.point(given, chosen)
-    poor = paramsfile.poor_values(options.model, paramsfile.without(given, chosen), params)
-    for note in (*dataset.notes, *given.notes, *poor):
+    for note in (*asked.notes, *dataset.notes):
         view.note(note)
-    folder = Folder.at(options.folder)
-    mask_seen = options.mask_seen
-    plan = Plan(
-        model=options.model,
-        metric=options.metric,
-        mask_seen=not dataset.has_repeats if mask_seen is None else mask_seen,
-        folder=folder,
-        workers=options.workers,
-        valid_users=options.valid_users,
-        seed=options.seed,
-    )
-    state_folder = _training_folder(folder, options, dataset, params)
-    view.started(options.model, dataset.describe(), folder.uri)
-    for row in history(state_folder):
+    protocol = protocol_of(options, dataset, asked.seed)
+    folder = _free_folder(options)
+    plan = Plan(options.model, options.metric, protocol, folder, workers=options.workers)
+    built = trial_params(plan.model, values)
+    training = _training_folder(plan, options, dataset, built)
+    view.started(options.model, f"{dataset.describe()}\n{protocol.sentence(dataset)}", folder.uri)
+    for row in told(training):
         view.evaluated(row)
-    built = trial_params(plan.model, params)
-    if plan.workers > 1:
-        _train_in_own_workers(plan, built, state_folder, dataset, view)
-    else:
-        train_here(plan, built, state_folder, dataset, view.evaluated)
-    state = load_state(state_folder)
-    assert state is not None, "training ended without an evaluation"
+    try:
+        if plan.workers > 1:
+            _train_in_own_workers(plan, built, training, dataset, view)
+        else:
+            stop = _deadline(began, options.time_budget, training)
+            with suppress(TimeIsUp):
+                train_here(plan, built, training, dataset, view.evaluated, stepped=stop)
+    except KeyboardInterrupt:
+        _finish(plan, values, training, dataset, tested=False)
+        raise
+    return _finish(plan, values, training, dataset, began=began)
+
+
+def _free_folder(options: TrainOptions) -> Folder:
+    """Returns where the checkpoint goes: a folder that has none, unless a training goes on."""
+    folder = Folder.at(options.folder)
+    if options.resume:
+        return folder
+    if options.out is not None:
+        if folder.read("training.json") is not None or folder.read("model.json") is not None:
+            raise UserError(
+                f"--out {options.out}: holds a training; go on with --resume, or give another --out"
+            )
+        return folder
+    number = 1
+    while folder.read("training.json") is not None:
+        number += 1
+        folder = Folder.at(f"{options.folder}-{number}")
+    return folder
+
+
+def _training_folder(
+    plan: Plan, options: TrainOptions, dataset: Dataset, params: TrainParams
+) -> Folder:
+    """Returns the folder of the training state, which is empty unless the same training goes on."""
+    values = params.model_dump()
+    now = {
+        "model": plan.model,
+        "data": dataset.fingerprint,
+        **plan.protocol.facts(),
+        "params": {name: value for name, value in values.items() if name not in LENGTH},
+    }
+    if not options.resume:
+        plan.folder.write("training.json", json.dumps(now, indent=2).encode())
+    elif (saved := json.loads(plan.folder.read("training.json") or b"{}")) != now:
+        different = [name for name in now if saved.get(name) != now[name]] if saved else ["all"]
+        raise UserError(
+            f"--resume: {plan.folder.uri} holds no training with these options (it differs in "
+            f"{', '.join(different)}); give the same model, data, --valid-users, --params and "
+            "--set, or leave --resume out"
+        )
+    return plan.folder / "training"
+
+
+def _deadline(began: float, budget: float | None, folder: Folder) -> Callable[[int], None]:
+    """Returns what ends a training when its time is up, once something has been evaluated."""
+
+    def stop(targets: int) -> None:
+        if budget is not None and time.monotonic() - began > budget and told(folder):
+            raise TimeIsUp
+
+    return stop
+
+
+def _finish(
+    plan: Plan,
+    values: dict[str, Any],
+    training: Folder,
+    dataset: Dataset,
+    *,
+    began: float = 0.0,
+    tested: bool = True,
+) -> TrainResult:
+    """Writes the best weights as a checkpoint, with what they reach on test."""
+    state = load_state(training)
+    if state is None:
+        raise KeyboardInterrupt  # nothing was evaluated yet
     valid = {name: value for name, value in state["best"].items() if name != "epoch"}
-    found, _ = evaluate_on_test(plan, params, state["best_model"], dataset)
+    found: dict[str, float] = {}
+    if tested:
+        found, ranks = evaluate_on_test(plan, values, state["best_model"], dataset)
+        users = dataset.user_ids[plan.protocol.split(dataset).test.users]
+        plan.folder.write("ranks-test.parquet", ranks_file(users, ranks))
     about = {"metric": plan.metric, "valid": valid, "test": found}
-    write_checkpoint(folder, plan, params, state["best_model"], dataset, about)
+    write_checkpoint(plan, values, state["best_model"], dataset, about, to=plan.folder)
     return TrainResult(
         model=plan.model,
         data_name=dataset.name,
@@ -70,33 +144,17 @@ def train_once(options: TrainOptions, view: TrainView) -> TrainResult:
         valid=valid,
         test=found,
         seconds=time.monotonic() - began,
-        checkpoint=folder.uri,
+        checkpoint=plan.folder.uri,
         best_hit_10=dataset.best_hit_10,
     )
-
-
-def _training_folder(
-    folder: Folder, options: TrainOptions, dataset: Dataset, params: Row
-) -> Folder:
-    """Returns the folder of the training state, emptied unless the same training goes on."""
-    now = {"model": options.model, "data": dataset.fingerprint, "params": params}
-    now |= {"validation": validated(options)}
-    saved = json.loads(folder.read("training.json") or b"{}")
-    if options.resume and {"validation": ALL_USERS} | saved != now:
-        raise UserError(
-            f"--resume: {folder.uri} holds no training with these options; give the same model, "
-            "data, --valid-users, --params and --set, or leave --resume out"
-        )
-    if not options.resume:
-        folder.write("training.json", json.dumps(now, indent=2).encode())
-        (folder / "training").delete()
-    return folder / "training"
 
 
 def _train_in_own_workers(
     plan: Plan, params: TrainParams, folder: Folder, dataset: Dataset, view: TrainView
 ) -> None:
     from ray.util.queue import Queue
+
+    from seqtune import cluster
 
     with cluster.connected():
         rows = Queue(actor_options={"num_cpus": 0})

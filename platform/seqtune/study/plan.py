@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
-from seqtune.data import Dataset, Split, leave_one_out
+from seqtune.data import Protocol
 from seqtune.params import TrainParams, build
-from seqtune.state import Row
 from seqtune.storage import Folder
 
 
@@ -16,27 +16,26 @@ class Plan:
 
     model: str
     metric: str
-    mask_seen: bool
+    protocol: Protocol
     folder: Folder  # of the study
-    workers: int = 1
-    cpus: float = 1
+    workers: int = 1  # of a trial
+    cpus: float = 1  # of each worker
     gpus: float = 0
-    valid_users: int | None = None  # None: all
-    seed: int = 0  # of the choice of these users
+    concurrency: int = 1  # trials at a time
 
     def trial_folder(self, number: int) -> Folder:
         """Where a trial keeps its state."""
         return self.folder / "trials" / f"{number:04d}"
 
-    def split(self, dataset: Dataset) -> Split:
-        """Holds out the last two events of each user, for validation of ``valid_users`` alone."""
-        split = leave_one_out(dataset)
-        if self.valid_users is None:
-            return split
-        return replace(split, valid=split.valid.sample(self.valid_users, self.seed))
+    def describe(self) -> str:
+        """Says who gets what: ``2 at a time, 1 CPU each``."""
+        cpus = f"{self.cpus:g} CPU{'s' * (self.cpus > 1)}"
+        gpus = f", {self.gpus:g} GPU" if self.gpus else ""
+        workers = f" for each of {self.workers} workers" if self.workers > 1 else " each"
+        return f"{self.concurrency} at a time, {cpus}{gpus}{workers}"
 
 
-def trial_params(model: str, values: Row) -> TrainParams:
+def trial_params(model: str, values: dict[str, Any]) -> TrainParams:
     """Builds the hyperparameters of a trial."""
     from seqtune.model import model_class
 

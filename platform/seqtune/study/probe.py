@@ -27,7 +27,7 @@ LONGEST = 5.0  # seconds of one measurement, where a step takes longer than SECO
 WARM_UP = 2  # steps: the first ones import, allocate, and fill caches
 NOISE = 0.05  # what repeated measurements differ by
 READY = 30.0  # seconds, the longest wait for processes or for one measurement
-LEAD = 0.3  # seconds until all start together
+LEADS = (0.3, 1.5, 6.0)  # seconds until all start together: first, and where that was too soon
 # With its processes a probe takes some ten seconds. It shall be a few percent of a study at most:
 SHORT_STUDY = 300.0  # seconds of --time-budget
 FEW_EVENTS = 20_000_000  # trained, at ten epochs a trial: SASRec takes minutes for as many
@@ -37,6 +37,10 @@ Way = tuple[int, int]  # trials at a time, CPUs each
 
 class CannotMeasureError(Exception):
     """Measuring would have said nothing."""
+
+
+class LateError(CannotMeasureError):
+    """A process was not ready when all were to start together."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +93,18 @@ def choose(plan: Plan, values: dict[str, Any], data: Any, possible: list[Way]) -
     for n, way in enumerate(possible):
         if n and (time.monotonic() - began) * (n + 1) / n > IN_ALL:  # one more like these
             break
-        rates[way] = sum(_together(measure, *way, plan, values, [data], way[1], time.time() + LEAD))
+        rates[way] = sum(_measured_together(way, plan, values, data))
         if rates[way] < (1 - NOISE) * max(rates.values()):
             break
     return best(rates)
+
+
+def _measured_together(way: Way, plan: Plan, values: dict[str, Any], data: Any) -> list[float]:
+    """Measures in all processes of a way at a time; on a busy machine they meet later."""
+    for lead in LEADS[:-1]:
+        with suppress(LateError):
+            return _together(measure, *way, plan, values, [data], way[1], time.time() + lead)
+    return _together(measure, *way, plan, values, [data], way[1], time.time() + LEADS[-1])
 
 
 def _together(work: Callable[..., Any], n: int, cpus: int, *words: Any) -> list[Any]:
@@ -102,15 +114,18 @@ def _together(work: Callable[..., Any], n: int, cpus: int, *words: Any) -> list[
     try:
         found: list[Any] = ray.get(jobs, timeout=READY)
         return found
-    except BaseException:
-        for one in jobs:
+    except BaseException as error:
+        left = jobs
+        if isinstance(error, Exception):  # to cancel what is about to end can crash Ray 2.60
+            left = ray.wait(jobs, num_returns=n, timeout=LONGEST)[1]
+        for one in left:
             ray.cancel(one, force=True)
         raise
 
 
 def _get_ready() -> None:
 
-    time.sleep(LEAD)  # so that no process serves two of these
+    time.sleep(LEADS[0])  # so that no process serves two of these
 
 
 def measure(plan: Plan, values: dict[str, Any], data: list[Any], cpus: int, start: float) -> float:
@@ -119,14 +134,16 @@ def measure(plan: Plan, values: dict[str, Any], data: list[Any], cpus: int, star
 
     fresh_start(cpus)
     dataset: Dataset = ray.get(data)[0]
-    split, params = plan.split(dataset), trial_params(plan.model, values)
+    split, params = plan.protocol.split(dataset), trial_params(plan.model, values)
     if time.time() > start + SECONDS / 4:
-        raise CannotMeasureError("the processes did not start together")
+        raise LateError("the processes did not start together")
     time.sleep(max(0, start - time.time()))
     meter = Meter(seconds=SECONDS, warm_up=WARM_UP, longest=LONGEST)
     home = Home(stepped=meter)
     with suppress(TimeIsUp):
-        train(plan.model, params, split, home, metric=plan.metric, mask_seen=plan.mask_seen)
+        train(
+            plan.model, params, split, home, metric=plan.metric, mask_seen=plan.protocol.mask_seen
+        )
     return rate(meter)
 
 

@@ -9,29 +9,33 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from seqtune.data import Dataset, leave_one_out
+from seqtune.data import Dataset
 from seqtune.report.plots import plots
 from seqtune.report.report import to_json, to_markdown
 from seqtune.results import StudyResult
 from seqtune.state import ranks_file
-from seqtune.storage import Folder
+from seqtune.study.plan import Plan
 from seqtune.track import Links, Tracker
 from seqtune.track.store import shown
+
+PORT = 5001  # of the server of recommendations: 5000 is that of MLflow's pages
 
 
 def publish(
     result: StudyResult,
     dataset: Dataset,
-    folder: Folder,
+    plan: Plan,
     tracker: Tracker,
     curves: Mapping[int, list[tuple[int, float]]],
 ) -> StudyResult:
     """Writes the report into the study's folder and MLflow, and registers the champion."""
+    folder = plan.folder
     if result.best is not None:
         tracker.champion(folder / "champion", result.name, result.best.number)
     links = _wait_for_links(tracker)
     if links is not None:
-        serve = f"mlflow models serve -m models:/{result.name}@champion --env-manager local"
+        model = f"models:/{result.name}@champion"
+        serve = f"mlflow models serve -m {model} --env-manager local --port {PORT}"
         result = replace(
             result,
             ui_command=links.command or "",
@@ -42,7 +46,7 @@ def publish(
     report = folder / "report"
     for name, content in _report_files(result, curves):
         report.write(name, content)
-    users = dataset.user_ids[leave_one_out(dataset).test.users]
+    users = dataset.user_ids[plan.protocol.split(dataset).test.users]
     for name, finalist in (("default", result.default), ("best", result.best)):
         if finalist is not None:
             ranks = ranks_file(users, finalist.test_ranks)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
 from seqtune import cluster
-from seqtune.data import Dataset
+from seqtune.data import Dataset, Protocol
 from seqtune.errors import UserError
 from seqtune.options import StudyOptions
-from seqtune.report.view import StudyView
-from seqtune.space import Space
-from seqtune.state import Row
+from seqtune.space.asked import AskedStudy
 from seqtune.storage import Folder
 from seqtune.study.events import last_line
+from seqtune.study.identity import Identity
 from seqtune.study.plan import Plan
 from seqtune.study.probe import Share, choose, pays, ways
 
@@ -29,25 +29,25 @@ def cpus_wanted(options: StudyOptions) -> float | None:
 
 
 def make_plan(
-    options: StudyOptions, dataset: Dataset, folder: Folder, resources: Mapping[str, float]
-) -> tuple[Plan, int]:
+    options: StudyOptions, protocol: Protocol, folder: Folder, resources: Mapping[str, float]
+) -> Plan:
     """Decides what a trial gets, and how many run at a time.
 
     One CPU a trial, unless it is measured (``share_cpus``): two trials of one thread mostly get
     more done than one of two.
+
+    Raises:
+        UserError: not even one trial fits.
     """
     cpus, gpus = resources.get("CPU", 1), resources.get("GPU", 0)
-    mask_seen = options.mask_seen
     plan = Plan(
         model=options.model,
         metric=options.metric,
-        mask_seen=not dataset.has_repeats if mask_seen is None else mask_seen,
+        protocol=protocol,
         folder=folder,
         workers=options.workers_per_trial,
         cpus=1 if options.cpus_per_trial is None else options.cpus_per_trial,
         gpus=min(gpus, 1) if options.gpus_per_trial is None else options.gpus_per_trial,
-        valid_users=options.valid_users,
-        seed=options.seed,
     )
     fits = [cpus / (plan.cpus * plan.workers)] if plan.cpus else []
     fits += [gpus / (plan.gpus * plan.workers)] if plan.gpus else []
@@ -58,36 +58,44 @@ def make_plan(
             f"the {cpus:g} CPUs and {gpus:g} GPUs there are; lower --workers-per-trial, "
             "--cpus-per-trial or --gpus-per-trial"
         )
-    return plan, min(options.concurrency or fitting, fitting)
+    return replace(plan, concurrency=min(options.concurrency or fitting, fitting))
 
 
 def share_cpus(
-    options: StudyOptions,
-    space: Space,
+    asked: AskedStudy,
     dataset: Dataset,
     plan: Plan,
     data: Any,
-    about: Row,
-    view: StudyView,
+    identity: Identity,
+    note: Callable[[str], None],
 ) -> Share | None:
     """Measures how trials share the CPUs best; None where one CPU each is not in question.
 
     A study that is resumed keeps what it began with, where the machine is the same.
     """
-    asked = options.concurrency is not None or options.cpus_per_trial is not None
+    options = asked.options
     possible = ways(cluster.nodes(), options.trials)
-    if asked or plan.gpus or plan.workers > 1 or len(possible) < 2 or cluster.busy():
+    said = options.concurrency is not None or options.cpus_per_trial is not None
+    if said or plan.gpus or plan.workers > 1 or len(possible) < 2 or cluster.busy():
         return None
     if options.resume:
-        kept = Share(**about["share"]) if "share" in about else None
+        kept = Share(**identity.about.share) if identity.about.share else None
         return kept if kept and (kept.concurrency, kept.cpus) in possible else None
-    values = space.defaults()
-    epochs = space.build(values).epochs
-    if not pays(dataset.n_interactions, epochs, options.trials, options.time_budget):
+    values = asked.space.defaults()
+    epochs = asked.space.epochs
+    if not pays(dataset.n_interactions, epochs, options.trials, asked.time_budget):
         return None
-    view.preparing("measuring how many trials at a time get most done")
     try:
         return choose(plan, values, data, possible)
     except Exception as error:
-        view.note(f"not measured how many trials at a time get most done: {last_line(error)}")
+        note(f"not measured how many trials at a time get most done: {last_line(error)}")
         return None
+
+
+def shared(plan: Plan, identity: Identity, share: Share | None) -> tuple[Plan, Identity]:
+    """Returns the plan with what was measured, and the identity that keeps it."""
+    if share is None:
+        return plan, identity
+    about = replace(identity.about, share=asdict(share))
+    plan = replace(plan, cpus=share.cpus, concurrency=share.concurrency)
+    return plan, replace(identity, about=about)

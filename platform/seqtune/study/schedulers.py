@@ -6,26 +6,23 @@ from typing import TYPE_CHECKING, Any
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
-from seqtune.options import StudyOptions
-from seqtune.space import Space
-from seqtune.state import Row
-
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial as TuneTrial
 
+GRACE, REDUCTION = 10, 3  # epochs that every trial gets; of how many trials one goes on
 
-def scheduler(options: StudyOptions, space: Space) -> TrialScheduler:
-    """Returns the scheduler that the options name."""
-    epochs = space.build(space.defaults()).epochs
-    if options.scheduler == "none" or epochs < 2:
+
+def make_scheduler(name: str, epochs: int) -> TrialScheduler:
+    """Returns a scheduler by its name, for trials of so many epochs at most."""
+    if name == "none" or epochs < 2:
         return FIFOScheduler()
     return Asha(
         time_attr="epoch",
         metric="best",
         mode="max",
-        grace_period=max(1, min(10, epochs // 3)),
+        grace_period=max(1, min(GRACE, epochs // REDUCTION)),
         max_t=epochs + 1,  # a trial ends by itself
-        reduction_factor=3,
+        reduction_factor=REDUCTION,
     )
 
 
@@ -35,7 +32,9 @@ class Asha(AsyncHyperBandScheduler):
     A default that was stopped early would make tuning look better than it is.
     """
 
-    def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: Row) -> str:
+    def on_trial_result(
+        self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]
+    ) -> str:
         """Decides whether a trial goes on."""
         decision: str = super().on_trial_result(tune_controller, trial, result)
         return TrialScheduler.CONTINUE if trial.config["number"] == 0 else decision

@@ -6,43 +6,36 @@ The study's folder holds ``study.json`` (what the study is), ``study.db`` (Optun
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray import tune
 
-from seqtune import cluster, paramsfile
-from seqtune.data import read
-from seqtune.options import StudyOptions
-from seqtune.params import declaration
+from seqtune import cluster
+from seqtune.data import Dataset, protocol_of, read
+from seqtune.options import DATA, SEARCH, WHAT, StudyOptions, declared
 from seqtune.report.view import StudyView
 from seqtune.results import StudyResult
-from seqtune.space import Given, Space, load_space
-from seqtune.state import Row
+from seqtune.space.asked import AskedStudy
 from seqtune.storage import Folder
-from seqtune.study.events import Interrupts, Messenger, track_end
+from seqtune.study.events import Interrupts, Messenger
 from seqtune.study.finals import find_finals, make_result
-from seqtune.study.identity import find, tags
+from seqtune.study.identity import Identity, find, tags
 from seqtune.study.plan import Plan
-from seqtune.study.probe import Share
 from seqtune.study.publish import publish
-from seqtune.study.resources import cpus_wanted, make_plan, share_cpus
+from seqtune.study.resources import cpus_wanted, make_plan, share_cpus, shared
 from seqtune.study.search import OptunaSearcher
-from seqtune.study.store import open_study, optuna_storage
+from seqtune.study.store import optuna_storage
 from seqtune.study.tuner import search_all
 from seqtune.track import Tracker, store_uri
-from seqtune.words import duration
-
-# A first look should not take long: these hold on the demo set where nothing else is asked for.
-DEMO, DEMO_BUDGET, DEMO_EPOCHS = "demo", 210.0, 40
 
 
-def run(options: StudyOptions, view: StudyView) -> StudyResult:
+def run(asked: AskedStudy, view: StudyView) -> StudyResult:
     """Runs a study to its end, or from where it stopped with ``options.resume``.
 
     Raises:
@@ -50,113 +43,91 @@ def run(options: StudyOptions, view: StudyView) -> StudyResult:
         KeyboardInterrupt: on Ctrl-C, once the study can be resumed.
     """
     began = time.monotonic()
-    given = paramsfile.given_by(options)
-    chosen = paramsfile.overrides(options, given)
-    if options.data == DEMO:
-        options, chosen, note = first_look(options, given, chosen)
-        view.note(note)
+    options = asked.options
     view.preparing("reading data")
     dataset = read(options)
-    space = load_space(options.space, options.model, chosen, given=given)
-    poor = paramsfile.poor_values(
-        options.model,
-        paramsfile.without(given, chosen),
-        space.defaults(),
-        [d.name for d in space.dimensions],
-    )
+    protocol = protocol_of(options, dataset, asked.seed)
     uri = store_uri(options.tracking_uri, Folder.at(options.storage))
-    options, folder, about = find(options, dataset)
+    identity = find(options, dataset, protocol)
+    asked = replace(asked, options=replace(options, name=identity.name))
     view.preparing("starting Ray")
     with cluster.connected(cpus_wanted(options), options.workers_per_trial > 1) as resources:
-        plan, concurrency = make_plan(options, dataset, folder, resources)
         data = ray.put(dataset)
-        if share := share_cpus(options, space, dataset, plan, data, about, view):
-            plan, concurrency = replace(plan, cpus=share.cpus), share.concurrency
-            about["share"] = asdict(share)
-        searcher = OptunaSearcher(
-            space,
-            optuna_storage(folder),
-            options.study,
-            metric=options.metric,
-            trials=options.trials,
-            seed=options.seed,
-            resume=options.resume,
-        )
+        plan = make_plan(options, protocol, identity.folder, resources)
+        view.preparing("deciding how many trials run at a time")
+        share = share_cpus(asked, dataset, plan, data, identity, view.note)
+        plan, identity = shared(plan, identity, share)
+        searcher = _searcher(asked, identity.folder)
         searcher.open()
-        folder.write("study.json", json.dumps(about, indent=2).encode())  # from here on it exists
-        for note in (*dataset.notes, *given.notes, *space.notes, *poor, *cluster.busy()):
-            view.note(note)
-        view.study_started(
-            options.model,
-            dataset.describe(),
-            options.trials,
-            _describe_search(space, options, concurrency, plan, share),
-            folder.uri,
-        )
+        identity.keep()
+        _introduce(view, asked, dataset, plan, share.why if share else "")
         interrupts = Interrupts()
-        local = folder.local or Path(tempfile.gettempdir()) / "seqtune" / about["id"]
-        journal = local / "mlflow.journal"
-        tracker = Tracker(uri, options.study, about["id"], journal, say=view.note)
-        try:
+        with _tracked(uri, identity, view.note) as tracker:
             tracker.start_study(
-                _study_params(options, space),
-                tags(options, dataset),
+                _study_params(asked),
+                tags(asked.options, dataset, protocol),
                 metric=options.metric,
-                dimensions=[d.name for d in space.dimensions],
+                dimensions=[d.name for d in asked.space.dimensions],
             )
-            callbacks: list[tune.Callback] = [
-                Messenger(options, searcher, plan, view, tracker, interrupts)
-            ]
-            search_all(options, space, searcher, plan, data, concurrency, callbacks)
+            messenger = Messenger(searcher, plan, view, tracker, interrupts)
+            search_all(asked, searcher, plan, data, [messenger])
             interrupts.check()
-            finals = find_finals(open_study(optuna_storage(folder), options.study), plan, data)
+            finals = find_finals(plan, data, optuna_storage(plan.folder), identity.name, tracker)
             view.study_ended()
             for note in searcher.notes:
                 view.note(note)
-            for row in finals.rows:
-                if row.status == "unfinished":
-                    track_end(tracker, plan, row.number, row.status, row.value, row.epoch)
-            result = make_result(options, space, dataset, folder, began, finals)
+            result = make_result(asked, dataset, plan, began, finals)
             view.preparing("writing the report and registering the champion in MLflow")
-            return publish(result, dataset, folder, tracker, finals.curves)
-        except BaseException as error:
-            interrupted = isinstance(error, KeyboardInterrupt)
-            tracker.study_ended("interrupted" if interrupted else "failed")
-            tracker.close(timeout=10)
-            raise
+            return publish(result, dataset, plan, tracker, finals.curves)
 
 
-def first_look(options: StudyOptions, given: Given, chosen: Row) -> tuple[StudyOptions, Row, str]:
-    """Keeps a study of the demo set short, where nothing else is asked for, and says so."""
-    options = replace(options, time_budget=options.time_budget or DEMO_BUDGET)
-    own = declaration(options.model).params.model_fields["epochs"].default
-    if own > DEMO_EPOCHS and "epochs" not in given.lines:
-        chosen = {"epochs": DEMO_EPOCHS} | chosen
-    usual = "some" if "epochs" in given.lines else own
-    epochs = chosen.get("epochs", given.values.get("epochs", usual))
-    limit, ways = f"{duration(options.time_budget or 0)} in all", "--time-budget"
-    if own:  # STAN has none
-        limit, ways = f"{epochs} epochs a trial and {limit}", f"--set epochs=, {ways}"
-    note = f"the demo set is generated; a first look takes at most {limit} ({ways})"
-    return options, chosen, note
-
-
-def _describe_search(
-    space: Space,
-    options: StudyOptions,
-    concurrency: int,
-    plan: Plan,
-    share: Share | None,
-) -> str:
-    names = f"{len(space.dimensions)} hyperparameters searched"
-    given = f"{concurrency} at a time, {plan.cpus:g} CPU{'s' * (plan.cpus > 1)}" + (
-        f", {plan.gpus:g} GPU" * bool(plan.gpus)
+def _searcher(asked: AskedStudy, folder: Folder) -> OptunaSearcher:
+    return OptunaSearcher(
+        asked.space,
+        optuna_storage(folder),
+        asked.options.study,
+        metric=asked.options.metric,
+        trials=asked.options.trials,
+        seed=asked.seed,
+        resume=asked.options.resume,
     )
-    workers = f" for each of {plan.workers} workers" if plan.workers > 1 else " each"
-    why = f" ({share.why})" if share else ""
-    return f"{names}, {options.trials} trials, {given}{workers}{why}"
 
 
-def _study_params(options: StudyOptions, space: Space) -> dict[str, Any]:
-    asked = ("model", "data", "metric", "valid_users", "trials", "time_budget", "scheduler", "seed")
-    return {name: getattr(options, name) for name in asked} | {"space": space.place}
+def _introduce(view: StudyView, asked: AskedStudy, dataset: Dataset, plan: Plan, why: str) -> None:
+    """Says what is about to run: notes first, then model, data, protocol and resources."""
+    for note in (*asked.notes, *dataset.notes, *cluster.busy()):
+        view.note(note)
+    options, names = asked.options, len(asked.space.dimensions)
+    reason = f" ({why})" if why else ""
+    view.study_started(
+        options.model,
+        f"{dataset.describe()}\n{plan.protocol.sentence(dataset)}",
+        options.trials,
+        f"{names} hyperparameters searched, {options.trials} trials, {plan.describe()}{reason}",
+        plan.folder.uri,
+    )
+
+
+@contextmanager
+def _tracked(uri: str, identity: Identity, say: Callable[[str], None]) -> Iterator[Tracker]:
+    """Yields what writes to MLflow, and tells it where the study ends with an error."""
+    about, folder = identity.about, identity.folder
+    local = folder.local or Path(tempfile.gettempdir()) / "seqtune" / about.id
+    tracker = Tracker(uri, identity.name, about.id, local / "mlflow.journal", say=say)
+    try:
+        yield tracker
+    except BaseException as error:
+        tracker.study_ended("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+        tracker.close(timeout=10)
+        raise
+
+
+def _study_params(asked: AskedStudy) -> dict[str, Any]:
+    """Returns what MLflow shows as the parameters of the study: all that decides its result."""
+    asked_for = {
+        one.name: getattr(asked.options, one.name)
+        for one in declared(StudyOptions)
+        if one.flag.panel in (WHAT, DATA, SEARCH)
+    }
+    given = {name: value for name, value in asked_for.items() if value not in (None, ())}
+    return given | {"seed": asked.seed, "space": asked.space.place}

@@ -1,8 +1,6 @@
 """One trial of a study, as Ray Tune runs it.
 
-A trial's folder holds ``state.pt``, from which training continues exactly from the best evaluation,
-``ranks.parquet``, the validation rank of every user there, and ``history.json``, all that the trial
-has told. Tune's own checkpoints are not used: the folder serves a retry after a crash and
+Tune's own checkpoints are not used: the trial's folder serves a retry after a crash and
 ``--resume`` after the driver's death alike.
 """
 
@@ -11,14 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 from seqtune.data import Dataset
-from seqtune.state import Row, history
+from seqtune.state import all_told, load_state, told
 from seqtune.study.loop import fresh_start, hopeless, train_here
 from seqtune.study.plan import Plan, trial_params
 from seqtune.study.workers import train_in_workers
 
 
-def run(config: Row, plan: Plan, data: list[Any]) -> None:
-    """The trainable that Tune runs: ``config`` is {"number": ..., "params": {...}}.
+def run(config: dict[str, Any], plan: Plan, data: list[Any]) -> None:
+    """The trainable that Tune runs: ``config`` is {"number": ..., "params": {...}, "replay": ...}.
 
     ``data`` holds a reference to the dataset, whose arrays are read where they lie.
 
@@ -29,13 +27,15 @@ def run(config: Row, plan: Plan, data: list[Any]) -> None:
     from ray import tune
 
     fresh_start(plan.cpus)
-    dataset: Dataset = ray.get(data)[0]
     folder = plan.trial_folder(config["number"])
-    rows = history(folder)
+    rows = told(folder)
+    if not config.get("replay") and not (rows and rows[-1]["finished"]):
+        rows = all_told(rows, load_state(folder))
     for row in rows:
         tune.report(row | {"replayed": True})
     if config.get("replay") or (rows and rows[-1]["finished"]):
         return
+    dataset: Dataset = ray.get(data)[0]
     try:
         params = trial_params(plan.model, config["params"])
         if plan.workers > 1:

@@ -6,43 +6,43 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
-from seqtune.options import StudyOptions
-from seqtune.space import Space
+from seqtune.space.asked import AskedStudy
+from seqtune.study import trial
 from seqtune.study.plan import Plan
+from seqtune.study.schedulers import make_scheduler
 from seqtune.study.search import OptunaSearcher
-from seqtune.study.trial import run
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial as TuneTrial
-from seqtune.study.schedulers import scheduler
 
 
 def search_all(
-    options: StudyOptions,
-    space: Space,
+    asked: AskedStudy,
     searcher: OptunaSearcher,
     plan: Plan,
     data: Any,
-    concurrency: int,
     callbacks: list[tune.Callback],
 ) -> None:
-    """Runs the trials that the searcher hands out, until it has no more or time is up."""
-    alone = plan.workers == 1
+    """Runs the trials that the searcher hands out, until it has no more or time is up.
+
+    ``data`` is a reference to the dataset.
+    """
+    options, alone = asked.options, plan.workers == 1
     # Ray Train's workers bring their own resources. The trial only waits for them, and Tune wants
     # it to ask for something: a byte.
     share = {"CPU": plan.cpus, "GPU": plan.gpus} if alone else {"memory": 1}
     trainable = tune.with_resources(
-        tune.with_parameters(run, plan=plan, data=[data]),  # in a list: still a reference
+        tune.with_parameters(trial.run, plan=plan, data=[data]),  # in a list: still a reference
         tune.PlacementGroupFactory([{name: n for name, n in share.items() if n}]),
     )
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=scheduler(options, space),
+            scheduler=make_scheduler(options.scheduler, asked.space.epochs),
             num_samples=-1,  # the searcher knows when to stop
-            max_concurrent_trials=concurrency,
-            time_budget_s=options.time_budget,
+            max_concurrent_trials=plan.concurrency,
+            time_budget_s=asked.time_budget,
             reuse_actors=alone,
             trial_name_creator=_trial_name,
             trial_dirname_creator=_trial_name,

@@ -70,6 +70,6 @@ def _worker(config: Row) -> None:
         config["folder"],
         dataset,
         report,
-        context.get_world_rank(),
-        context.get_world_size(),
+        rank=context.get_world_rank(),
+        world_size=context.get_world_size(),
     )

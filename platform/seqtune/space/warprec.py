@@ -13,20 +13,17 @@ evaluation, resources) is not read, with a note.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from seqtune.errors import UserError
-from seqtune.options import StudyOptions, TrainOptions
-from seqtune.params import TrainParams, build, check, check_name, declaration, parse_assignment
-from seqtune.space import Dimension, Given, read_dimension
+from seqtune.params import TrainParams, check, check_name
+from seqtune.space.read import read_dimension
+from seqtune.space.space import Dimension, Given
+from seqtune.space.yamlfile import Keys, kind, parse
 from seqtune.words import written
-from seqtune.yamlfile import Keys, kind, parse
 
 MACHINERY = ("meta", "optimization", "early_stopping")  # of a model's block, for WarpRec itself
-
 # Distribution -> how many numbers it needs at least, and what it is here.
 DISTRIBUTIONS = {
     "uniform": 2,
@@ -40,48 +37,6 @@ DISTRIBUTIONS = {
 }
 CHOICES = ("choice", "grid")
 NORMAL = ("randn", "qrandn")
-
-
-def given_by(options: StudyOptions | TrainOptions) -> Given:
-    """Reads the file of ``--params``; without one, nothing is given."""
-    if options.params is None:
-        return Given()
-    return read(options.params, options.model, declaration(options.model).params)
-
-
-def overrides(options: StudyOptions | TrainOptions, given: Given) -> dict[str, Any]:
-    """Returns what comes before the file: ``--seed`` and ``--set``."""
-    in_file = "seed" in given.lines and options.seed == 0
-    seed = {} if in_file else {"seed": options.seed}
-    return seed | dict(parse_assignment(text) for text in options.set)
-
-
-def without(given: Given, chosen: Collection[str]) -> Given:
-    """Returns what a file says about hyperparameters that ``--set`` leaves to it."""
-    values = {name: value for name, value in given.values.items() if name not in chosen}
-    dimensions = tuple(d for d in given.dimensions if d.name not in chosen)
-    return replace(given, values=values, dimensions=dimensions)
-
-
-def point(given: Given, chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the one point that is trained: the file's values, then those of ``--set``.
-
-    Raises:
-        UserError: the file has a list, of which one value would have to be chosen.
-    """
-    for dimension in without(given, chosen).dimensions:
-        raise UserError(
-            f"{given.lines[dimension.name]}: {dimension.name} is a list, and train needs one "
-            f"value; give --set {dimension.name}={written(dimension.corners[0])}, or use tune"
-        )
-    return {**given.values, **chosen}
-
-
-def check_point(params: type[TrainParams], given: Given, chosen: Mapping[str, Any]) -> None:
-    """Checks the point that is trained against the rules of the model."""
-    sources = ["--set"] if chosen or not given.place else []
-    sources += [given.place] if given.place else []
-    build(params, point(given, chosen), " with ".join(sources))
 
 
 def read(path: str, model: str, params: type[TrainParams]) -> Given:
@@ -170,9 +125,6 @@ def _patience(block: Keys, params: type[TrainParams]) -> Any:
     return check(params, "patience", stopping["patience"], stopping.at("patience"))
 
 
-# Lists
-
-
 def _dimension(block: Keys, name: str, notes: list[str]) -> Any:
     """Turns a list into the specification of a dimension, as in a search space, or into a value.
 
@@ -230,142 +182,3 @@ def _number(value: object) -> Any:
 
 def _written(items: list[Any]) -> str:
     return f"[{', '.join(map(written, items))}]"
-
-
-# Values that are known to be poor
-
-
-def _ranks_all(p: Mapping[str, Any]) -> bool:
-    return bool(p.get("loss_type", "ce") == "ce")
-
-
-def _by_rows(p: Mapping[str, Any]) -> bool:
-    return bool(p.get("train_mode", "rows") == "rows")
-
-
-Condition = Callable[[Any, Mapping[str, Any]], bool]
-
-# Model (* is every one), hyperparameter, when its value is poor, why and what is better. The value
-# is v, and p are all hyperparameters. The first line that fits is shown.
-POOR: tuple[tuple[str, str, Condition, str], ...] = (
-    (
-        "gsasrec",
-        "neg_samples",
-        lambda v, p: v < 16 and not _ranks_all(p),
-        "the method rests on many negatives, and corrects for their number; 256 is the paper's",
-    ),
-    (
-        "esasrec",
-        "neg_samples",
-        lambda v, p: v < 16 and not _ranks_all(p),
-        "the softmax is as good as its sample, and with one negative it is BPR; 256 is better",
-    ),
-    (
-        "*",
-        "neg_samples",
-        lambda v, p: _ranks_all(p),
-        "no effect, since the loss ce compares a target with all items; leave it out",
-    ),
-    (
-        "duorec",
-        "dropout_prob",
-        lambda v, p: v < 0.2,
-        "dropout makes the second view, and so little of it leaves both alike; 0.5 is the paper's",
-    ),
-    (
-        "duorec",
-        "sim_type",
-        lambda v, p: v == "dot" and _by_rows(p) and p["tau"] > 0.5,
-        "with train_mode rows the contrast drowns the main loss for long; cos does not",
-    ),
-    (
-        "cl4srec",
-        "dropout_prob",
-        lambda v, p: v < 0.2,
-        "too little against overfitting on sparse data; 0.5 is the paper's",
-    ),
-    (
-        "duorec cl4srec",
-        "batch_size",
-        lambda v, p: v >= 1024,
-        "all others of a batch are negatives of the contrast, tuned for fewer; 256 is the papers'",
-    ),
-    (
-        "*",
-        "batch_size",
-        lambda v, p: v >= 1024 and _by_rows(p),
-        "counted in rows, each with all targets of a history, so an epoch has few steps; try 128",
-    ),
-    (
-        "fossil",
-        "alpha",
-        lambda v, p: v < 0.1,
-        "long histories are not normalised, and drown the last items; 0.5 is better",
-    ),
-    (
-        "stan",
-        "lambda_2",
-        lambda v, p: v <= 10,
-        "the unit is days here, so that neighbours of last month count for little; 365 is better",
-    ),
-    (
-        "bsarec",
-        "c",
-        lambda v, p: v % 2 == 0,
-        "an even c keeps the frequencies of the odd one after it; the paper has odd ones, 1 to 9",
-    ),
-    (
-        "bsarec",
-        "n_heads",
-        lambda v, p: v > 4,
-        "the paper has 1 to 4 heads, with embedding_size 64; 1 is a good start",
-    ),
-    (
-        "narm",
-        "attn_dropout_prob",
-        lambda v, p: v < 0.25,
-        "this is the dropout before the decoder, not one of attention; 0.5 is the paper's",
-    ),
-    (
-        "sasrec gsasrec",
-        "inner_size",
-        lambda v, p: v > p["embedding_size"],
-        "wider than in the official code, which has inner_size equal to embedding_size",
-    ),
-    (
-        "*",
-        "reg_weight",
-        lambda v, p: v >= 1e-3 and "order_len" not in p,  # FOSSIL was published with it
-        "it pulls item vectors to zero, more so with long histories, and papers have 0; try 0",
-    ),
-)
-
-
-def poor_values(
-    model: str, given: Given, values: Mapping[str, Any], searched: Collection[str] = ()
-) -> tuple[str, ...]:
-    """Returns a line for each value of the file that is known to be poor.
-
-    A list is poor where all of its choices are, or both of its ends.
-
-    Args:
-        model: the model's name.
-        given: the file, without what ``--set`` replaces.
-        values: all that holds beside it.
-        searched: hyperparameters that vary: what depends on the loss is not said where that does.
-    """
-    candidates: dict[str, tuple[str, tuple[Any, ...]]] = {
-        **{name: (written(value), (value,)) for name, value in given.values.items()},
-        **{dimension.name: (dimension.text, dimension.corners) for dimension in given.dimensions},
-    }
-    params = declaration(model).params
-    effective = {name: field.default for name, field in params.model_fields.items()} | dict(values)
-    effective |= {name: None for name in ("loss_type", "train_mode") if name in searched}
-    told: dict[str, str] = {}
-    for models, name, is_poor, why in POOR:
-        if name in told or name not in candidates or not (models == "*" or model in models.split()):
-            continue
-        shown, ends = candidates[name]
-        if all(is_poor(value, effective) for value in ends):
-            told[name] = f"{given.lines[name]}: {name} {shown}: {why}"
-    return tuple(told[name] for name in candidates if name in told)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 
-from seqtune import paramsfile
+from seqtune.catalogue import declaration
 from seqtune.errors import UserError
 from seqtune.options import StudyOptions, TrainOptions
-from seqtune.params import declaration
-from seqtune.space import Dimension, Given, Space, load_space
+from seqtune.space import Dimension, Given, Space, advice, load_space, warprec
+from seqtune.space.advice import poor_values
+from seqtune.space.asked import _without, ask_study, ask_training
 
 Read = Callable[..., Given]
 WARPREC = Path(__file__).parents[1] / "contract" / "warprec.yaml"
@@ -27,7 +29,7 @@ def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Read:
 
     def write_and_read(text: str, model: str = "sasrec") -> Given:
         Path("my.yaml").write_text(textwrap.dedent(text))
-        return paramsfile.read("my.yaml", model, declaration(model).params)
+        return warprec.read("my.yaml", model, declaration(model).params)
 
     return write_and_read
 
@@ -179,10 +181,10 @@ def test_missing_files(tmp_path: Path) -> None:
     params = declaration("sasrec").params
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match=r"^--params nowhere\.yaml: no such file$"):
-        paramsfile.read("nowhere.yaml", "sasrec", params)
+        warprec.read("nowhere.yaml", "sasrec", params)
     for path in (tmp_path, tmp_path / "binary"):
         with pytest.raises(UserError, match=r": not a text file in UTF-8$"):
-            paramsfile.read(str(path), "sasrec", params)
+            warprec.read(str(path), "sasrec", params)
 
 
 # Train: one point.
@@ -191,41 +193,65 @@ def test_missing_files(tmp_path: Path) -> None:
 def test_train_takes_the_file_before_defaults_and_set_before_the_file(read: Read) -> None:
     read("models: {SASRec: {n_layers: 3, n_heads: 4}}")
     options = TrainOptions("sasrec", params="my.yaml", set=("n_heads=8",), seed=5)
-    given = paramsfile.given_by(options)
-    point = paramsfile.point(given, paramsfile.overrides(options, given))
-    assert point == {"n_layers": 3, "n_heads": 8, "seed": 5}
+    assert ask_training(options).values == {"n_layers": 3, "n_heads": 8, "seed": 5}
 
 
-@pytest.mark.parametrize(("seed", "used"), [(0, 7), (3, 3)])
-def test_a_seed_in_the_file_gives_way_to_the_option(read: Read, seed: int, used: int) -> None:
+@pytest.mark.parametrize(
+    ("words", "used"),
+    [
+        ({}, 7),
+        ({"seed": 0}, 0),
+        ({"seed": 3}, 3),
+        ({"set": ("seed=0",)}, 0),
+        ({"set": ("seed=4",), "seed": 3}, 4),
+    ],
+)
+def test_a_seed_in_the_file_gives_way_to_the_options(read: Read, words: Any, used: int) -> None:
     read("models: {SASRec: {seed: 7}}")
-    options = TrainOptions("sasrec", params="my.yaml", seed=seed)
-    given = paramsfile.given_by(options)
-    assert paramsfile.point(given, paramsfile.overrides(options, given)) == {"seed": used}
+    trained = ask_training(TrainOptions("sasrec", params="my.yaml", **words))
+    studied = ask_study(StudyOptions("sasrec", params="my.yaml", **words))
+    assert trained.seed == trained.values["seed"] == used
+    assert studied.seed == studied.space.defaults()["seed"] == used
+
+
+def test_a_seed_that_a_space_fixes_gives_way_to_the_file(read: Read, tmp_path: Path) -> None:
+    read("models: {SASRec: {seed: 7}}")
+    Path("space.yaml").write_text("model: sasrec\nfixed: {seed: 5}")
+    assert ask_study(StudyOptions("sasrec", space="space.yaml")).seed == 5
+    both = StudyOptions("sasrec", space="space.yaml", params="my.yaml")
+    assert ask_study(both).seed == 7
 
 
 def test_nothing_is_given_without_a_file() -> None:
-    options = StudyOptions("sasrec", set=("n_heads=4",))
-    given = paramsfile.given_by(options)
-    assert given == Given()
-    assert paramsfile.overrides(options, given) == {"seed": 0, "n_heads": 4}
+    asked = ask_study(StudyOptions("sasrec", set=("n_heads=4",)))
+    assert (asked.space.fixed["n_heads"], asked.seed, asked.baseline) == (4, 0, "defaults")
 
 
 def test_train_refuses_a_list_unless_set_chooses(read: Read) -> None:
-    given = read("models:\n  SASRec:\n    n_heads: [1, 2]")
+    read("models:\n  SASRec:\n    n_heads: [1, 2]")
+    options = TrainOptions("sasrec", params="my.yaml")
     with pytest.raises(UserError) as mistake:
-        paramsfile.point(given, {})
+        ask_training(options)
     assert str(mistake.value) == (
         "my.yaml:3: n_heads is a list, and train needs one value; give --set n_heads=1, or use tune"
     )
-    assert paramsfile.point(given, {"n_heads": 2}) == {"n_heads": 2}
+    assert ask_training(replace(options, set=("n_heads=2",))).values == {"n_heads": 2}
 
 
 def test_rules_between_hyperparameters_name_their_sources(read: Read) -> None:
-    params, given = declaration("sasrec").params, read("models: {SASRec: {n_heads: 8}}")
-    paramsfile.check_point(params, given, {})
+    read("models: {SASRec: {n_heads: 8}}")
+    options = TrainOptions("sasrec", params="my.yaml")
+    ask_training(options)
     with pytest.raises(UserError, match=r"^--set with my\.yaml: n_heads must divide .* 60, not 8"):
-        paramsfile.check_point(params, given, {"embedding_size": 60})
+        ask_training(replace(options, set=("embedding_size=60",)))
+
+
+def test_trial_0_is_named_after_the_file_only_where_it_runs_its_values(read: Read) -> None:
+    read("models: {SASRec: {n_heads: 8}}")
+    options = StudyOptions("sasrec", params="my.yaml")
+    assert ask_study(options).baseline == "values of my.yaml"
+    read("models: {SASRec: {n_heads: [1, 2]}}")
+    assert ask_study(options).baseline == "defaults"
 
 
 # Tune, one value for each: the space of the model, from the file's point.
@@ -346,15 +372,13 @@ def test_lists_and_a_space_exclude_each_other(read: Read) -> None:
 
 
 def poor(given: Given, model: str, searched: tuple[str, ...] = (), **chosen: Any) -> list[str]:
-    lines = paramsfile.poor_values(
-        model, paramsfile.without(given, chosen), given.values | chosen, searched
-    )
+    lines = poor_values(model, _without(given, chosen), given.values | chosen, searched)
     return [line.split(": ")[1] for line in lines]
 
 
 def test_a_poor_value_gets_one_line_with_place_reason_and_a_better_one(read: Read) -> None:
     given = read("models:\n  DuoRec:\n    dropout_prob: 0.1\n    tau: 1", "duorec")
-    (line,) = paramsfile.poor_values("duorec", given, given.values)
+    (line,) = poor_values("duorec", given, given.values)
     assert line == (
         "my.yaml:3: dropout_prob 0.1: dropout makes the second view, and so little of it leaves "
         "both alike; 0.5 is the paper's"
@@ -397,12 +421,12 @@ EXPECTED = {
 
 @pytest.mark.parametrize("model", EXPECTED)
 def test_the_poor_values_of_warprecs_blocks(model: str) -> None:
-    given = paramsfile.read(str(WARPREC), model, declaration(model).params)
+    given = warprec.read(str(WARPREC), model, declaration(model).params)
     assert poor(given, model) == EXPECTED[model]
 
 
 def test_every_line_about_a_poor_value_names_hyperparameters_that_exist() -> None:
-    for models, name, _, why in paramsfile.POOR:
+    for models, name, _, why in advice.POOR:
         for model in [] if models == "*" else models.split():
             assert name in declaration(model).params.model_fields
         assert "\n" not in why

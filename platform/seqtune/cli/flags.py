@@ -1,0 +1,99 @@
+"""From declared options to a command: its signature, as Typer reads it."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import typing
+from collections.abc import Callable
+from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
+
+import typer
+
+from seqtune.catalogue import model_names
+from seqtune.options import DATA, RESOURCES, SEARCH, WHAT, WHERE, Declared, declared
+
+PANELS = (WHAT, DATA, SEARCH, RESOURCES, WHERE)
+
+O = TypeVar("O")  # noqa: E741 - options of a command
+P = ParamSpec("P")
+
+
+def takes(options: type[O]) -> Callable[[Callable[Concatenate[O, P], None]], Callable[..., None]]:
+    """Makes a function of ``options`` into a command that has each of them as an option.
+
+    The further parameters of the function are options of the command line alone.
+    """
+
+    def command(function: Callable[Concatenate[O, P], None]) -> Callable[..., None]:
+        own = [
+            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for parameter in list(inspect.signature(function, eval_str=True).parameters.values())[
+                1:
+            ]
+        ]
+        known = {one.name: one for one in declared(options)}
+
+        make: Any = options
+        call: Any = function
+
+        @functools.wraps(function)
+        def run(**given: Any) -> None:
+            values = {name: _read(one, given.pop(name)) for name, one in known.items()}
+            call(make(**values), **given)
+
+        parameters = [*(_parameter(one) for one in known.values()), *own]
+        parameters.sort(key=lambda p: PANELS.index(_panel(p)))
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        del run.__wrapped__  # its signature is not that of the command
+        return run
+
+    return command
+
+
+def option(panel: str, text: str, *names: str, **more: Any) -> Any:
+    """Declares an option of the command line alone."""
+    return typer.Option(*names, help=text, rich_help_panel=panel, **more)
+
+
+def complete_model(incomplete: str) -> list[str]:
+    """Completes the name of a model in a shell."""
+    return [name for name in model_names() if name.startswith(incomplete.lower())]
+
+
+def _panel(parameter: inspect.Parameter) -> str:
+    info = parameter.annotation.__metadata__[0]
+    return str(info.rich_help_panel)
+
+
+def _parameter(one: Declared) -> inspect.Parameter:
+    flag, kind, default = one.flag, one.kind, one.default
+    if typing.get_origin(kind) is tuple:
+        kind, default = list[str], list(default)
+    elif flag.read is not None:
+        kind = str if isinstance(default, str) else str | None
+    elif one.required:
+        kind = str | None  # its absence gets a sentence of ours
+    choices = typing.get_origin(kind) is typing.Literal
+    info = option(
+        flag.panel,
+        flag.text,
+        "/".join(one.names),
+        metavar=None if choices else flag.metavar,
+        min=flag.least,
+        show_default=flag.shown or default not in (None, [], False),
+        autocompletion=complete_model if flag.is_model else None,
+    )
+    return inspect.Parameter(
+        one.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[kind, info],
+    )
+
+
+def _read(one: Declared, value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(value)
+    return one.flag.read(value) if one.flag.read and isinstance(value, str) else value

@@ -1,0 +1,83 @@
+"""``seqtune tune``: search for the best hyperparameters of a model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from seqtune.catalogue import check_model
+from seqtune.cli.flags import complete_model, option, takes
+from seqtune.cli.mistakes import say
+from seqtune.cli.pages import explain_model, list_models
+from seqtune.cli.ready import ready
+from seqtune.options import WHAT, StudyOptions, TrainOptions, command
+from seqtune.space.asked import AskedStudy, ask_study
+
+if TYPE_CHECKING:
+    from seqtune.report.view import StudyView, TrainView
+
+EXAMPLES = """[bold]Examples[/]
+
+{program} --model duorec
+
+{program} --model sasrec --data ratings.csv --trials 50 --time-budget 2h
+
+{program} --model sasrec --data ratings.csv --set n_layers=3 --name deeper
+"""
+
+
+@takes(StudyOptions)
+def tune(
+    options: StudyOptions,
+    list_: Annotated[bool, option(WHAT, "List the models and exit.", "--list", metavar="")] = False,
+    explain: Annotated[
+        str | None,
+        option(
+            WHAT,
+            "Explain a model and its hyperparameters and exit.",
+            "--explain",
+            metavar="MODEL",
+            autocompletion=complete_model,
+        ),
+    ] = None,
+) -> None:
+    """Searches for the best hyperparameters of a model on your interactions.
+
+    The defaults, or the values of --params, run first: the report says what tuning gained.
+    """
+    if list_:
+        list_models()
+    elif explain is not None:
+        explain_model(check_model(explain, "--explain"))
+    else:
+        options = ready(options)
+        _tune(options, ask_study(options))
+
+
+def _tune(options: StudyOptions, asked: AskedStudy) -> None:
+    from seqtune.report.report import show
+    from seqtune.report.view import StudyView
+
+    view = StudyView(options.metric, asked.time_budget, baseline=asked.baseline)
+    try:
+        view.preparing("starting")
+        from seqtune.study import study
+
+        result = study.run(asked, view)
+    except KeyboardInterrupt:
+        view.study_ended()
+        raise stopped(options, view) from None
+    finally:
+        view.study_ended()
+    show(result)
+    if result.best is None:
+        raise typer.Exit(1)
+
+
+def stopped(options: StudyOptions | TrainOptions, view: StudyView | TrainView) -> typer.Exit:
+    """Says how to go on after Ctrl-C, and returns how to exit."""
+    again = command(replace(options, resume=True))
+    say(f"Stopped. Continue with:\n{again}" if view.has_started else "Stopped before it began.")
+    return typer.Exit(130)

@@ -1,0 +1,139 @@
+"""What a person asks for, read and checked once: nobody after this parses an option again."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from seqtune.catalogue import declaration
+from seqtune.errors import UserError
+from seqtune.options import DEFAULTS, ModelOptions, StudyOptions
+from seqtune.params import build, check, parse_assignment
+from seqtune.space.advice import poor_values
+from seqtune.space.read import load_space
+from seqtune.space.space import Given, Space
+from seqtune.space.warprec import read
+from seqtune.words import duration, written
+
+# A first look should not take long: these hold on the demo set where nothing else is asked for.
+DEMO, DEMO_BUDGET, DEMO_EPOCHS = "demo", 210.0, 40
+
+Options = TypeVar("Options", bound=ModelOptions)
+
+
+@dataclass(frozen=True)
+class Asked(Generic[Options]):
+    """Options, and what they say about hyperparameters.
+
+    One order of precedence holds everywhere: ``--set``, ``--seed``, the file of ``--params``, what
+    the search space fixes, the declared default.
+    """
+
+    options: Options
+    values: Mapping[str, Any]  # of hyperparameters that are given; the rest have their defaults
+    notes: tuple[str, ...]
+
+    @property
+    def seed(self) -> int:
+        """The seed of the search, of the order of trials and of drawn users."""
+        return int(self.values.get("seed", 0))
+
+
+@dataclass(frozen=True)
+class AskedStudy(Asked[StudyOptions]):
+    """What a study shall be: ``values`` are those that all trials share."""
+
+    space: Space
+    baseline: str  # what trial 0 runs, in words
+    time_budget: float | None  # seconds; that of a first look where none is given
+
+
+def ask_training(options: Options) -> Asked[Options]:
+    """Reads and checks the hyperparameters of one training.
+
+    Raises:
+        UserError: one sentence for the first mistake in ``--set``, in the file of ``--params``, or
+            in how they fit together.
+    """
+    given, chosen = _given(options), _chosen(options)
+    values = {**_single(given, chosen), **chosen}
+    sources = ["--set"] if chosen or not given.place else []
+    sources += [given.place] if given.place else []
+    build(declaration(options.model).params, values, " with ".join(sources))
+    poor = poor_values(options.model, _without(given, chosen), values)
+    return Asked(options, values, (*given.notes, *poor))
+
+
+def ask_study(options: StudyOptions) -> AskedStudy:
+    """Reads and checks the search space and whatever fixes or replaces a part of it.
+
+    Raises:
+        UserError: one sentence for the first mistake, with the place and the nearest fix.
+    """
+    given, chosen = _given(options), _chosen(options)
+    space = load_space(options.space, options.model, chosen, given=given)
+    searched = [dimension.name for dimension in space.dimensions]
+    poor = poor_values(options.model, _without(given, chosen), space.defaults(), searched)
+    notes = (*given.notes, *space.notes, *poor)
+    budget = options.time_budget
+    if options.data == DEMO:
+        budget = budget or DEMO_BUDGET
+        if not {"epochs"} & {*given.lines, *chosen}:
+            space = _first_look(space)
+        notes = (_first_look_note(space, budget), *notes)
+    from_file = bool(given.values) and not given.dimensions
+    baseline = f"values of {Path(given.place).name}" if from_file else DEFAULTS
+    return AskedStudy(options, space.fixed, notes, space, baseline, budget)
+
+
+def _given(options: ModelOptions) -> Given:
+    if options.params is None:
+        return Given()
+    return read(options.params, options.model, declaration(options.model).params)
+
+
+def _chosen(options: ModelOptions) -> dict[str, Any]:
+    """Returns the values of ``--set``, and that of ``--seed``."""
+    params, values = declaration(options.model).params, {}
+    for text in options.set:
+        name, value = parse_assignment(text)
+        if name in values:
+            raise UserError(f"--set {text}: {name} is set twice; keep one")
+        values[name] = check(params, name, value, "--set")
+    return values if options.seed is None else {"seed": options.seed, **values}
+
+
+def _without(given: Given, chosen: Collection[str]) -> Given:
+    """Returns what a file says about hyperparameters that ``--set`` leaves to it."""
+    values = {name: value for name, value in given.values.items() if name not in chosen}
+    dimensions = tuple(d for d in given.dimensions if d.name not in chosen)
+    return replace(given, values=values, dimensions=dimensions)
+
+
+def _single(given: Given, chosen: Collection[str]) -> Mapping[str, Any]:
+    for dimension in _without(given, chosen).dimensions:
+        raise UserError(
+            f"{given.lines[dimension.name]}: {dimension.name} is a list, and train needs one "
+            f"value; give --set {dimension.name}={written(dimension.corners[0])}, or use tune"
+        )
+    return given.values
+
+
+def _first_look(space: Space) -> Space:
+    """Keeps the trials of the demo set short."""
+    if space.epochs <= DEMO_EPOCHS:
+        return space
+    short = {"epochs": DEMO_EPOCHS}
+    dimensions = tuple(d for d in space.dimensions if d.name != "epochs")
+    return replace(
+        space, fixed={**space.fixed, **short}, dimensions=dimensions, start={**space.start, **short}
+    )
+
+
+def _first_look_note(space: Space, budget: float) -> str:
+    limit, ways = f"{duration(budget)} in all", "--time-budget"
+    if space.epochs:  # STAN has none
+        limit, ways = f"{space.epochs} epochs a trial and {limit}", f"--set epochs=, {ways}"
+    return f"the demo set is generated; a first look takes at most {limit} ({ways})"
