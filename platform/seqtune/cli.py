@@ -24,7 +24,7 @@ from typer.exceptions import TyperException
 
 from seqtune import __version__
 from seqtune.cluster import check_lasting, in_job
-from seqtune.errors import UserError, nearest
+from seqtune.errors import UserError
 from seqtune.options import RESULTS, StudyOptions, TrainOptions, command, parse_duration
 from seqtune.params import check, check_model, declaration, model_names, parse_assignment
 from seqtune.paramsfile import check_point, given_by
@@ -598,19 +598,9 @@ def _assignments(options: StudyOptions | TrainOptions) -> dict[str, object]:
 
 
 def _check_data(source: str) -> None:
-    from seqtune.data.generate import PRESETS
+    from seqtune.data import locate
 
-    path = Path(source).expanduser()
-    if source in PRESETS or "://" in source or path.is_file():
-        return
-    if path.is_dir():
-        raise UserError(f"--data {source}: is a folder; name the file with the interactions")
-    if path.parent == Path() and not path.suffix:
-        raise UserError(f"--data {source}: no such file or generated set{nearest(source, PRESETS)}")
-    siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    close = difflib.get_close_matches(path.name, siblings, n=1)
-    hint = f"; did you mean {str(path.parent / close[0])!r}?" if close else ""
-    raise UserError(f"--data {source}: no such file{hint}")
+    locate(source)
 
 
 # Pages about models.
