@@ -380,9 +380,9 @@ def recommend(
         str | None,
         _option(WHAT, "Interactions of the users to recommend to.", "--data", metavar="FILE"),
     ] = None,
-    out: Annotated[str, _option(WHAT, "Parquet file to write.", metavar="FILE")] = (
-        "recommendations.parquet"
-    ),
+    out: Annotated[
+        str, _option(WHAT, "File to write: .parquet, .csv, .tsv or .jsonl.", metavar="FILE")
+    ] = ("recommendations.parquet"),
     k: Annotated[int, _option(WHAT, "Items for each user.", "--k", metavar="N", min=1)] = 10,
     exclude_seen: Annotated[
         bool | None,
@@ -410,7 +410,7 @@ def recommend(
     remote = registered or "://" in checkpoint
     if not remote and not Path(checkpoint).expanduser().is_dir():
         raise UserError(f"--checkpoint {checkpoint}: no such folder; tune and train print it")
-    from seqtune.checkpoint import recommend_file
+    from seqtune.recommend import recommend_file
     from seqtune.storage import Folder
 
     with tempfile.TemporaryDirectory() as scratch:

@@ -363,6 +363,7 @@ def write_checkpoint(
         mask_seen=plan.mask_seen,
         meta=about
         | {"data": dataset.name, "data_fingerprint": dataset.fingerprint}
+        | {"columns": dict(dataset.columns)}
         | {"git_commit": git_commit(), "versions": versions()},
     )
 

@@ -37,7 +37,17 @@ FLOORS = {
     2: ("batches", "models", "floors"),
     3: ("train", "evaluate", "flops"),
     4: ("track", "checkpoint", "cluster", "saver", "serving"),
-    5: ("search", "trial", "probe", "significance", "report", "plots", "view", "handbook"),
+    5: (
+        "recommend",
+        "search",
+        "trial",
+        "probe",
+        "significance",
+        "report",
+        "plots",
+        "view",
+        "handbook",
+    ),
     6: ("study", "bench"),
     7: ("cli",),
 }

@@ -16,7 +16,7 @@ from seqtune.errors import UserError
 Ids = NDArray[np.int64] | NDArray[np.uint64] | NDArray[np.object_]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """Histories of U users with I items, E events in all, users one after another.
 
@@ -36,6 +36,9 @@ class Dataset:
     columns: Mapping[str, str] = field(default_factory=dict)  # of the file: role -> name
     notes: tuple[str, ...] = ()  # what reading did that the user should know, one line each
     best_hit_10: float | None = None  # generated data: the best reachable HR@10 on the test item
+
+    def __repr__(self) -> str:
+        return f"Dataset({self.describe()})"
 
     @property
     def n_users(self) -> int:
