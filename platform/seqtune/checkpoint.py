@@ -7,12 +7,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from io import BytesIO
-from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +22,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seqtune import data
 from seqtune.catalogue import check_model
 from seqtune.errors import UserError
 from seqtune.model import History, Model, model_class
@@ -31,7 +31,7 @@ from seqtune.storage import Folder
 FORMAT = 1
 SCORES = 2**24  # scores computed at once: 64 MB
 SHOWN = 3  # unknown ids named in a note
-USERS = 8192  # users of a file answered at once
+WHOLE = r"(-?[0-9]{1,20})(?:\.0+)?"  # an integer as texts may write it
 
 Ids = NDArray[Any]
 
@@ -153,7 +153,7 @@ class Recommendation(NamedTuple):
     note: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Recommender:
     """A loaded checkpoint."""
 
@@ -163,6 +163,12 @@ class Recommender:
     mask_seen: bool  # whether the model was evaluated with seen items left out
     meta: dict[str, Any]
     device: torch.device
+
+    def __repr__(self) -> str:
+        name, where = type(self.model).__name__, self.meta.get("data")
+        data = f" of {where}" if where else ""
+        seen = "left out" if self.mask_seen else "ranked"
+        return f"Recommender({name}, {len(self.item_ids):,} items{data}, seen items {seen})"
 
     @cached_property
     def _index(self) -> dict[Any, int]:
@@ -197,7 +203,9 @@ class Recommender:
 
     def number(self, own: object) -> int | None:
         """Returns the number 1..I of an item by its own id, or None where training never saw it."""
-        return self._index.get(_own(own, self.item_ids.dtype.kind))
+        spellings = _spellings(own, self.item_ids.dtype.kind)
+        found = (self._index[one] for one in spellings if one in self._index)
+        return next(found, None)
 
     def _known(self, history: Any, row: int) -> tuple[NDArray[np.int64], str]:
         if isinstance(history, str | bytes | Mapping) or not hasattr(history, "__len__"):
@@ -282,81 +290,20 @@ def _at_least_one(k: object) -> int:
     return int(k)
 
 
-def _own(own: object, kind: str) -> int | str | None:
-    """Reads an id as the catalogue writes it: JSON may say "12" or 12.0 for 12, and 12 for "12"."""
+def _spellings(own: object, kind: str) -> list[int | str]:
+    """Returns an id in the ways in which a catalogue of numbers, or of texts (O), may write it.
+
+    JSON may say "12" or 12.0 for 12, and 12 for "12".
+    """
     if isinstance(own, np.generic):
         own = own.item()
-    if isinstance(own, float) and own.is_integer():
-        own = int(own)
-    if isinstance(own, bool) or not isinstance(own, int | str):
-        return None
+    if isinstance(own, UUID):
+        own = str(own)
+    if isinstance(own, bool) or not isinstance(own, int | float | str):
+        return []
+    whole = isinstance(own, float) and own.is_integer()
+    texts = [str(own), *([f"{own:.0f}"] if whole else [])]
     if kind == "O":
-        return str(own)
-    if isinstance(own, int):
-        return own
-    return int(own) if own.strip().removeprefix("-").isdecimal() else None
-
-
-class Written(NamedTuple):
-    """What ``recommend_file`` did."""
-
-    n_users: int
-    n_rows: int
-    n_popular: int  # users without a known item, who got the most popular ones
-    unknown: list[Any]  # ids of items in the file that training never saw
-
-
-def recommend_file(
-    folder: Folder,
-    source: str,
-    out: str | Path,
-    *,
-    k: int = 10,
-    exclude_seen: bool | None = None,
-    user_col: str | None = None,
-    item_col: str | None = None,
-    time_col: str | None = None,
-    device: torch.device | str = "cpu",
-) -> Written:
-    """Recommends to every user of an interactions file and writes a parquet file.
-
-    One row per recommendation: ``user``, ``rank`` (1 is best), ``item``, ``score``; ids are the
-    file's and the catalogue's own. Rows are written as they are found, and the file appears
-    under its name once it is complete.
-    """
-    recommender = load(folder, device)
-    given = data.load(
-        source, user_col=user_col, item_col=item_col, time_col=time_col, min_user=1, min_item=1
-    )
-    item_of = np.zeros(given.n_items + 1, dtype=np.int64)  # number in the file -> in the model
-    item_of[1:] = [recommender.number(own) or 0 for own in given.item_ids.tolist()]
-    target = Path(out)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.part")
-    n_rows = n_popular = 0
-    with pq.ParquetWriter(part, _schema(given, recommender)) as writer:
-        for first in range(0, given.n_users, USERS):
-            users = np.arange(first, min(first + USERS, given.n_users))
-            spans = [slice(given.offsets[u], given.offsets[u + 1]) for u in users]
-            rows = [item_of[given.items[span]] for span in spans]
-            histories = [row[row > 0] for row in rows]
-            times = [given.times[span][row > 0] for span, row in zip(spans, rows, strict=True)]
-            found = recommender.rank(histories, k, exclude_seen, times)
-            counts = [len(items) for items, _ in found]
-            columns = (
-                np.repeat(given.user_ids[users], counts),
-                np.concatenate([np.arange(1, count + 1) for count in counts]),
-                recommender.item_ids[np.concatenate([items for items, _ in found]) - 1],
-                np.concatenate([scores for _, scores in found]),
-            )
-            writer.write_table(pa.table(list(columns), writer.schema.names).cast(writer.schema))
-            n_rows += sum(counts)
-            n_popular += sum(not len(history) for history in histories)
-    part.replace(target)
-    unknown = given.item_ids[item_of[1:] == 0].tolist()
-    return Written(given.n_users, n_rows, n_popular, unknown)
-
-
-def _schema(given: data.Dataset, recommender: Recommender) -> pa.Schema:
-    user, item = (pa.array(ids[:1]).type for ids in (given.user_ids, recommender.item_ids))
-    return pa.schema({"user": user, "rank": pa.int32(), "item": item, "score": pa.float32()})
+        return [*texts]
+    numbers = (re.fullmatch(WHOLE, text.strip()) for text in texts)
+    return [int(number[1]) for number in numbers if number]

@@ -2,13 +2,14 @@
 
 A rank is 1 for the top of the list; ties count as half, so ranks may be fractions. One item per
 user is held out, which makes recall equal to the hit rate and MAP equal to MRR; all are listed
-under the names that people look for. Every metric here is better when higher.
+under the names that people look for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,38 +17,59 @@ from numpy.typing import NDArray
 from seqtune.errors import UserError, nearest
 
 Floats = NDArray[np.floating]
+Ints = NDArray[np.integer[Any]]
+Direction = Literal["higher", "lower", "neither"]
 KS = (5, 10, 20)
 
 
-class Metric(NamedTuple):
+@dataclass(frozen=True)
+class Metric:
     """A metric at a cut-off: what one user contributes, given the rank of the held-out item."""
 
+    name: str
     gain: Callable[[Floats, int], Floats]  # (U,) ranks within the cut-off, k -> (U,)
+    meaning: str  # of one user; beyond the cut-off all are 0
+    shown: tuple[int, ...] = ()  # cut-offs at which a report's first table has it
+    better: Direction = "higher"
+
+
+@dataclass(frozen=True)
+class ListMetric:
+    """A metric at a cut-off of what is recommended, whatever the held-out items are."""
+
+    name: str
+    value: Callable[[Ints, Floats], float]  # (U, k) lists, (I,) popularity percentile -> value
     meaning: str
+    better: Direction = "higher"
 
 
-METRICS: dict[str, Metric] = {
-    "ndcg": Metric(
-        lambda r, k: 1 / np.log2(r + 1),
-        "1 / log2(rank + 1) within the first k, else 0: the ideal list has the item on top.",
+RANK = (
+    Metric("ndcg", lambda r, k: 1 / np.log2(r + 1), "1 / log2(rank + 1): 1 for an ideal list.", KS),
+    Metric("hr", lambda r, k: np.ones_like(r), "1 where the item is found (hit rate).", KS),
+    Metric("mrr", lambda r, k: 1 / r, "1 / rank.", (10,)),
+    Metric("recall", lambda r, k: np.ones_like(r), "Found / held-out items: one is held out."),
+    Metric("precision", lambda r, k: np.full_like(r, 1 / k), "Found items / k."),
+    Metric("map", lambda r, k: 1 / r, "Average precision: of one item, 1 / rank."),
+)
+LISTS = (
+    ListMetric(
+        "coverage",
+        lambda top, popular: len(np.unique(top)) / len(popular),
+        "Share of the catalogue that is among the first k of at least one user.",
     ),
-    "hr": Metric(
-        lambda r, k: np.ones_like(r), "Share of users whose item is among the first k (hit rate)."
+    ListMetric(
+        "popularity",
+        lambda top, popular: float(popular[top - 1].mean()),
+        "Mean popularity percentile of the first k items, 0 rarest and 1 most popular; items that "
+        "are equally popular share the middle of their places.",
+        better="neither",
     ),
-    "mrr": Metric(lambda r, k: 1 / r, "1 / rank within the first k, else 0."),
-    "recall": Metric(
-        lambda r, k: np.ones_like(r), "Found items / held-out items; one is held out, so it is hr."
-    ),
-    "precision": Metric(lambda r, k: np.full_like(r, 1 / k), "Found items / k."),
-    "map": Metric(
-        lambda r, k: 1 / r, "Mean average precision, over the one held-out item: equal to mrr."
-    ),
-}
+)
+METRICS = {metric.name: metric for metric in RANK}
+LIST_METRICS = {metric.name: metric for metric in LISTS}
 
-LIST_METRICS = {
-    "coverage": "Share of the catalogue that appears in the first k of at least one user.",
-    "popularity": "Mean popularity percentile (0 rarest, 1 most popular) of the first k items.",
-}
+# What a report shows first: with one held-out item per user the others are copies.
+MAIN = tuple(f"{metric.name}@{k}" for metric in METRICS.values() for k in metric.shown)
 
 
 def parse_metric(text: str, place: str = "--metric") -> tuple[str, int]:
@@ -55,9 +77,15 @@ def parse_metric(text: str, place: str = "--metric") -> tuple[str, int]:
     name, _, k = text.lower().partition("@")
     if name not in METRICS:
         raise UserError(f"{place} {text}: no such metric{nearest(name, METRICS)}")
-    if not k.isdigit() or int(k) < 1:
+    if not (k.isascii() and k.isdigit()) or int(k) < 1:
         raise UserError(f"{place} {text}: write a cut-off after the name, for example {name}@10")
     return name, int(k)
+
+
+def direction(metric: str) -> Direction:
+    """Returns which values of ``ndcg@10`` or ``popularity@5`` are better."""
+    name = metric.partition("@")[0]
+    return (METRICS | LIST_METRICS)[name].better
 
 
 def per_user(metric: str, ranks: Floats) -> Floats:
@@ -75,21 +103,19 @@ def compute(ranks: Floats, ks: Iterable[int] = KS, also: str | None = None) -> d
     return {name: float(per_user(name, ranks).mean()) for name in names}
 
 
-def of_lists(
-    top: NDArray[np.integer], popularity: NDArray[np.integer], ks: Iterable[int]
-) -> dict[str, float]:
+def of_lists(top: Ints, popularity: Ints, ks: Iterable[int]) -> dict[str, float]:
     """Returns coverage and popularity bias of recommended lists.
 
     ``top`` (U, K) holds item ids 1..I, best first; ``popularity`` (I,) counts training events.
     """
-    order = np.argsort(np.argsort(popularity, kind="stable"), kind="stable")
-    percentile = order / max(len(popularity) - 1, 1)
-    result = {}
-    for k in ks:
-        first = top[:, :k]
-        result[f"coverage@{k}"] = len(np.unique(first)) / len(popularity)
-        result[f"popularity@{k}"] = float(percentile[first - 1].mean())
-    return result
+    _, group, sizes = np.unique(popularity, return_inverse=True, return_counts=True)
+    middle = np.cumsum(sizes) - (sizes + 1) / 2  # of the places of equally popular items, from 0
+    percentile = middle[group] / max(len(popularity) - 1, 1)
+    return {
+        f"{metric.name}@{k}": metric.value(top[:, :k], percentile)
+        for k in ks
+        for metric in LIST_METRICS.values()
+    }
 
 
 def mlflow_name(metric: str) -> str:
@@ -100,27 +126,17 @@ def mlflow_name(metric: str) -> str:
 def page() -> str:
     """Returns docs/metrics.md; a test compares the two."""
     head, _, intro = (__doc__ or "").partition("\n\n")
-    lines = [
-        "# Metrics",
-        "",
-        head,
-        "",
-        intro.strip(),
-        "",
-        "| name | of one user, or of all lists |",
-    ]
-    lines += [
-        "|---|---|",
-        *(f"| `{name}@k` | {metric.meaning} |" for name, metric in METRICS.items()),
-    ]
-    lines += [f"| `{name}@k` | {meaning} |" for name, meaning in LIST_METRICS.items()]
-    cut_offs = ", ".join(map(str, KS))
-    lines += [
-        "",
-        f"Reports have k = {cut_offs}; `--metric` takes any, for example `hr@50`. In MLflow",
-    ]
-    lines += [
-        "the names have `_` for `@`, which it rejects. `coverage` and `popularity` are measured"
-    ]
-    lines += ["on test alone, and popularity has no better direction.", ""]
-    return "\n".join(lines)
+    both: list[Metric | ListMetric] = [*METRICS.values(), *LIST_METRICS.values()]
+    rows = [f"| `{metric.name}@k` | {metric.meaning} | {metric.better} |" for metric in both]
+    return "\n".join(
+        [
+            *("# Metrics", "", head, "", intro.strip(), ""),
+            *("| name | of one user, or of all lists | better |", "|---|---|---|", *rows, ""),
+            "The value of a rank metric is the mean over users; a user whose item is not among the",
+            "first k contributes 0. `coverage` and `popularity` are measured on test alone.",
+            "",
+            f"Reports have k = {', '.join(map(str, KS))}; `--metric` takes any, for example",
+            "`hr@50`. In MLflow the names have `_` for `@`, which it rejects.",
+            "",
+        ]
+    )

@@ -275,7 +275,9 @@ class RecommendOptions:
         ),
     ]
     data: Annotated[str, Flag(WHAT, "Recommend to the users of these interactions.", "FILE")]
-    out: Annotated[str, Flag(WHAT, "Write this file.", "FILE")] = "recommendations.parquet"
+    out: Annotated[str, Flag(WHAT, "Write this file: .parquet, .csv, .tsv or .jsonl.", "FILE")] = (
+        "recommendations.parquet"
+    )
     k: Annotated[int, Flag(WHAT, "Recommend so many items to each user.", "N", least=1)] = 10
     exclude_seen: Annotated[
         bool | None,

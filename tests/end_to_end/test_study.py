@@ -31,6 +31,11 @@ space:
 """
 SEARCHED = ("learning_rate", "batch_size", "weight_decay")
 VALID_USERS = 150
+PROTOCOL = (
+    "Leave-one-out: the last item of 200 users is the test and the one before it validates for 150 "
+    "of them, drawn with seed 0; each is ranked among all 60 items, and seen items are left out, "
+    "since no user has an item twice."
+)
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +68,7 @@ def test_nothing_but_the_study_is_told(ended: Any, study: Any) -> None:
     head, said = ended.out.split("\n\n")[0].splitlines(), ended.out
     assert head[:4] == [
         "sasrec on tiny: 200 users, 60 items, 2,534 interactions",
-        f"Leave-one-out: the last item of 200 users is the test and the one before it validates for "
-        f"{VALID_USERS} of them, drawn with seed 0; each is ranked among all 60 items, and seen items "
-        "are left out, since no user has an item twice.",
+        PROTOCOL,
         next(line for line in head if line.startswith("3 hyperparameters searched, 3 trials, ")),
         f"results in {study.folder}",
     ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -265,9 +267,20 @@ def test_a_history_without_known_items_gets_the_most_popular(ints: Recommender) 
 
 def test_ids_may_come_as_json_writes_them(ints: Recommender, texts: Recommender) -> None:
     assert [r.note for r in ints.recommend([["10"], [10.0], [np.int32(10)], [" 10 "]])] == [""] * 4
+    assert [ints.number(own) for own in ("10.0", "20.00", 30.0, np.float32(40))] == [1, 2, 3, 4]
     assert [texts.number(own) for own in (12, 12.0, "12")] == [4, 4, 4]
-    unknown: list[Any] = [None, True, 10.5, "1O", "²", [10], float("nan")]
+    unknown: list[Any] = [None, True, 10.5, "1O", "²", [10], float("nan"), "10.5", "1" * 5000]
     assert [ints.number(own) for own in unknown] == [None] * len(unknown)
+    floats = recommender(["12.0", "b", "c", "7", "e", "f"])  # texts of a file that had types
+    assert [floats.number(own) for own in (12.0, "12.0", 12, 7.0)] == [1, 1, None, 4]
+    one = uuid.UUID(int=5)
+    assert recommender([str(one), "b", "c", "d", "e", "f"]).number(one) == 1
+
+
+def test_a_recommender_is_shown_in_one_line(ints: Recommender) -> None:
+    assert repr(ints) == "Recommender(Follower, 6 items, seen items ranked)"
+    named = dataclasses.replace(ints, mask_seen=True, meta={"data": "shop"})
+    assert repr(named) == "Recommender(Follower, 6 items of shop, seen items left out)"
 
 
 def test_long_histories_keep_their_end_and_the_user_is_new(ints: Recommender) -> None:
@@ -300,40 +313,3 @@ def test_k_must_be_a_count(ints: Recommender, k: Any) -> None:
 def test_a_history_must_be_a_list(ints: Recommender, history: Any) -> None:
     with pytest.raises(UserError, match="history 1: must be a list of item ids"):
         ints.recommend([[10], history])
-
-
-# From a file.
-
-
-@pytest.mark.usefixtures("known_follower")
-def test_a_file_is_answered_user_by_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "USERS", 2)
-    save(Folder.at(tmp_path / "best"), mask_seen=False)
-    source = tmp_path / "new.csv"
-    # Out of order in time; "zoe" has one event, "max" nothing that the model knows.
-    source.write_text(
-        "user,item,timestamp\nann,30,2000\nann,10,3000\nmax,77,1000\nzoe,40,5\nann,50,1000\n"
-        "bob,20,1\nbob,99,2\n"
-    )
-    out = tmp_path / "made" / "top.parquet"
-    written = checkpoint.recommend_file(Folder.at(tmp_path / "best"), str(source), out, k=2)
-    assert written == checkpoint.Written(4, 8, 1, [77, 99])
-    table = pq.read_table(out)
-    assert [f"{f.name}: {f.type}" for f in table.schema] == [
-        "user: string",
-        "rank: int32",
-        "item: int64",
-        "score: float",
-    ]
-    rows = {(r["user"], r["rank"]): (r["item"], r["score"]) for r in table.to_pylist()}
-    assert rows == {
-        ("ann", 1): (10, 9),
-        ("ann", 2): (20, 6),
-        ("max", 1): (20, 9),
-        ("max", 2): (40, 9),
-        ("zoe", 1): (40, 9),
-        ("zoe", 2): (10, 6),
-        ("bob", 1): (20, 9),
-        ("bob", 2): (10, 6),
-    }
-    assert [path.name for path in out.parent.iterdir()] == ["top.parquet"]

@@ -43,9 +43,34 @@ def test_coverage_and_popularity_by_hand():
     assert found["popularity@2"] == pytest.approx((1 + 1 / 3 + 1 + 2 / 3) / 4)
 
 
+def test_equally_popular_items_share_their_place():
+    popularity = np.array([7, 0, 3, 3, 0, 3])  # places 5 | 0, 1 | 2, 3, 4
+    for item, percentile in ((1, 1), (2, 0.1), (3, 0.6), (4, 0.6), (5, 0.1), (6, 0.6)):
+        found = metrics.of_lists(np.array([[item]]), popularity, ks=(1,))
+        assert found["popularity@1"] == pytest.approx(percentile)
+
+
+def test_a_metric_has_a_direction_and_a_report_its_first_names():
+    assert [metrics.direction(name) for name in ("ndcg@7", "coverage@10", "popularity@5")] == [
+        "higher",
+        "higher",
+        "neither",
+    ]
+    assert (*("ndcg@5", "ndcg@10", "ndcg@20", "hr@5", "hr@10", "hr@20", "mrr@10"),) == metrics.MAIN
+
+
+def test_a_rank_metric_is_one_declaration(monkeypatch):
+    reciprocal = metrics.Metric("first", lambda r, k: (r == 1) * 1.0, "On top.")
+    monkeypatch.setitem(metrics.METRICS, "first", reciprocal)
+    assert metrics.compute(RANKS)["first@10"] == pytest.approx(0.2)
+    assert metrics.parse_metric("first@3") == ("first", 3)
+    assert "| `first@k` | On top. | higher |" in metrics.page()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("ndcg@²", "--metric ndcg@²: write a cut-off after the name, for example ndcg@10"),
         ("ndgc@10", "--metric ndgc@10: no such metric; did you mean 'ndcg'?"),
         ("ndcg", "--metric ndcg: write a cut-off after the name, for example ndcg@10"),
         ("hr@0", "--metric hr@0: write a cut-off after the name, for example hr@10"),

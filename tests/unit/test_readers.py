@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import pickle
+import uuid
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -100,7 +101,7 @@ def test_a_quotation_mark_in_an_inter_file_is_an_ordinary_character(folder: Path
     assert dataset.item_ids.tolist() == ['"a', "b", 'c"']
 
 
-@pytest.mark.parametrize("kind", [pa.int32(), pa.uint64(), pa.float64(), pa.string()])
+@pytest.mark.parametrize("kind", [pa.int32(), pa.uint64(), pa.float64(), pa.decimal128(22, 2)])
 def test_parquet(folder: Path, kind: pa.DataType) -> None:
     user, item, time = (
         list(map(int, column)) for column in zip(*(r.split(",") for r in ROWS), strict=True)
@@ -151,6 +152,87 @@ def test_quoted_values_may_hold_the_delimiter_and_line_breaks(folder: Path) -> N
     assert same(load(write("quoted.csv", f"title,{HEADER}", *rows)))
 
 
+def test_a_title_that_opens_with_a_quote_swallows_nothing(folder: Path) -> None:
+    titles = ["007", '"Heroes (live)', "Plain", '"Odd Al" Band', 'Live at 7"', '"', "End"]
+    lines = [f"7\t{1_400_000_000 + at}\t{title}" for at, title in enumerate(titles)]
+    dataset = load(write("x.tsv", "user\ttime\ttitle", *lines), item_col="title")
+    assert dataset.n_interactions == len(titles)
+    assert dataset.item_ids[dataset.items - 1].tolist() == titles
+    # Nor does it where the column is not used, or beyond what is looked at first.
+    far = [f"9\t{1_300_000_000 + at}\t{at}\t{title}" for at, title in enumerate(titles * 1000)]
+    far = [*[f"8\t1300000000\t{at}\tplain title" for at in range(4000)], *far]
+    dataset = load(write("x.tsv", "user\ttime\titem\ttitle", *far))
+    assert dataset.n_interactions == 11_000
+    assert dataset.notes == ()
+
+
+def test_quotes_are_taken_off_where_they_quote(folder: Path) -> None:
+    rows = ['"7","say ""hi""","1400000000"', '"7","b","1400000001"', '"7","c, d","1400000002"']
+    for lines in (rows[:2] * 2, rows):  # each line is a row by itself, and not
+        dataset = load(write("x.csv", '"user","item","time"', *lines))
+        assert set(dataset.item_ids.tolist()) >= {'say "hi"', "b"}
+        assert dataset.user_ids.tolist() == [7]
+        assert dataset.notes == ()
+    dataset = load(write("x.csv", HEADER, '1,"a",1', "1,b,2", "1,a,3"))
+    assert dataset.item_ids.tolist() == ["a", "b"]
+    assert dataset.notes[0] == 'quotes around some item ids are taken off: "a" is a'
+
+
+def test_fewer_rows_than_lines_are_told(folder: Path) -> None:
+    dataset = load(write("x.csv", HEADER, '1,"a\nb",1', '1,"c, d",2', "1,e,3"))
+    assert dataset.item_ids.tolist() == ["a\nb", "c, d", "e"]
+    assert dataset.notes[0] == "quoted values hold line breaks: 4 lines are 3 rows"
+
+
+def test_a_quote_that_is_not_closed_is_shown(folder: Path) -> None:
+    source = write("x.csv", HEADER, '1,"a, b",1', '1,"Heroes (live),2', '1,"c",3')
+    assert refusal(source) == (
+        "x.csv: line 3 opens a value with a quotation mark and does not close it before the next "
+        'column (1,"Heroes (live),2); write quotes inside a quoted value twice ("")'
+    )
+    assert "line 2 opens" in refusal(write("x.csv", HEADER, r'1,"say \"hi\", b",1'))
+
+
+def test_ids_that_are_spelt_like_nothing(folder: Path) -> None:
+    dataset = load(write("x.csv", HEADER, '1,"NA",1', '1,"null",2', '1,"a",3'))
+    assert dataset.item_ids.tolist() == ["NA", "a", "null"]
+    note = "the item ids NA, null are in quotes, and so are read as ids"
+    assert note in dataset.notes
+    assert "row 2 has no item" in refusal(write("x.csv", HEADER, '1,"a",1', '1,"",2'))
+    assert "row 2 has no time" in refusal(write("x.csv", HEADER, '1,"a","1"', '1,"b",""'))
+
+
+def test_lines_on_top_that_begin_with_a_hash(folder: Path) -> None:
+    dataset = load(write("x.csv", "# made in 2024, at home", "#", HEADER, *ROWS))
+    assert same(dataset)
+    assert dataset.notes == ("2 lines on top begin with # and are skipped",)
+    assert same(load(write("x.csv", f"# {HEADER}", *ROWS)))  # the header itself
+    source = write("x.csv", "#a,1,1400000000", "#a,2,1400000001", "b,3,1400000003")
+    dataset = load(source, user_col="1", item_col="2", time_col="3", min_user=1)
+    assert dataset.user_ids.tolist() == ["#a", "b"]
+    assert dataset.n_interactions == 3
+
+
+def test_a_column_that_is_not_used_may_be_in_any_encoding(folder: Path) -> None:
+    lines = [f"title,{HEADER}", *(f"caf\xe9 {at},{row}" for at, row in enumerate(ROWS))]
+    Path("x.csv").write_bytes("\n".join(lines).encode("latin-1"))
+    assert same(load("x.csv"))
+
+
+def test_all_that_is_wrong_is_said_at_once(folder: Path) -> None:
+    lines = ["who,item,when", "caf\xe9,1,31/12/2003", "b,,31/12/2003", "c,2,31/12/2003"]
+    Path("x.csv").write_bytes("\n".join(lines).encode("latin-1"))
+    assert refusal("x.csv", user_col="who", time_col="wen") == (
+        "x.csv: 3 things are wrong: (1) --time-col wen: there is no such column; did you mean "
+        "'when'?; (2) line 2 has the byte 0xe9, which is not UTF-8; convert the file, for example "
+        "with iconv -f CP1252 -t UTF-8 x.csv; (3) row 2 has no item; remove such rows, or name "
+        "another column with --item-col (quote an id that is spelt NA or null)"
+    )
+    assert "(3) row 1 has the time '31/12/2003'; write" in refusal(
+        "x.csv", user_col="who", time_col="when"
+    )
+
+
 def test_the_file_may_be_larger_than_what_is_looked_at_first(folder: Path) -> None:
     many = [f"9,{i % 50},{1_300_000_000 + i}" for i in range(20_000)]
     dataset = load(write("large.csv", HEADER, *many, *ROWS))
@@ -188,6 +270,35 @@ def test_named_columns_in_any_case(folder: Path) -> None:
     assert same(load(source, user_col="who", item_col="what", time_col="When"))
 
 
+def test_the_columns_that_were_read_are_known(folder: Path) -> None:
+    dataset = load(write("x.csv", "who,What,time", *ROWS), user_col="who", item_col="what")
+    assert dataset.columns == {"user": "who", "item": "What", "time": "time"}
+    assert dataset.describe() == "x: 2 users, 3 items, 6 interactions (who, What, time)"
+    assert load("tiny").columns == {}
+
+
+def test_another_column_that_could_be_the_history_is_told(folder: Path) -> None:
+    rows = [f"{line},1,2" for line in ROWS]
+    source = write("x.csv", f"{HEADER},session_id,product_id", *rows)
+    assert load(source).notes == (
+        (
+            "a history is all that one user_id has; session_id could be meant too: choose with "
+            "--user-col"
+        ),
+        "the items are those of item_id; product_id could be meant too: choose with --item-col",
+    )
+    assert load(source, user_col="user_id", item_col="item_id").notes == ()
+
+
+def test_columns_that_are_expected_win_where_they_are_there(folder: Path) -> None:
+    columns = {"user": "who", "item": "item_id", "time": "when"}
+    rows = [f"{line},9,9,2009-09-13" for line in ROWS]
+    source = write("x.csv", "who,item_id,when,user_id,item,date", *rows)
+    assert same(load(source, expected=columns))
+    assert same(load(write("y.csv", HEADER, *ROWS), expected=columns))
+    assert load(source, expected=columns, user_col="user_id").user_ids.tolist() == [9]
+
+
 def test_a_missing_column_is_named_with_those_there_are(folder: Path) -> None:
     source = write("x.csv", "user_id,thing,timestamp", *ROWS)
     assert refusal(source) == (
@@ -195,8 +306,10 @@ def test_a_missing_column_is_named_with_those_there_are(folder: Path) -> None:
         "--item-col"
     )
     assert refusal(source, item_col="thin") == (
-        "x.csv: no column 'thin'; the columns are user_id, thing, timestamp; name it with "
-        "--item-col"
+        "x.csv: --item-col thin: there is no such column; did you mean 'thing'?"
+    )
+    assert refusal(source, item_col="zzz") == (
+        "x.csv: --item-col zzz: there is no such column; the columns are user_id, thing, timestamp"
     )
 
 
@@ -230,6 +343,41 @@ def test_ids_are_integers_only_where_all_are_in_plain_form(folder: Path) -> None
     assert dataset.items.tolist() == [3, 2, 1]
 
 
+def test_ids_that_were_written_as_floats_are_integers(folder: Path) -> None:
+    dataset = load(write("x.csv", HEADER, "1.0,1000.0,1", "1.0,1001.0,2", "1.0,1000,3"))
+    assert dataset.item_ids.tolist() == [1000, 1001]
+    assert dataset.item_ids.dtype == np.int64
+    assert dataset.user_ids.tolist() == [1]
+    assert dataset.notes[:2] == (
+        "user ids are written as floats and read as integers: 1.0 is 1",
+        "item ids are written as floats and read as integers: 1000.0 is 1000",
+    )
+    versions = load(write("x.csv", HEADER, "1,1.0,1", "1,1.5,2", "1,2.0,3"))
+    assert versions.item_ids.tolist() == ["1.0", "1.5", "2.0"]
+
+
+def test_ids_keep_the_type_of_a_parquet_file(folder: Path) -> None:
+    texts = load(parquet(user=["1"] * 3, item=["1000", "20", "3.0"], time=[1, 2, 3]))
+    assert texts.user_ids.tolist() == ["1"]
+    assert texts.item_ids.tolist() == ["1000", "20", "3.0"]
+    large = pa.array([2**64 - 1, 5, 2**64 - 2], pa.uint64())
+    unsigned = load(parquet(user=[1, 1, 1], item=large, time=[1, 2, 3]))
+    assert unsigned.item_ids.dtype == np.uint64
+    assert unsigned.item_ids.tolist() == [5, 2**64 - 2, 2**64 - 1]
+    assert unsigned.items.tolist() == [3, 1, 2]
+    own = [uuid.UUID(int=n) for n in (3, 1, 2)]
+    for ids in (
+        pa.array([one.bytes for one in own], pa.binary(16)),
+        pa.array([one.bytes for one in own], pa.binary(16)).dictionary_encode(),
+        pa.array([one.bytes for one in own], pa.uuid()),
+    ):
+        dataset = load(parquet(user=[1, 1, 1], item=ids, time=[1, 2, 3]))
+        assert dataset.item_ids.tolist() == sorted(map(str, own))
+        assert dataset.items.tolist() == [3, 1, 2]
+    missing = pa.array([own[0].bytes, None], pa.binary(16))
+    assert "row 2 has no item" in refusal(parquet(user=[1, 1], item=missing, time=[1, 2]))
+
+
 def test_text_ids_sort_as_text_and_lose_outer_spaces(folder: Path) -> None:
     dataset = load(
         write("x.csv", HEADER, "ü, b10,1", "ü,b9,2", "ü,b10 ,3", "ü,99999999999999999999,4")
@@ -244,7 +392,8 @@ def test_text_ids_sort_as_text_and_lose_outer_spaces(folder: Path) -> None:
 def test_a_row_without_an_id(folder: Path, empty: str) -> None:
     source = write("x.csv", HEADER, ROWS[0], f"{empty},20,1400000000", *ROWS)
     assert refusal(source) == (
-        "x.csv: row 2 has no user; remove such rows, or name another column with --user-col"
+        "x.csv: row 2 has no user; remove such rows, or name another column with --user-col (quote "
+        "an id that is spelt NA or null)"
     )
 
 
@@ -328,6 +477,31 @@ def test_positions_instead_of_times(folder: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("times", "note"),
+    [
+        (
+            ["9.99", "12.5", "3"],
+            (
+                "the time column timestamp holds small fractions such as 9.99, which no clock "
+                "gives: only their order is used; is --time-col right?"
+            ),
+        ),
+        (
+            ["20240531", "20240601", "20231231"],
+            ("times are dates in digits: only their order is meaningful"),
+        ),
+        (
+            ["5", "6", "1400000000"],
+            ("times are small numbers, read as seconds: only their order is meaningful"),
+        ),
+    ],
+)
+def test_numbers_that_no_clock_gives_are_told(folder: Path, times: list[str], note: str) -> None:
+    lines = [f"1,{at},{time}" for at, time in enumerate(times)]
+    assert load(write("x.csv", HEADER, *lines)).notes == (note,)
+
+
 def test_ties_keep_the_order_of_the_file(folder: Path) -> None:
     items = np.random.default_rng(0).permutation(1000)
     user = np.arange(1000) % 2
@@ -342,8 +516,16 @@ def test_ties_keep_the_order_of_the_file(folder: Path) -> None:
         (["13/09/2009", "14/09/2009"], "row 1 has the time '13/09/2009'; write seconds or"),
         (["2009-09-13", "1400000000"], "row 2 has the time '1400000000'; write seconds or"),
         (["2009-09-13", "2009-09-31"], "row 2 has the time '2009-09-31'; write seconds or"),
-        (["1400000000", ""], "row 2 has no time; remove such rows"),
-        (["1400000000", "NaN"], "row 2 has no time; remove such rows"),
+        (["1400000000", ""], "2 rows have no time (the first is row 2); remove such rows"),
+        (["1400000000", "NaN"], "2 rows have no time (the first is row 2); remove such rows"),
+        (
+            ["20240531183000", "20240531183001"],
+            (
+                "the time column timestamp holds 20240531183000, "
+                "which is 2024-05-31T18:30:00 in digits and no number of seconds; write it so"
+            ),
+        ),
+        (["'1400000000'"], "row 1 has the time \"'1400000000'\"; single quotes are no quoting"),
         (["1400000000", "-5"], "row 2 has the time -5, which is not between 1970 and 2100 in sec"),
         (["0", "1400000000000"], "row 1 has the time 0, which is not between 1970 and 2100 in mil"),
         (["1400000000", "inf"], "row 2 has the time inf, which is not between 1970 and 2100"),
@@ -366,7 +548,8 @@ def test_the_first_bad_time_of_many_rows_is_found(folder: Path) -> None:
 def test_columns_of_another_kind(folder: Path) -> None:
     source = parquet(user=[1], item=[[1, 2]], time=[1])
     assert refusal(source) == (
-        "data.parquet: the item column holds list<element: int64>, not ids; choose with --item-col"
+        "data.parquet: the item column holds list<element: int64>, not ids; write one row for each "
+        "item, or choose with --item-col"
     )
     source = parquet(user=[1], item=[1], time=[True])
     assert refusal(source) == (
@@ -380,19 +563,18 @@ def test_columns_of_another_kind(folder: Path) -> None:
 def test_a_missing_file_with_the_nearest_names(folder: Path) -> None:
     write("ratings.csv", HEADER)
     write("notes.md", "not data")
-    assert refusal("ratngs.csv") == (
-        f"--data ratngs.csv: no such file; in {folder}: did you mean ratings.csv?"
+    assert refusal("ratngs.csv") == ("--data ratngs.csv: no such file; did you mean 'ratings.csv'?")
+    assert refusal("./zzz.zzz") == f"--data ./zzz.zzz: no such file; {folder} holds ratings.csv"
+    assert refusal(str(folder)) == (
+        f"--data {folder}: is a folder; name the file with the interactions; {folder} holds "
+        "ratings.csv"
     )
-    assert refusal("./demo.zzz").endswith("did you mean ratings.csv?")
-    assert refusal(str(folder)).startswith(f"--data {folder}: is a folder; in ")
-    assert refusal("nowhere/x.csv") == "--data nowhere/x.csv: there is no folder nowhere"
+    assert refusal("nowhere/x.csv") == "--data nowhere/x.csv: no such file, and no folder nowhere"
     assert "only local files are read" in refusal("s3://bucket/x.csv")
 
 
 def test_a_misspelt_preset(folder: Path) -> None:
-    assert refusal("dmo") == (
-        "--data dmo: no such file, and no generated set; did you mean 'demo'?"
-    )
+    assert refusal("dmo") == "--data dmo: no such file or generated set; did you mean 'demo'?"
     assert refusal("qqqq").endswith("; there are: demo, tiny, ml1m, beauty, yoochoose, xl")
 
 
@@ -402,7 +584,7 @@ def test_an_unknown_kind_of_file(folder: Path) -> None:
         said = refusal(name)
         assert said.startswith(f"--data {name}: unknown kind of file ")
         assert ".csv, .tsv" in said
-        assert said.endswith(".parquet, .pq")
+        assert ".parquet, .pq; write it as one of them" in said
 
 
 @pytest.mark.parametrize(
@@ -415,7 +597,21 @@ def test_an_unknown_kind_of_file(folder: Path) -> None:
             b"user,item,time\n1,2,3\n1,2\n",
             "x.csv: the row '1,2' has 2 columns where 3 are expected; mend or remove it",
         ),
-        (b"user,item,time\n\xff\xfe,2,3\n", "x.csv: not UTF-8 text; save it as UTF-8"),
+        (
+            b"user,item,time\n\xff\xfe,2,3\n",
+            (
+                "x.csv: line 2 has the byte 0xff, which is not UTF-8; convert the file, for "
+                "example with iconv -f CP1252 -t UTF-8 x.csv"
+            ),
+        ),
+        (
+            "user,item,time\n1,2,3\n".encode("utf-16"),
+            "x.csv: the text is UTF-16; convert it with iconv -f UTF-16 -t UTF-8 x.csv",
+        ),
+        (
+            b"user,item,time\n\0,2,3\n",
+            "x.csv: holds zero bytes, so it is no text table; name it by what it is",
+        ),
     ],
 )
 def test_files_that_cannot_be_used(folder: Path, content: bytes, said: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from seqtune.significance import compare, holm, paired_t
+from seqtune.significance import benjamini_hochberg, compare, holm, paired_t, wilcoxon
 
 
 def test_paired_t_by_hand() -> None:
@@ -71,3 +71,33 @@ def test_holm_by_hand() -> None:
     assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
     assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
     assert holm([]) == []
+
+
+def test_wilcoxon_by_hand() -> None:
+    # Differences 1, 2, 3, 4, 5 of one sign: of the 2^5 signs one is as extreme on each side.
+    assert wilcoxon(np.arange(1.0, 6.0), np.zeros(5)) == pytest.approx(2 / 32)
+    # 1, 2, 3, -4: the negative ranks add up to 4; {}, 1, 2, 3, 12, 13 and 4 are at most that.
+    assert wilcoxon(np.array([1.0, 2.0, 3.0, -4.0]), np.zeros(4)) == pytest.approx(14 / 16)
+    # It does not matter how large the largest difference is; the t-test would see it.
+    assert wilcoxon(np.array([1.0, 2.0, 3.0, 4.0, 500.0]), np.zeros(5)) == pytest.approx(2 / 32)
+
+
+def test_users_without_a_difference_count_for_both_sides() -> None:
+    # 0, 0, 1, 1, 1: of the signs of the three, all plus and all minus are as extreme: 2 / 2^3.
+    assert wilcoxon(np.array([0.0, 0.0, 1.0, 1.0, 1.0]), np.zeros(5)) == pytest.approx(2 / 8)
+    # 40 zeros have the rank 20.5 each, of which half counts as minus, and 15 ones and 5 minus ones
+    # 50.5 each: R- = 5 * 50.5 + 40 * 20.5 / 2 = 662.5; its mean is 60 * 61 / 4 = 915, its variance
+    # 60 * 61 * 121 / 24 - (40^3 - 40 + 20^3 - 20) / 48 = 16953.75: z = -1.939, p = .0525.
+    values = np.array([0.0] * 40 + [1.0] * 15 + [-1.0] * 5)
+    assert wilcoxon(values, np.zeros(60)) == pytest.approx(0.0525, abs=1e-4)
+    assert wilcoxon(np.ones(4), np.ones(4)) == 1
+
+
+def test_benjamini_hochberg_by_hand() -> None:
+    # Sorted .01 .02 .04 .5: times 4/1, 4/2, 4/3, 1 = .04 .04 .0533 .5; none above a larger one.
+    found = benjamini_hochberg([0.04, 0.5, 0.01, 0.02])
+    assert found == pytest.approx([4 * 0.04 / 3, 0.5, 0.04, 0.04])
+    assert benjamini_hochberg([0.03, 0.04]) == pytest.approx([0.04, 0.04])  # the larger bounds it
+    assert benjamini_hochberg([]) == []
+    p_values = np.random.default_rng(0).uniform(size=20).tolist()
+    assert all(np.array(benjamini_hochberg(p_values)) <= np.array(holm(p_values)) + 1e-12)

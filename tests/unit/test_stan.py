@@ -16,6 +16,7 @@ from seqtune.model import History
 from seqtune.models.stan import STAN
 from seqtune.options import StudyOptions
 from seqtune.params import build
+from seqtune.recommend import recommend_file
 from seqtune.space.asked import ask_study
 from seqtune.storage import Folder
 from seqtune.train import Home, train
@@ -277,7 +278,7 @@ def test_a_file_brings_the_times_of_its_histories(champion, tmp_path):
     rows = [("ann", 104, 80), ("ann", 101, 90.5), ("bob", 101, 95), ("ann", 999, 99)]
     lines = [f"{user},{item},{days(day)}" for user, item, day in rows]
     source.write_text("\n".join(["user,item,timestamp", *lines]))
-    checkpoint.recommend_file(champion, str(source), tmp_path / "top.parquet", k=2)
+    recommend_file(champion, str(source), tmp_path / "top.parquet", k=2)
     table = pq.read_table(tmp_path / "top.parquet").to_pylist()
     best = {(row["user"], row["rank"]): row["item"] for row in table}
     assert best["ann", 1] == 102

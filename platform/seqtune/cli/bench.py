@@ -10,7 +10,8 @@ from typing import Annotated
 
 from seqtune.catalogue import model_names
 from seqtune.cli.flags import option, takes
-from seqtune.cli.ready import check_data, ready
+from seqtune.cli.ready import ready
+from seqtune.data import locate
 from seqtune.errors import UserError
 from seqtune.options import WHAT, WHERE, BenchOptions
 from seqtune.space.asked import ask_training
@@ -34,7 +35,7 @@ def bench(
             f"--model {options.model}: --all measures every model; leave one of the two out"
         )
     if all_:
-        check_data(options.data)
+        locate(options.data)
         from seqtune.bench import run_apart
 
         words = [word for word in sys.argv[2:] if word not in ("--all", "--json")]

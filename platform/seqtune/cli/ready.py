@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import TypeVar
 
 from seqtune.catalogue import check_model, model_names
 from seqtune.cluster import check_lasting, in_job
-from seqtune.errors import UserError, nearest
+from seqtune.data import locate
+from seqtune.errors import UserError
 from seqtune.options import RESULTS, JudgedOptions, ModelOptions, StudyOptions, TrainOptions
 
 Options = TypeVar("Options", bound=ModelOptions)
@@ -24,7 +24,7 @@ def ready(options: Options) -> Options:
             that cannot be.
     """
     options = replace(options, model=_named(options.model))
-    check_data(options.data)
+    locate(options.data)
     if isinstance(options, JudgedOptions):
         from seqtune.metrics import parse_metric
 
@@ -53,20 +53,3 @@ def _named(model: str | None) -> str:
             f"there are: {', '.join(names)}"
         )
     return check_model(model)
-
-
-def check_data(source: str) -> None:
-    """Refuses a file that is not there, with the nearest name."""
-    from seqtune.data.generate import PRESETS
-
-    path = Path(source).expanduser()
-    if source in PRESETS or "://" in source or path.is_file():
-        return
-    if path.is_dir():
-        raise UserError(f"--data {source}: is a folder; name the file with the interactions")
-    if path.parent == Path() and not path.suffix:
-        raise UserError(f"--data {source}: no such file or generated set{nearest(source, PRESETS)}")
-    siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    close = difflib.get_close_matches(path.name, siblings, n=1)
-    hint = f"; did you mean {str(path.parent / close[0])!r}?" if close else ""
-    raise UserError(f"--data {source}: no such file{hint}")

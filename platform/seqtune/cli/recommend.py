@@ -6,7 +6,8 @@ import tempfile
 from pathlib import Path
 
 from seqtune.cli.flags import takes
-from seqtune.cli.ready import check_data, lasting
+from seqtune.cli.ready import lasting
+from seqtune.data import locate
 from seqtune.errors import UserError
 from seqtune.options import RecommendOptions
 
@@ -19,12 +20,12 @@ def recommend(options: RecommendOptions) -> None:
         raise UserError("--checkpoint: name the folder of a checkpoint; tune and train print it")
     if source is None:
         raise UserError("--data: name a file with the interactions of the users")
-    check_data(source)
+    locate(source)
     registered = checkpoint.startswith("models:/")
     remote = registered or "://" in checkpoint
     if not remote and not Path(checkpoint).expanduser().is_dir():
         raise UserError(f"--checkpoint {checkpoint}: no such folder; tune and train print it")
-    from seqtune.checkpoint import recommend_file
+    from seqtune.recommend import recommend_file
     from seqtune.storage import Folder
 
     with tempfile.TemporaryDirectory() as scratch:

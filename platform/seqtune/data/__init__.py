@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 from seqtune.data.dataset import Dataset, k_core
+from seqtune.data.files import find
 from seqtune.data.generate import PRESETS, make_preset
 from seqtune.data.protocol import Protocol
 from seqtune.data.split import Held, Split, leave_one_out
@@ -18,25 +22,23 @@ def load(
     time_col: str | None = None,
     min_user: int = 3,
     min_item: int = 1,
+    expected: Mapping[str, str] | None = None,
 ) -> Dataset:
     """Reads a file of interactions, or makes a generated set where ``source`` is a preset's name.
 
     Users with fewer than ``min_user`` and items with fewer than ``min_item`` interactions are
-    dropped until every one left has enough. Raises UserError where the data cannot be used.
+    dropped until every one left has enough. ``expected`` has the names of the columns in other
+    files of the same kind (``Dataset.columns``), which win over usual names. Raises UserError
+    where the data cannot be used.
     """
-    if source in PRESETS:
+    path = locate(source)
+    if path is None:
         dataset = make_preset(source)
     else:
-        from pathlib import Path
-
         from seqtune.data import readers  # pyarrow takes a moment that --help should not wait for
 
-        if not Path(source).suffix and "/" not in source and not Path(source).exists():
-            raise UserError(
-                f"--data {source}: no such file, and no generated set{nearest(source, PRESETS)}"
-            )
         columns = {"user": user_col, "item": item_col, "time": time_col}
-        dataset = readers.read(readers.find(source), columns)
+        dataset = readers.read(path, columns, expected)
     return k_core(dataset, min_user, min_item, source)
 
 
@@ -57,4 +59,23 @@ def protocol_of(options: JudgedOptions, dataset: Dataset, seed: int) -> Protocol
     return Protocol.of(dataset, options.mask_seen, options.valid_users, seed)
 
 
-__all__ = ["Dataset", "Held", "Protocol", "Split", "leave_one_out", "load", "protocol_of", "read"]
+def locate(source: str) -> Path | None:
+    """Returns the file that ``source`` names, None for a generated set, or raises a UserError."""
+    if source in PRESETS:
+        return None
+    if not Path(source).suffix and "/" not in source and not Path(source).exists():
+        raise UserError(f"--data {source}: no such file or generated set{nearest(source, PRESETS)}")
+    return find(source)
+
+
+__all__ = [
+    "Dataset",
+    "Held",
+    "Protocol",
+    "Split",
+    "leave_one_out",
+    "load",
+    "locate",
+    "protocol_of",
+    "read",
+]

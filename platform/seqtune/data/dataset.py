@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -11,8 +12,11 @@ from numpy.typing import NDArray
 
 from seqtune.errors import UserError
 
+# int64 or uint64, or str: as the file types them.
+Ids = NDArray[np.int64] | NDArray[np.uint64] | NDArray[np.object_]
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """Histories of U users with I items, E events in all, users one after another.
 
@@ -27,10 +31,14 @@ class Dataset:
     items: NDArray[np.int32]  # (E,) 1..I
     offsets: NDArray[np.int64]  # (U + 1,)
     times: NDArray[np.int64]  # (E,) Unix milliseconds
-    user_ids: NDArray[np.int64] | NDArray[np.object_]  # (U,) the user's own ids: int64 or str
-    item_ids: NDArray[np.int64] | NDArray[np.object_]  # (I,) item k has the own id item_ids[k - 1]
+    user_ids: Ids  # (U,) the user's own ids
+    item_ids: Ids  # (I,) item k has the own id item_ids[k - 1]
+    columns: Mapping[str, str] = field(default_factory=dict)  # of the file: role -> name
     notes: tuple[str, ...] = ()  # what reading did that the user should know, one line each
     best_hit_10: float | None = None  # generated data: the best reachable HR@10 on the test item
+
+    def __repr__(self) -> str:
+        return f"Dataset({self.describe()})"
 
     @property
     def n_users(self) -> int:
@@ -69,10 +77,14 @@ class Dataset:
         return self.n_repeats > 0
 
     def describe(self) -> str:
-        """Returns the data in a line: ``demo: 1,000 users, 600 items, 30,000 interactions``."""
+        """Returns the data in a line: ``x: 1,000 users, 600 items, 30,000 interactions (u, i, t)``.
+
+        In brackets are the columns of the file, where there is one.
+        """
+        columns = f" ({', '.join(self.columns.values())})" if self.columns else ""
         return (
             f"{self.name}: {self.n_users:,} users, {self.n_items:,} items, "
-            f"{self.n_interactions:,} interactions"
+            f"{self.n_interactions:,} interactions{columns}"
         )
 
     @cached_property

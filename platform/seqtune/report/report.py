@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from seqtune.metrics import METRICS, parse_metric
+from seqtune.metrics import MAIN, METRICS, parse_metric
 from seqtune.options import DEFAULTS
 from seqtune.results import StudyResult, TrainResult
 from seqtune.significance import Comparison, compare, holm
@@ -36,8 +36,7 @@ def main_metrics(result: StudyResult) -> list[str]:
 
 
 def _main(metric: str, measured: Mapping[str, float]) -> list[str]:
-    shown = ["ndcg@5", "ndcg@10", "ndcg@20", "hr@5", "hr@10", "hr@20", "mrr@10"]
-    shown = [name for name in shown if name in measured]
+    shown = [name for name in MAIN if name in measured]
     return shown if metric in shown else [metric, *shown]
 
 

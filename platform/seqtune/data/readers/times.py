@@ -1,0 +1,152 @@
+"""Times as files write them: numbers, ISO text, dates and timestamps."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from seqtune.errors import UserError
+
+TICKS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
+YEAR_1973, YEAR_2100 = 10**8, 4_102_444_800  # in seconds
+ARROW_UNITS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
+ISO = "2024-05-31T18:30:00"
+
+
+class Times(NamedTuple):
+    """Times of the rows: as finely as the file has them, for sorting, and in milliseconds."""
+
+    order: NDArray[Any]
+    milliseconds: NDArray[np.int64]
+    notes: list[str]
+
+
+def times(column: pa.ChunkedArray, name: str) -> Times:
+    """Reads the column ``name``; raises UserError where it holds no times."""
+    array = column.combine_chunks()
+    if pa.types.is_floating(array.type):
+        array = pc.if_else(pc.is_nan(array), None, array)
+    if array.null_count:
+        n = array.null_count
+        row = array.is_null().to_numpy(zero_copy_only=False).argmax() + 1
+        where = f"row {row} has" if n == 1 else f"{n:,} rows have"
+        first = "" if n == 1 else f" (the first is row {row})"
+        raise UserError(
+            f"{where} no time{first}; remove such rows, or name another column with --time-col"
+        )
+    array, unit, notes = _numbers(array)
+    values = array.to_numpy(zero_copy_only=False)
+    low = 0
+    if unit is None:
+        unit, notes = _unit(values, name)
+        low = 0 if unit == "seconds" else YEAR_1973 * TICKS[unit]
+    absurd = (values < low) | (values >= YEAR_2100 * TICKS[unit])
+    if absurd.any():
+        row = int(absurd.argmax())
+        raise UserError(
+            f"row {row + 1} has the time {column[row].as_py()}, which is not between 1970 and 2100 "
+            f"in {unit}, the unit of the others; mend or remove it"
+        )
+    return Times(values, _milliseconds(values, TICKS[unit]), notes)
+
+
+def _unit(values: NDArray[Any], name: str) -> tuple[str, list[str]]:
+    """Returns the unit in which the middle of the values is a time, and a note on it."""
+    typical = np.partition(values, len(values) // 2)[len(values) // 2]
+    if iso := _calendar(values, "%Y%m%d%H%M%S"):
+        raise UserError(
+            f"the time column {name} holds {values[0]:.0f}, which is {iso} in digits and no number "
+            f"of seconds; write it so"
+        )
+    unit = next(
+        (
+            unit
+            for unit, ticks in TICKS.items()
+            if (0 if ticks == 1 else YEAR_1973 * ticks) <= typical < YEAR_2100 * ticks
+        ),
+        "seconds",
+    )
+    if unit != "seconds":
+        return unit, [f"times are read as {unit}, by their size"]
+    if typical >= YEAR_1973:
+        return unit, []
+    if (values % 1 != 0).any():
+        shown = values[np.argmax(values % 1 != 0)]
+        return unit, [
+            (
+                f"the time column {name} holds small fractions such as {shown:g}, which no clock "
+                "gives: only their order is used; is --time-col right?"
+            )
+        ]
+    what = "dates in digits" if _calendar(values, "%Y%m%d") else "small numbers, read as seconds"
+    return unit, [f"times are {what}: only their order is meaningful"]
+
+
+def _calendar(values: NDArray[Any], form: str) -> str | None:
+    """Returns the first value as ISO text where the ends and the middle are dates in digits."""
+    try:
+        ends = [values[0], values.min(), values.max(), values[len(values) // 2]]
+        found = [datetime.strptime(f"{value:.0f}", form) for value in ends]
+    except (ValueError, OverflowError):
+        return None
+    return found[0].isoformat() if min(found).year >= 1900 and max(found).year < 2100 else None
+
+
+def _numbers(array: pa.Array) -> tuple[pa.Array, str | None, list[str]]:
+    """Returns times as numbers, their unit where the column tells it, and notes."""
+    kind = array.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        array = _parse(pc.utf8_trim_whitespace(array))
+    elif pa.types.is_date(kind):
+        array = array.cast(pa.timestamp("ms"))
+    elif pa.types.is_decimal(kind):
+        array = array.cast(pa.float64())
+    if pa.types.is_timestamp(array.type):
+        zone = array.type.tz
+        notes = [] if zone else ["times have no time zone and are read as UTC"]
+        return array.cast(pa.int64()), ARROW_UNITS[array.type.unit], notes
+    if pa.types.is_integer(array.type):
+        return array.cast(pa.int64(), safe=False), None, []
+    if pa.types.is_floating(array.type):
+        return array.cast(pa.float64()), None, []
+    raise UserError(f"the time column holds {kind}, not times; choose with --time-col")
+
+
+def _parse(texts: pa.Array) -> pa.Array:
+    """Returns numbers or timestamps; the first value says which, and all must agree."""
+    texts = pc.replace_substring_regex(texts, r"\s*(UTC|GMT)$", "Z")
+    kinds = (pa.int64(), pa.float64(), pa.timestamp("ns"), pa.timestamp("ns", "UTC"))
+    for kind in kinds:
+        if _reads(texts, kind):
+            return texts.cast(kind)
+    kind = next((k for k in kinds[1:] if _reads(texts[:1], k)), kinds[1])
+    good, bad = 0, len(texts)  # rows before `good` read, and one before `bad` does not
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        good, bad = (middle, bad) if _reads(texts[good:middle], kind) else (good, middle)
+    value = texts[good].as_py()
+    if value.startswith("'"):
+        fix = "single quotes are no quoting: remove them"
+    else:
+        fix = f"write seconds or milliseconds since 1970, or ISO such as {ISO}"
+        fix += ", the same way in every row"
+    raise UserError(f"row {good + 1} has the time {value!r}; {fix}")
+
+
+def _reads(texts: pa.Array, kind: pa.DataType) -> bool:
+    try:
+        texts.cast(kind)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _milliseconds(values: NDArray[Any], ticks: int) -> NDArray[np.int64]:
+    scaled = values // (ticks // 1000) if ticks > 1000 else values * (1000 // ticks)
+    rounded: NDArray[np.int64] = np.rint(scaled).astype(np.int64)
+    return rounded
