@@ -23,8 +23,9 @@ from seqtune.errors import UserError
 from seqtune.evaluate import evaluate
 from seqtune.meter import Meter, TimeIsUp
 from seqtune.model import Model, Sequences, model_class
+from seqtune.optimizer import make_optimizer
 from seqtune.options import TrainOptions
-from seqtune.train import Home, make_optimizer, train
+from seqtune.train import Home, train
 from seqtune.trial import device as this_device
 from seqtune.trial import read, trial_params
 

@@ -35,7 +35,7 @@ FLOORS = {
     ),
     1: ("yamlfile", "meter", "data", "space", "paramsfile", "model"),
     2: ("batches", "models"),
-    3: ("train", "evaluate", "flops"),
+    3: ("train", "evaluate", "flops", "optimizer"),
     4: ("track", "checkpoint", "cluster", "saver", "serving"),
     5: ("search", "trial", "probe", "significance", "report", "plots", "view", "handbook"),
     6: ("study", "bench"),

@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from seqtune import batches, metrics, train, trial
+from seqtune import batches, metrics, optimizer, train, trial
 from seqtune.data import leave_one_out
 from seqtune.data.generate import make_preset
 from seqtune.errors import UserError
@@ -470,27 +469,6 @@ def test_training_learns() -> None:
 # The optimizer
 
 
-@pytest.mark.parametrize(
-    ("shape", "warmup", "expected"),
-    [  # of 12 steps: at 0, 1, 3, 4, 6, 8, 11, 12
-        ("constant", 0, [1, 1, 1, 1, 1, 1, 1, 1]),
-        ("constant", 4, [1 / 4, 2 / 4, 1, 1, 1, 1, 1, 1]),
-        ("linear", 4, [1 / 4, 2 / 4, 1, 1, 6 / 8, 4 / 8, 1 / 8, 0]),
-        ("linear", 0, [1, 11 / 12, 9 / 12, 8 / 12, 1 / 2, 4 / 12, 1 / 12, 0]),
-        # (1 + cos(pi * done)) / 2 with done = 0, 2/8, 4/8, 7/8, 1 of what follows the warm-up
-        ("cosine", 4, [1 / 4, 2 / 4, 1, 1, 0.8535534, 0.5, 0.0380602, 0]),
-    ],
-)
-def test_the_step_size_follows_its_shape(shape: str, warmup: int, expected: list[float]) -> None:
-    p = params(lr_scheduler=shape, warmup_steps=warmup, learning_rate=0.2)
-    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))], lr=9)
-    found = []
-    for step in (0, 1, 3, 4, 6, 8, 11, 12):
-        train.set_learning_rate(optimizer, p, step, total_steps=12)
-        found.append(optimizer.param_groups[0]["lr"] / 0.2)
-    assert found == pytest.approx(expected, abs=1e-6)
-
-
 def test_the_schedule_spans_all_steps_of_all_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, int]] = []
     monkeypatch.setattr(
@@ -498,28 +476,6 @@ def test_the_schedule_spans_all_steps_of_all_epochs(monkeypatch: pytest.MonkeyPa
     )
     run(epochs=3)
     assert asked == [(step, 3 * STEPS) for step in range(3 * STEPS)]
-
-
-@pytest.mark.parametrize("name", ["sasrec", "gru4rec"])
-def test_weight_decay_spares_tables_biases_and_gains(name: str) -> None:
-    torch.manual_seed(0)
-    model = model_class(name)(params(name), 60, 200)
-    optimizer = train.make_optimizer(model, params(name, weight_decay=0.5, learning_rate=0.1))
-    assert optimizer is not None
-    before = {name: w.detach().clone() for name, w in model.named_parameters()}
-    for w in model.parameters():
-        w.grad = torch.zeros_like(w)
-    optimizer.step()
-    moved = {k for k, w in model.named_parameters() if not torch.equal(w, before[k])}
-    spared = before.keys() - moved
-    kept = ("bias", "embedding.weight", "norm.weight", "norm1.weight", "norm2.weight")
-    assert moved
-    for one in moved:  # decoupled: w * (1 - learning_rate * weight_decay)
-        assert torch.allclose(model.get_parameter(one), before[one] * 0.95)
-        assert before[one].dim() == 2
-        assert "embedding" not in one
-    assert "item_embedding.weight" in spared
-    assert all(before[one].dim() == 1 or one.endswith(kept) for one in spared)
 
 
 def gradient_norms(monkeypatch: pytest.MonkeyPatch, **values: Any) -> list[float]:
@@ -553,59 +509,10 @@ def test_gradients_are_clipped_to_their_bound(monkeypatch: pytest.MonkeyPatch) -
     assert clipped[0] == pytest.approx(min(free[0], bound), rel=1e-4)
 
 
-# What goes wrong
-
-
-@pytest.mark.parametrize(
-    ("model", "values"),
-    [
-        ("sasrec", TRANSFORMER | {"loss_type": "sampled_softmax", "neg_samples": 8}),
-        ("sasrec", TRANSFORMER | {"loss_type": "bce", "tie_weights": False, "grad_clip_norm": 0.1}),
-        ("sasrec", TRANSFORMER | {"reg_weight": 0.01, "optimizer": "adagrad"}),
-        ("esasrec", TRANSFORMER | {"neg_samples": 8, "logq": True}),
-        ("bert4rec", TRANSFORMER),
-        ("duorec", TRANSFORMER | {"train_mode": "rows"}),
-        ("core", {}),
-        ("caser", {}),
-        ("fossil", {}),
-        ("gru4rec", {"loss_type": "bpr", "hidden_size": 8}),
-    ],
-)
-def test_row_sparse_gradients_are_those_of_all_rows(
-    monkeypatch: pytest.MonkeyPatch, model: str, values: dict[str, Any]
-) -> None:
-    """Only large tables take them; here all do, for two steps, and the optimizer cannot tell."""
-    kind = model_class(model)
-    p = kind.Params.model_validate(SMALL | values)
-    data = batches.sequences(SPLIT, torch.device("cpu"), times=kind.uses_times)
-    windows = batches.windows(SPLIT, p)
-
-    def gradients(large: int) -> list[Tensor]:
-        monkeypatch.setattr(train, "LARGE_TABLE", large)
-        torch.manual_seed(0)
-        net = kind(p, data.n_items, data.n_users)
-        net.prepare(data)
-        tables = train.sparse_tables(net, Home())
-        assert bool(tables) == (large == 1)
-        rng, found = torch.Generator().manual_seed(0), []
-        for batch in islice(batches.epoch(windows, data, batch_size=32, seed=(0, 0)), 2):
-            loss = train.combine(net(batch, rng), Home(), {})
-            train.clear_gradients(net, tables)
-            loss.backward()
-            found += [w.grad.clone() for w in net.parameters() if w.grad is not None]
-        return found
-
-    rows, dense = gradients(1), gradients(10**9)
-    assert len(rows) == len(dense)
-    for ours, wanted in zip(rows, dense, strict=True):
-        assert not ours.is_sparse
-        torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=1e-6)
-
-
 def test_a_run_with_row_sparse_gradients_continues(monkeypatch: pytest.MonkeyPatch) -> None:
     values = {"loss_type": "sampled_softmax", "neg_samples": 8}
     dense = run(**values)
-    monkeypatch.setattr(train, "LARGE_TABLE", 1)
+    monkeypatch.setattr(optimizer, "LARGE_TABLE", 1)
     states: list[State] = []
     whole = run(home=Home(save=states.append), **values)
     assert whole.history[-1]["train_sampled_softmax"] == pytest.approx(
@@ -615,6 +522,9 @@ def test_a_run_with_row_sparse_gradients_continues(monkeypatch: pytest.MonkeyPat
     assert_same(run(home=Home(load=lambda: copy.deepcopy(unfinished)), **values), whole)
     assert all(w.grad is None or not w.grad.is_sparse for w in whole.model.parameters())
     assert not any(m.sparse for m in whole.model.modules() if isinstance(m, nn.Embedding))
+
+
+# What goes wrong
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_step(
