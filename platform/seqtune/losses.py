@@ -239,10 +239,10 @@ class Popularity(NamedTuple):
         return torch.cat([log_count[:n_targets], self.alpha * log_count[n_targets:]])
 
 
-def column_scores(states: Tensor, table: Tensor, bias: Tensor, columns: Tensor) -> Tensor:
-    """Returns the scores of shared columns (C,): states (N, D) -> (N, C)."""
+def column_scores(states: Tensor, vectors: Tensor, bias: Tensor) -> Tensor:
+    """Returns the scores of shared columns: (N, D), (C, D), (1, C) -> (N, C)."""
     with torch.autocast(states.device.type, enabled=False):
-        return torch.addmm(bias[columns], states.float(), F.embedding(columns, table.float()).T)
+        return torch.addmm(bias.float(), states.float(), vectors.float().T)
 
 
 def in_batch_ce(scores: Tensor, log_q: Tensor | float = 0.0) -> Tensor:
