@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seqtune import batches, losses
+from seqtune import batches
 from seqtune.data import Split
 from seqtune.model import Batch, Model, Sequences
 from seqtune.models.gru4rec import GRU4Rec
+from seqtune.negatives import Negatives, Popularity
 from seqtune.nn import ByteDropout
 from seqtune.params import TrainParams, build
 from seqtune.train import train
@@ -185,7 +186,7 @@ def test_sampled_losses_equal_the_equations(
     mode: str,
     randomise: Callable[[Model], None],
     make_batch: Callable[[TrainParams], Batch],
-    drawn: list[losses.Negatives],
+    drawn: list[Negatives],
 ) -> None:
     values = {"loss_type": kind, "neg_sharing": sharing, "train_mode": mode, "neg_samples": 4}
     model = made(randomise, **values).train()
@@ -222,14 +223,14 @@ def test_a_session_after_the_other_equals_the_equations(
 ) -> None:
     """An epoch of steps that carry states, against each target's whole history from its start."""
     drawn: list[list[int]] = []
-    columns = losses.Popularity.columns
+    columns = Popularity.columns
 
     def remember(*given: Any) -> Any:
         found = columns(*given)
         drawn.append(found.tolist())
         return found
 
-    monkeypatch.setattr(losses.Popularity, "columns", remember)
+    monkeypatch.setattr(Popularity, "columns", remember)
     model = made(randomise, **OFFICIAL, **kind, **layers).train()
     model.prepare(data)
     count, items = data.counts().double().numpy(), data.items.tolist()
@@ -313,7 +314,7 @@ def noted(monkeypatch: pytest.MonkeyPatch) -> tuple[list[list[int]], list[tuple[
     """The columns of each step, and the rate and mask of each dropout, as training draws them."""
     steps: list[list[int]] = []
     masks: list[tuple[float, Tensor]] = []
-    columns, generator = losses.Popularity.columns, torch.Generator().manual_seed(3)
+    columns, generator = Popularity.columns, torch.Generator().manual_seed(3)
 
     def sample(*given: Any) -> Tensor:
         found: Tensor = columns(*given)
@@ -327,7 +328,7 @@ def noted(monkeypatch: pytest.MonkeyPatch) -> tuple[list[list[int]], list[tuple[
         masks.append((self.p, mask[:, 0].double()))
         return x * mask
 
-    monkeypatch.setattr(losses.Popularity, "columns", sample)
+    monkeypatch.setattr(Popularity, "columns", sample)
     monkeypatch.setattr(ByteDropout, "forward", drop)
     return steps, masks
 

@@ -16,6 +16,7 @@ from seqtune.data import Dataset, leave_one_out
 from seqtune.errors import UserError
 from seqtune.model import Batch, History
 from seqtune.models.gru4rec import GRU4Rec
+from seqtune.negatives import Popularity
 from seqtune.params import build, check, parse_assignment
 from seqtune.train import Home, train
 
@@ -237,7 +238,7 @@ def columns(seed=0, n=5, k=7):
 
 def test_cross_entropy_with_logq():
     scores, counts, alpha, logq = columns(), np.arange(1, 13), 0.5, 0.7
-    popularity = losses.Popularity.of(torch.tensor([0, *counts]), alpha)
+    popularity = Popularity.of(torch.tensor([0, *counts]), alpha)
     items = torch.arange(1, 13)
     found = losses.in_batch_ce(scores, logq * popularity.log_q(items, n_targets=5))
     wanted = 0.0
@@ -277,7 +278,7 @@ def test_a_lone_row_without_samples_teaches_nothing():
 
 
 def test_samples_follow_the_counts():
-    popularity = losses.Popularity.of(torch.tensor([0, 0, 1, 4, 0, 9, 0]), alpha=0.5)
+    popularity = Popularity.of(torch.tensor([0, 0, 1, 4, 0, 9, 0]), alpha=0.5)
     rng = torch.Generator().manual_seed(0)
     found = popularity.columns(torch.tensor([6, 1]), 60_000, rng)
     assert found[:2].tolist() == [6, 1]
@@ -285,7 +286,7 @@ def test_samples_follow_the_counts():
     wanted = torch.tensor([0, 0, 1 / 6, 2 / 6, 0, 3 / 6, 0])
     torch.testing.assert_close(shares, wanted, atol=0.01, rtol=0)
     assert shares[[0, 1, 4, 6]].eq(0).all()
-    even = losses.Popularity.of(torch.tensor([0, 0, 1, 4, 0, 9, 0]), alpha=0.0)
+    even = Popularity.of(torch.tensor([0, 0, 1, 4, 0, 9, 0]), alpha=0.0)
     assert set(even.columns(torch.tensor([1]), 1000, rng)[1:].tolist()) == {2, 3, 5}
 
 

@@ -29,6 +29,7 @@ from torch import Generator, Tensor, nn
 from seqtune import losses
 from seqtune.model import Batch, Encoder, History, Sequences, Term
 from seqtune.models._stepped import Stepped
+from seqtune.negatives import Popularity
 from seqtune.nn import ByteDropout, ItemEmbedding, at, initialise
 from seqtune.params import Calibration, Dropout, Hidden, TrainParams
 
@@ -112,7 +113,7 @@ class GRU4Rec(Encoder):
 
     def prepare(self, sequences: Sequences) -> None:
         super().prepare(sequences)
-        self.popularity = losses.Popularity.of(sequences.counts(), self.params.sample_alpha)
+        self.popularity = Popularity.of(sequences.counts(), self.params.sample_alpha)
 
     def hidden(self, history: History) -> Tensor:  # the recurrent states: (B, L) -> (B, L, H)
         if self.official:
