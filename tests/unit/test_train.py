@@ -11,8 +11,10 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
+from itertools import combinations, count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -321,6 +323,89 @@ def test_the_seed_alone_decides() -> None:
     )
 
 
+def fresh(seed: int) -> dict[str, Tensor]:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = model_class("sasrec")(params(), SPLIT.dataset.n_items, SPLIT.dataset.n_users)
+    state: dict[str, Tensor] = model.state_dict()
+    return state
+
+
+@pytest.mark.parametrize("seed", [0, 1, 7])
+def test_the_first_weights_are_those_of_the_seed(seed: int) -> None:
+    found, expected = weights(run(epochs=0, seed=seed)), fresh(seed)
+    assert all(torch.equal(found[name], w) for name, w in expected.items())
+    other = fresh(seed + 1)
+    assert any(not torch.equal(found[name], w) for name, w in other.items())
+
+
+class Dice(NamedTuple):
+    """What chance did in an epoch."""
+
+    order: list[int]  # the targets' events, as they came
+    dropout: bytes  # the state of torch's generator before its first step
+    negatives: bytes  # and of the one that is handed to the model
+
+
+def dice(monkeypatch: pytest.MonkeyPatch, home: Home | None = None, **values: Any) -> list[Dice]:
+    """What chance did in each of two epochs, or the second alone where a state is loaded."""
+    found: list[Dice] = []
+    steps, honest = count(), SASRec.loss
+
+    def loss(self: SASRec, batch: Batch, rng: torch.Generator) -> dict[str, Term]:
+        if next(steps) % STEPS == 0:
+            states = (state.numpy().tobytes() for state in (torch.get_rng_state(), rng.get_state()))
+            found.append(Dice([], *states))
+        found[-1].order.extend(batch.events.tolist())
+        return honest(self, batch, rng)
+
+    ranks = np.ones(len(SPLIT.valid.users), dtype=np.float32)
+    with monkeypatch.context() as patch:
+        patch.setattr(SASRec, "loss", loss)
+        patch.setattr(train, "evaluate", lambda *_, **__: Ranking(ranks))
+        run(home=home, epochs=2, **values)
+    return found
+
+
+def test_chance_is_another_in_each_epoch_and_for_each_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Order, dropout and negatives each depend on the seed and on the epoch."""
+    found = [*dice(monkeypatch, seed=0), *dice(monkeypatch, seed=1)]
+    assert len(found) == 4
+    for one, other in combinations(found, 2):
+        assert sorted(one.order) == sorted(other.order)
+        assert one.order != other.order
+        assert one.dropout != other.dropout
+        assert one.negatives != other.negatives
+    assert all(one.dropout != one.negatives for one in found)
+    assert dice(monkeypatch, seed=1) == found[2:]
+
+
+def test_ranks_share_the_order_and_no_dropout_or_negatives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each rank takes its part of the same batches, so the order must be the same on all."""
+    seen: list[list[int]] = []
+    honest = batches.epoch
+
+    def epoch(*given: Any, shard: tuple[int, int], **named: Any) -> Iterator[Batch]:
+        assert shard == (len(seen) // 2, 1)
+        seen.append([])
+        for batch in honest(*given, **named):  # all of it, whatever the rank
+            seen[-1].extend(batch.events.tolist())
+            yield batch
+
+    monkeypatch.setattr(batches, "epoch", epoch)
+    first, second = (dice(monkeypatch, Home(rank=rank)) for rank in (0, 1))
+    assert seen[:2] == seen[2:]
+    everything = [d.dropout for d in (*first, *second)] + [d.negatives for d in (*first, *second)]
+    assert len(set(everything)) == 8
+
+
+def test_a_resumed_epoch_has_the_chance_of_that_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    states: list[State] = []
+    straight = dice(monkeypatch, Home(save=states.append))
+    (second,) = dice(monkeypatch, Home(load=lambda: states[0]))
+    assert second == straight[1]
+
+
 def test_the_callers_generators_stay_as_they_were() -> None:
     torch.manual_seed(7)
     rng_of_torch, rng_of_numpy = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
@@ -416,10 +501,7 @@ def test_without_epochs_the_first_weights_are_evaluated_once() -> None:
     (row,) = trained.history
     assert (row["epoch"], row["step"], row["finished"]) == (0, 0, True)
     assert "train_ce" not in row
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        fresh = model_class("sasrec")(params(), SPLIT.dataset.n_items, SPLIT.dataset.n_users)
-    assert all(torch.equal(weights(trained)[name], w) for name, w in fresh.state_dict().items())
+    assert all(torch.equal(weights(trained)[name], w) for name, w in fresh(seed=0).items())
 
 
 def test_reports_are_complete() -> None:
