@@ -98,7 +98,7 @@ def _train(
     model_name: str, p: TrainParams, split: Split, home: Home, metric: str, mask_seen: bool
 ) -> Trained:
     kind = model_class(model_name)
-    data = batches.sequences(split, home.device, times=kind.uses_times)
+    data = batches.kept_sequences(split, home.device, times=kind.uses_times)
     windows = batches.windows(split, p)
     batch_size = windows.batch_size(p)
     _check_sizes(p, windows, batch_size, home.world_size, split.dataset.name)
@@ -166,7 +166,7 @@ def _train(
         state["eval_every"] = state["eval_every"] or cadence(
             trained - started, evaluated - trained + saving_seconds(state, optimizer), p, home
         )
-        row: Row = {f"train_{name}": mean_over_ranks(m, home) for name, m in means.items()}
+        row: Row = {f"train_{name}": mean_over_steps(m, home) for name, m in means.items()}
         row |= valid | {"epoch": state["epoch"], "step": state["step"]}
         row |= {"best": state["best"][metric], "best_epoch": state["best"]["epoch"]}
         row |= {
@@ -240,8 +240,8 @@ def combine(terms: dict[str, Term], home: Home, means: dict[str, list[Tensor]]) 
     return torch.stack(parts).sum()
 
 
-def mean_over_ranks(shares: list[Tensor], home: Home) -> float:
-    """Returns the mean over steps of a loss whose shares lie on the ranks."""
+def mean_over_steps(shares: list[Tensor], home: Home) -> float:
+    """Returns the mean over steps of a loss whose shares, one a rank, add up."""
     mean = torch.stack(shares).mean()
     if home.world_size > 1:
         dist.all_reduce(mean)
@@ -276,15 +276,11 @@ def snapshot(state: State, optimizer: torch.optim.Optimizer | None) -> State:
 def restore(
     saved: State, state: State, model: nn.Module, optimizer: torch.optim.Optimizer | None
 ) -> None:
-    """Continues from a snapshot; that of a finished run has no optimizer.
-
-    States of earlier versions may be of another epoch than the best, with weights of their own.
-    """
-    weights, optimizer_state = saved.pop("model", None), saved.pop("optimizer", None)
-    model.load_state_dict(saved["best_model"] if weights is None else weights)
-    if optimizer is not None and optimizer_state is not None:
-        optimizer.load_state_dict(optimizer_state)
-    state.update(saved)
+    """Continues from a snapshot; that of a finished run has no optimizer."""
+    model.load_state_dict(saved["best_model"])
+    if optimizer is not None and saved.get("optimizer"):
+        optimizer.load_state_dict(saved["optimizer"])
+    state.update((key, value) for key, value in saved.items() if key != "optimizer")
 
 
 def _check_sizes(

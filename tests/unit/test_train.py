@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import combinations, count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,11 +24,11 @@ import torch
 from torch import Tensor, nn
 
 from seqtune import batches, metrics, optimizer, train, trial
-from seqtune.data import leave_one_out
+from seqtune.data import Split, leave_one_out
 from seqtune.data.generate import make_preset
 from seqtune.errors import UserError
 from seqtune.evaluate import Ranking
-from seqtune.model import Batch, Term, model_class
+from seqtune.model import Batch, Sequences, Term, model_class
 from seqtune.models.sasrec import SASRec
 from seqtune.params import TrainParams
 from seqtune.storage import Folder
@@ -153,18 +154,6 @@ def test_a_run_continues_at_the_pace_it_chose(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(train, "cadence", lambda *_: pytest.fail("decided twice"))
     for state in copy.deepcopy(states[:-1]):
         assert_same(run(home=Home(load=lambda state=state: state), eval_every=0), straight)
-
-
-def test_a_state_of_an_earlier_version_is_continued() -> None:
-    straight, states = run(), []
-    run(home=Home(save=states.append))
-    state = states[1] | {"stale": 0, "model": states[1]["best_model"]}
-    del state["eval_every"]
-    assert_same(run(home=Home(load=lambda: state)), straight)
-    state = {key: value for key, value in states[0].items() if key != "eval_every"}
-    paced = run(home=Home(load=lambda: state), eval_every=0)
-    assert {row["eval_every"] for row in paced.history[1:]} <= set(range(1, 11))
-    assert paced.history[-1]["epoch"] == 6
 
 
 def test_states_are_saved_where_the_best_improves_and_at_the_end(script: Any) -> None:
@@ -412,6 +401,60 @@ def test_the_callers_generators_stay_as_they_were() -> None:
     run(epochs=1)
     assert torch.equal(torch.get_rng_state(), rng_of_torch)
     assert np.array_equal(np.random.get_state()[1], rng_of_numpy)  # noqa: NPY002
+
+
+# A process that trains again
+
+CPU = torch.device("cpu")
+
+
+def tensors(data: Sequences) -> list[Tensor]:
+    return [
+        x for x in (data.items, data.first, data.users, data.targets, data.times) if x is not None
+    ]
+
+
+@pytest.mark.parametrize("model", ["sasrec", "duorec", "bert4rec", "esasrec", "gru4rec", "stan"])
+def test_the_next_training_takes_the_events_that_are_on_the_device(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Sequences] = []
+    make = batches.sequences
+    monkeypatch.setattr(batches, "sequences", lambda *given: made.append(make(*given)) or made[-1])
+    batches._kept.clear()
+    kind = model_class(model)
+    values = {"max_seq_len": 20, "epochs": 0 if model == "stan" else 1, "eval_every": 1}
+    p = kind.Params.model_validate(values)
+    first, second = (train.train(model, p, SPLIT) for _ in range(2))
+    assert_same(first, second)
+    (data,) = made
+    expected = make(SPLIT, CPU, kind.uses_times)  # training has left them as they were
+    assert all(map(torch.equal, tensors(data), tensors(expected)))
+    assert data.counts().equal(expected.counts())
+
+
+def test_other_data_another_split_or_times_are_not_those_of_before() -> None:
+    def content(split: Split, times: bool = False) -> list[list[int]]:
+        return [x.tolist() for x in tensors(batches.kept_sequences(split, CPU, times))]
+
+    def fresh(split: Split, times: bool = False) -> list[list[int]]:
+        return [x.tolist() for x in tensors(batches.sequences(split, CPU, times))]
+
+    data = SPLIT.dataset
+    items, later = data.items.copy(), data.times.copy()
+    items[3] = items[3] % data.n_items + 1
+    later[-1] += 1
+    first_longer = SPLIT.train_end.copy()
+    first_longer[0] += 1
+    asked = [(SPLIT, False), (SPLIT, True), (replace(SPLIT, train_end=first_longer), True)]
+    for changed in (replace(data, items=items), replace(data, times=later)):
+        asked += [(replace(SPLIT, dataset=changed), True), (SPLIT, True)]
+    for split, times in asked:
+        assert content(split, times) == fresh(split, times)
+        assert len(batches._kept) == 1
+    before = batches.kept_sequences(SPLIT, CPU, True)
+    again = replace(SPLIT, dataset=replace(data, items=data.items.copy()), valid=SPLIT.test)
+    assert batches.kept_sequences(again, CPU, True) is before
 
 
 # When to evaluate, what to keep, when to stop
