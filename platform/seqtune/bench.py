@@ -25,11 +25,12 @@ from seqtune.errors import UserError
 from seqtune.evaluate import evaluate
 from seqtune.meter import Meter, TimeIsUp
 from seqtune.model import Model, Sequences, model_class
+from seqtune.optimizer import make_optimizer
 from seqtune.options import BenchOptions
 from seqtune.space.asked import Asked
 from seqtune.study.loop import device as this_device
 from seqtune.study.plan import trial_params
-from seqtune.train import Home, make_optimizer, train
+from seqtune.train import Home, train
 
 WARM_UP = 3  # steps that are not counted: memory is allocated, kernels are chosen
 FIRST_LOOK = 512  # users whose evaluation says for how many there is time

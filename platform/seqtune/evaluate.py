@@ -68,11 +68,13 @@ def evaluate(
 
 
 def _leave_out(scores: Tensor, data: Sequences, events: Tensor, n_seen: int) -> Tensor:
-    """Sets what is out of the race to -inf; returns the score of each event's own item: (B,)."""
+    """Sets what was seen before an event to -inf; returns the score of its own item: (B,).
+
+    That of the padding is -inf already, as ``Model.score`` promises.
+    """
     rows = torch.arange(len(events), device=events.device)
     target = data.items[events]
     own = scores[rows, target]
-    scores[:, 0] = -torch.inf
     if n_seen:
         first = data.first[events]
         counts = events - first

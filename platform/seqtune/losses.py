@@ -4,6 +4,8 @@ Letters: N targets, D size of a state, V rows of the item table (row 0 is paddin
 items, later rows special), k negatives, s+ the score of a target, s_j of its j-th negative,
 sp(x) = log(1 + exp(x)). Everything here computes in fp32, inside autocast too.
 
+The formulas come first; below them stands how the two that compare many items are computed.
+
 A negative that must not count has the score -inf: exp(-inf) = sp(-inf) = 0 removes it from every
 loss, and its gradient is 0.
 """
@@ -18,10 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seqtune.errors import UserError
-
-Sharing = Literal["position", "row", "batch"]
-
-REDRAWS = 3  # of rejected negatives; those still rejected are masked
+from seqtune.negatives import Negatives, distinct
 
 
 def ce(
@@ -49,6 +48,211 @@ def ce(
     derivative.
     """
     return _CrossEntropy.total(states, table, bias, targets.long(), n_items, temperature)
+
+
+def sampled_softmax(positive: Tensor, negative: Tensor) -> Tensor:
+    """Returns sum_n [ logsumexp(s+, s_1..s_k) - s+ ]; with k = 1 this is BPR.
+
+    ``positive`` (N,), ``negative`` (N, k): the scores. Every item as a negative makes it ``ce``.
+    """
+    scores = torch.cat([positive[:, None], negative], 1)
+    return (scores.logsumexp(1) - positive).sum()
+
+
+def bpr(positive: Tensor, negative: Tensor) -> Tensor:
+    """Returns sum_n mean_j sp(s_j - s+), the mean over the negatives that count.
+
+    Rendle et al., BPR (arXiv 1205.2618).
+    """
+    counted = (negative != -torch.inf).sum(1).clamp(min=1)
+    return (F.softplus(negative - positive[:, None]).sum(1) / counted).sum()
+
+
+def bce(positive: Tensor, negative: Tensor) -> Tensor:
+    """Returns sum_n [ sp(-s+) + sum_j sp(s_j) ]: -log sg(s+) - sum_j log(1 - sg(s_j)).
+
+    Kang & McAuley, SASRec (arXiv 1808.09781), there with k = 1.
+    """
+    return F.softplus(-positive).sum() + F.softplus(negative).sum()
+
+
+def gbce(positive: Tensor, negative: Tensor, beta: float) -> Tensor:
+    """Returns sum_n ( beta sp(-s+) + sum_j sp(s_j) ) / (k + 1).
+
+    Petrov & Macdonald, gSASRec (arXiv 2308.07192). The authors transform s+ in float64 so that
+    sg(s+') = sg(s+)^beta; -log of that is beta sp(-s+), so no float64 is needed. beta = 1 is
+    ``bce`` divided by k + 1.
+    """
+    total = beta * F.softplus(-positive).sum() + F.softplus(negative).sum()
+    return total / (negative.shape[1] + 1)
+
+
+def window_bce(positive: Tensor, negative: Tensor) -> Tensor:
+    """Returns sum_n [ sp(-s+) + mean_j sp(s_j) ], the mean over the negatives that count.
+
+    Tang & Wang, Caser (WSDM 2018), where the targets of a window share its negatives.
+    """
+    counted = (negative != -torch.inf).sum(1).clamp(min=1)
+    return F.softplus(-positive).sum() + (F.softplus(negative).sum(1) / counted).sum()
+
+
+def calibration(t: float, k: int, n_items: int) -> float:
+    """Returns gBCE's beta = alpha (t (1 - 1/alpha) + 1/alpha) = 1 - t (1 - alpha), alpha = k/(I-1).
+
+    t = 0 is BCE, t = 1 removes all the overconfidence of sampling. Raises UserError for k > I-1,
+    where beta would exceed 1.
+    """
+    if k > n_items - 1:
+        raise UserError(
+            f"loss_type gbce: neg_samples must be at most {n_items - 1}, one less than the "
+            f"{n_items} items of the data, not {k}"
+        )
+    return 1 - t * (1 - k / (n_items - 1))
+
+
+def sampled(
+    kind: str, positive: Tensor, negative: Tensor, n_items: int, gbce_t: float = 0.75
+) -> Tensor:
+    """Returns the loss of that name from the scores of targets (N,) and negatives (N, k)."""
+    if kind == "gbce":
+        return gbce(positive, negative, calibration(gbce_t, negative.shape[1], n_items))
+    named = {"sampled_softmax": sampled_softmax, "bpr": bpr, "bce": bce, "window_bce": window_bce}
+    return named[kind](positive, negative)
+
+
+def column_scores(states: Tensor, vectors: Tensor, bias: Tensor) -> Tensor:
+    """Returns the scores of shared columns: (N, D), (C, D), (1, C) -> (N, C)."""
+    with torch.autocast(states.device.type, enabled=False):
+        return torch.addmm(bias.float(), states.float(), vectors.float().T)
+
+
+def in_batch_ce(scores: Tensor, log_q: Tensor | float = 0.0) -> Tensor:
+    """Returns the cross entropy over shared columns, the target of row n in column n.
+
+    sum_n [ log sum_c exp(s_nc - q_c) - (s_nn - q_n) ]
+
+    ``scores`` (N, N + k): the targets of the batch, then k samples; ``log_q`` (N + k,) or 0: what
+    corrects for how often an item becomes a column. An item may stand in several columns.
+    """
+    own = torch.arange(len(scores), device=scores.device)
+    with torch.autocast(scores.device.type, enabled=False):
+        return F.cross_entropy(scores.float() - log_q, own, reduction="sum")
+
+
+def bpr_max(scores: Tensor, bpreg: float = 1.0, elu_param: float = 0.5) -> Tensor:
+    """Returns BPR-max over shared columns (N, N + k), the target of row n in column n.
+
+    sum_n [ -log( sum_c w_nc sg(r_nn - r_nc) + 1e-24 ) + bpreg sum_c w_nc r_nc^2 ] over the columns
+    c != n, with w_n = softmax of r_nc over these, r = elu(s), and r = s for ``elu_param`` 0.
+    Without another column it is 0.
+
+    Hidasi & Karatzoglou (arXiv 1706.03847).
+    """
+    with torch.autocast(scores.device.type, enabled=False):
+        r = F.elu(scores.float(), elu_param) if elu_param else scores.float()
+        if r.shape[1] == 1:
+            return 0.0 * r.sum()
+        own = torch.eye(*r.shape, dtype=torch.bool, device=r.device)
+        w = r.masked_fill(own, -torch.inf).softmax(1)
+        better = (w * torch.sigmoid(r.diagonal()[:, None] - r)).sum(1)
+        return (bpreg * (w * r.square()).sum(1) - (better + 1e-24).log()).sum()
+
+
+def info_nce(
+    first: Tensor,
+    second: Tensor,
+    temperature: float = 1.0,
+    similarity: Literal["dot", "cos"] = "dot",
+    same: Tensor | None = None,
+) -> Tensor:
+    """Returns InfoNCE of two views (B, D), summed over their 2B rows.
+
+    sum_r [ log sum_{c != r} exp(sim(z_r, z_c) / tau) - sim(z_r, z_partner) / tau ] over the 2B rows
+    z of both views: all rows but itself and its partner are a row's negatives. With ``same`` (B,),
+    say the target of each row, rows of an equal value are not negatives of each other.
+
+    van den Oord et al. (arXiv 1807.03748); in this form Chen et al., SimCLR (arXiv 2002.05709).
+    """
+    with torch.autocast(first.device.type, enabled=False):
+        rows = torch.cat([first.float(), second.float()])  # (2B, D)
+        if similarity == "cos":
+            rows = F.normalize(rows, dim=1)
+        partner = torch.arange(len(rows), device=rows.device).roll(len(first))
+        excluded = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
+        if same is not None:
+            both = same.repeat(2)
+            excluded = (both[:, None] == both).scatter(1, partner[:, None], False)
+        logits = (rows @ rows.T / temperature).masked_fill(excluded, -torch.inf)
+        return F.cross_entropy(logits, partner, reduction="sum")
+
+
+def l2(table: Tensor, items: Tensor) -> Tensor:
+    """Returns half the squared norm of the distinct item vectors among ``items``, padding aside."""
+    ids, fresh = distinct(items)
+    return 0.5 * (F.embedding(ids, table).float().square().sum(1) * fresh).sum()
+
+
+# How scores and losses over many items are computed.
+
+
+def scores(
+    states: Tensor,
+    table: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    negatives: Negatives,
+    where: Tensor,
+    width: int,
+) -> tuple[Tensor, Tensor]:
+    """Returns the scores of the targets (N,) and of the negatives (N, k), -inf where rejected.
+
+    ``where`` (N,) are the flat positions b * width + t of the targets. Shared negatives are a
+    matmul, not a gather of (N, k, D).
+    """
+    with torch.autocast(states.device.type, enabled=False):
+        states, table = states.float(), table.float()
+        positive = (states * F.embedding(targets, table)).sum(1)
+        vectors = F.embedding(negatives.items, table)  # (N, k, D), (B, k, D) or (k, D)
+        if negatives.sharing == "position":
+            negative = (vectors @ states[:, :, None]).squeeze(2)
+        elif negatives.sharing == "row":
+            grid = states.new_zeros(len(vectors) * width, states.shape[1])
+            grid = grid.index_copy(0, where, states).unflatten(0, (-1, width))  # (B, L, D)
+            negative = (grid @ vectors.mT).flatten(0, 1).index_select(0, where)
+        else:
+            negative = states @ vectors.T
+        if bias is not None:
+            positive = positive + bias[targets]
+            offsets = bias[negatives.items]
+            per_row = negatives.sharing == "row"
+            negative = negative + (offsets[where // width] if per_row else offsets)
+        if negatives.rejected is not None:
+            negative = negative.masked_fill(negatives.rejected, -torch.inf)
+        return positive, negative
+
+
+def over_candidates(
+    loss: Callable[[Tensor, Tensor], Tensor],
+    states: Tensor,
+    table: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    negatives: Negatives,
+    where: Tensor,
+    width: int,
+    sparse: bool = False,
+) -> Tensor:
+    """Returns ``loss(*scores(states, ...))`` without ever holding all scores on a CPU.
+
+    ``loss`` is one of those above: a sum over its targets, whose shares of some rows add up. Both
+    are computed for a few rows at a time, in the processor's cache, and so are the gradients, in
+    the forward pass: there is no second derivative. ``sparse`` gives a parameter as table a
+    gradient of the rows in use alone.
+    """
+    sparse = sparse and table.is_leaf  # what made another table may not take such a gradient
+    return _OverCandidates.total(
+        states, table, bias, loss, targets, negatives, where, width, sparse
+    )
 
 
 class _Forward(torch.autograd.Function):
@@ -142,290 +346,6 @@ def _at_rows(part: Tensor, whole: Tensor, n_items: int) -> Tensor:
     result = torch.zeros_like(whole)
     result[1 : n_items + 1] = part[:n_items]
     return result
-
-
-def sampled_softmax(positive: Tensor, negative: Tensor) -> Tensor:
-    """Returns sum_n [ logsumexp(s+, s_1..s_k) - s+ ]; with k = 1 this is BPR.
-
-    ``positive`` (N,), ``negative`` (N, k): the scores. Every item as a negative makes it ``ce``.
-    """
-    scores = torch.cat([positive[:, None], negative], 1)
-    return (scores.logsumexp(1) - positive).sum()
-
-
-def bpr(positive: Tensor, negative: Tensor) -> Tensor:
-    """Returns sum_n mean_j sp(s_j - s+), the mean over the negatives that count.
-
-    Rendle et al., BPR (arXiv 1205.2618).
-    """
-    counted = (negative != -torch.inf).sum(1).clamp(min=1)
-    return (F.softplus(negative - positive[:, None]).sum(1) / counted).sum()
-
-
-def bce(positive: Tensor, negative: Tensor) -> Tensor:
-    """Returns sum_n [ sp(-s+) + sum_j sp(s_j) ]: -log sg(s+) - sum_j log(1 - sg(s_j)).
-
-    Kang & McAuley, SASRec (arXiv 1808.09781), there with k = 1.
-    """
-    return F.softplus(-positive).sum() + F.softplus(negative).sum()
-
-
-def gbce(positive: Tensor, negative: Tensor, beta: float) -> Tensor:
-    """Returns sum_n ( beta sp(-s+) + sum_j sp(s_j) ) / (k + 1).
-
-    Petrov & Macdonald, gSASRec (arXiv 2308.07192). The authors transform s+ in float64 so that
-    sg(s+') = sg(s+)^beta; -log of that is beta sp(-s+), so no float64 is needed. beta = 1 is
-    ``bce`` divided by k + 1.
-    """
-    total = beta * F.softplus(-positive).sum() + F.softplus(negative).sum()
-    return total / (negative.shape[1] + 1)
-
-
-def window_bce(positive: Tensor, negative: Tensor) -> Tensor:
-    """Returns sum_n [ sp(-s+) + mean_j sp(s_j) ], the mean over the negatives that count.
-
-    Tang & Wang, Caser (WSDM 2018), where the targets of a window share its negatives.
-    """
-    counted = (negative != -torch.inf).sum(1).clamp(min=1)
-    return F.softplus(-positive).sum() + (F.softplus(negative).sum(1) / counted).sum()
-
-
-def calibration(t: float, k: int, n_items: int) -> float:
-    """Returns gBCE's beta = alpha (t (1 - 1/alpha) + 1/alpha) = 1 - t (1 - alpha), alpha = k/(I-1).
-
-    t = 0 is BCE, t = 1 removes all the overconfidence of sampling. Raises UserError for k > I-1,
-    where beta would exceed 1.
-    """
-    if k > n_items - 1:
-        raise UserError(
-            f"loss_type gbce: neg_samples must be at most {n_items - 1}, one less than the "
-            f"{n_items} items of the data, not {k}"
-        )
-    return 1 - t * (1 - k / (n_items - 1))
-
-
-def sampled(
-    kind: str, positive: Tensor, negative: Tensor, n_items: int, gbce_t: float = 0.75
-) -> Tensor:
-    """Returns the loss of that name from the scores of targets (N,) and negatives (N, k)."""
-    if kind == "gbce":
-        return gbce(positive, negative, calibration(gbce_t, negative.shape[1], n_items))
-    named = {"sampled_softmax": sampled_softmax, "bpr": bpr, "bce": bce, "window_bce": window_bce}
-    return named[kind](positive, negative)
-
-
-class Popularity(NamedTuple):
-    """How often items become columns that all targets of a step share: targets, then samples."""
-
-    log_count: Tensor  # (I + 1,) of training events, -inf where there are none
-    edges: Tensor  # (I + 1,) cumulative probabilities, in float64 for long catalogues
-    alpha: float
-
-    @classmethod
-    def of(cls, counts: Tensor, alpha: float) -> Popularity:
-        """From the counts (I + 1,): what occurs is sampled ~ count ** alpha, all else never."""
-        weights = counts.double().pow(alpha) * (counts > 0)
-        edges = weights.cumsum(0)
-        return cls(counts.float().log(), edges / edges[-1], alpha)
-
-    def columns(self, targets: Tensor, n_sample: int, rng: torch.Generator) -> Tensor:
-        """Returns the targets (N,) and a sample with repetitions: (N + n_sample,)."""
-        points = torch.rand(n_sample, generator=rng, device=targets.device, dtype=torch.float64)
-        return torch.cat([targets, torch.searchsorted(self.edges, points, right=True)])
-
-    def log_q(self, columns: Tensor, n_targets: int) -> Tensor:
-        """Returns log count of the targets, log count ** alpha of the samples: (N + n_sample,)."""
-        log_count = self.log_count[columns]
-        return torch.cat([log_count[:n_targets], self.alpha * log_count[n_targets:]])
-
-
-def column_scores(states: Tensor, table: Tensor, bias: Tensor, columns: Tensor) -> Tensor:
-    """Returns the scores of shared columns (C,): states (N, D) -> (N, C)."""
-    with torch.autocast(states.device.type, enabled=False):
-        return torch.addmm(bias[columns], states.float(), F.embedding(columns, table.float()).T)
-
-
-def in_batch_ce(scores: Tensor, log_q: Tensor | float = 0.0) -> Tensor:
-    """Returns the cross entropy over shared columns, the target of row n in column n.
-
-    sum_n [ log sum_c exp(s_nc - q_c) - (s_nn - q_n) ]
-
-    ``scores`` (N, N + k): the targets of the batch, then k samples; ``log_q`` (N + k,) or 0: what
-    corrects for how often an item becomes a column. An item may stand in several columns.
-    """
-    own = torch.arange(len(scores), device=scores.device)
-    with torch.autocast(scores.device.type, enabled=False):
-        return F.cross_entropy(scores.float() - log_q, own, reduction="sum")
-
-
-def bpr_max(scores: Tensor, bpreg: float = 1.0, elu_param: float = 0.5) -> Tensor:
-    """Returns BPR-max over shared columns (N, N + k), the target of row n in column n.
-
-    sum_n [ -log( sum_c w_nc sg(r_nn - r_nc) + 1e-24 ) + bpreg sum_c w_nc r_nc^2 ] over the columns
-    c != n, with w_n = softmax of r_nc over these, r = elu(s), and r = s for ``elu_param`` 0.
-    Without another column it is 0.
-
-    Hidasi & Karatzoglou (arXiv 1706.03847).
-    """
-    with torch.autocast(scores.device.type, enabled=False):
-        r = F.elu(scores.float(), elu_param) if elu_param else scores.float()
-        if r.shape[1] == 1:
-            return 0.0 * r.sum()
-        own = torch.eye(*r.shape, dtype=torch.bool, device=r.device)
-        w = r.masked_fill(own, -torch.inf).softmax(1)
-        better = (w * torch.sigmoid(r.diagonal()[:, None] - r)).sum(1)
-        return (bpreg * (w * r.square()).sum(1) - (better + 1e-24).log()).sum()
-
-
-class Negatives(NamedTuple):
-    """Negatives of N targets in B rows."""
-
-    items: Tensor  # (N, k), (B, k) or (k,): drawn for each position, row, or the batch
-    sharing: Sharing
-    rejected: Tensor | None = None  # (N, k) True where a negative must not count
-
-
-def draw_negatives(
-    k: int,
-    n_items: int,
-    targets: Tensor,
-    rows: Tensor,
-    users: Tensor,
-    rng: torch.Generator,
-    *,
-    sharing: Sharing,
-    reject: Literal["none", "target", "seen"],
-    seen: Tensor | None = None,
-    pool: Tensor | None = None,
-    n_pool: int = 0,
-) -> Negatives:
-    """Draws negatives uniformly from 1..I, or some of them from a pool.
-
-    Args:
-        k: negatives per target.
-        n_items: I.
-        targets: (N,).
-        rows: (N,) the row 0..B-1 of each target.
-        users: (B,) the user of each row.
-        rng: on the device of the targets.
-        sharing: whether each position, row or the batch has negatives of its own.
-        reject: what is drawn again ``REDRAWS`` times, then masked: nothing, the target, or all
-            that the user has seen. What several targets share is masked at once.
-        seen: the keys of what was seen (``seen_keys``), for reject ``seen``.
-        pool: item ids of any shape, say the items of the batch; 0 is none.
-        n_pool: the first so many of the k are drawn uniformly from the distinct items of the pool.
-    """
-    if k < 1:
-        raise UserError("neg_samples must be at least 1 for a loss that samples, not 0")
-    shape = {"position": (len(targets), k), "row": (len(users), k), "batch": (k,)}[sharing]
-
-    if n_pool and pool is not None:
-        ids, fresh = distinct(pool)
-        nth = fresh.cumsum(0)
-
-    def draw() -> Tensor:
-        items = torch.randint(1, n_items + 1, shape, generator=rng, device=targets.device)
-        if n_pool:
-            place = (*shape[:-1], n_pool)
-            u = torch.rand(place, generator=rng, device=items.device, dtype=torch.double)
-            items[..., :n_pool] = ids[torch.searchsorted(nth, 1 + (u * nth[-1]).long())]
-        return items
-
-    def redraw(items: Tensor, rejected: Callable[[Tensor], Tensor]) -> Tensor:
-        for _ in range(REDRAWS):
-            items = torch.where(rejected(items), draw(), items)
-        return items
-
-    items = draw()
-    if reject == "none":
-        return Negatives(items, sharing)
-    if reject == "target":
-        if sharing == "position":
-            items = redraw(items, lambda items: items == targets[:, None])
-        # Compared as int32: half the bytes.
-        own = items.int().index_select(0, rows) if sharing == "row" else items
-        return Negatives(items, sharing, own == targets[:, None])
-
-    if seen is None:
-        raise ValueError("reject='seen' needs the keys of what was seen")
-    owners = (users[rows] if sharing == "position" else users)[:, None] * (n_items + 1)
-    if sharing != "batch":
-        items = redraw(items, lambda items: contains(seen, owners + items))
-    known = contains(seen, owners + items)  # (N, k), or (B, k)
-    return Negatives(items, sharing, known if sharing == "position" else known[rows])
-
-
-def seen_keys(users: Tensor, items: Tensor, n_items: int) -> Tensor:
-    """Returns the sorted keys ``user * (I + 1) + item`` of events: (E,), (E,) -> (E',)."""
-    keys: Tensor = (users.long() * (n_items + 1) + items).unique()
-    return keys
-
-
-def contains(keys: Tensor, wanted: Tensor) -> Tensor:
-    """Returns for each value whether it is among the sorted keys; same shape as ``wanted``."""
-    at = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
-    found: Tensor = keys[at] == wanted
-    return found
-
-
-def scores(
-    states: Tensor,
-    table: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    negatives: Negatives,
-    where: Tensor,
-    width: int,
-) -> tuple[Tensor, Tensor]:
-    """Returns the scores of the targets (N,) and of the negatives (N, k), -inf where rejected.
-
-    ``where`` (N,) are the flat positions b * width + t of the targets. Shared negatives are a
-    matmul, not a gather of (N, k, D).
-    """
-    with torch.autocast(states.device.type, enabled=False):
-        states, table = states.float(), table.float()
-        positive = (states * F.embedding(targets, table)).sum(1)
-        vectors = F.embedding(negatives.items, table)  # (N, k, D), (B, k, D) or (k, D)
-        if negatives.sharing == "position":
-            negative = (vectors @ states[:, :, None]).squeeze(2)
-        elif negatives.sharing == "row":
-            grid = states.new_zeros(len(vectors) * width, states.shape[1])
-            grid = grid.index_copy(0, where, states).unflatten(0, (-1, width))  # (B, L, D)
-            negative = (grid @ vectors.mT).flatten(0, 1).index_select(0, where)
-        else:
-            negative = states @ vectors.T
-        if bias is not None:
-            positive = positive + bias[targets]
-            offsets = bias[negatives.items]
-            per_row = negatives.sharing == "row"
-            negative = negative + (offsets[where // width] if per_row else offsets)
-        if negatives.rejected is not None:
-            negative = negative.masked_fill(negatives.rejected, -torch.inf)
-        return positive, negative
-
-
-def over_candidates(
-    loss: Callable[[Tensor, Tensor], Tensor],
-    states: Tensor,
-    table: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    negatives: Negatives,
-    where: Tensor,
-    width: int,
-    sparse: bool = False,
-) -> Tensor:
-    """Returns ``loss(*scores(states, ...))`` without ever holding all scores on a CPU.
-
-    ``loss`` is one of those above: a sum over its targets, whose shares of some rows add up. Both
-    are computed for a few rows at a time, in the processor's cache, and so are the gradients, in
-    the forward pass: there is no second derivative. ``sparse`` gives a parameter as table a
-    gradient of the rows in use alone.
-    """
-    sparse = sparse and table.is_leaf  # what made another table may not take such a gradient
-    return _OverCandidates.total(
-        states, table, bias, loss, targets, negatives, where, width, sparse
-    )
 
 
 class _OverCandidates(_Forward):
@@ -522,46 +442,3 @@ def _parts(
             where[part] - first * width,
         )
         start = end
-
-
-def info_nce(
-    first: Tensor,
-    second: Tensor,
-    temperature: float = 1.0,
-    similarity: Literal["dot", "cos"] = "dot",
-    same: Tensor | None = None,
-) -> Tensor:
-    """Returns InfoNCE of two views (B, D), summed over their 2B rows.
-
-    sum_r [ log sum_{c != r} exp(sim(z_r, z_c) / tau) - sim(z_r, z_partner) / tau ] over the 2B rows
-    z of both views: all rows but itself and its partner are a row's negatives. With ``same`` (B,),
-    say the target of each row, rows of an equal value are not negatives of each other.
-
-    van den Oord et al. (arXiv 1807.03748); in this form Chen et al., SimCLR (arXiv 2002.05709).
-    """
-    with torch.autocast(first.device.type, enabled=False):
-        rows = torch.cat([first.float(), second.float()])  # (2B, D)
-        if similarity == "cos":
-            rows = F.normalize(rows, dim=1)
-        partner = torch.arange(len(rows), device=rows.device).roll(len(first))
-        excluded = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
-        if same is not None:
-            both = same.repeat(2)
-            excluded = (both[:, None] == both).scatter(1, partner[:, None], False)
-        logits = (rows @ rows.T / temperature).masked_fill(excluded, -torch.inf)
-        return F.cross_entropy(logits, partner, reduction="sum")
-
-
-def l2(table: Tensor, items: Tensor) -> Tensor:
-    """Returns half the squared norm of the distinct item vectors among ``items``, padding aside."""
-    ids, fresh = distinct(items)
-    return 0.5 * (F.embedding(ids, table).float().square().sum(1) * fresh).sum()
-
-
-def distinct(items: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the ids sorted (M,), and which are the first of their kind (M,), padding aside.
-
-    Unlike ``unique`` it does not make a GPU wait.
-    """
-    ids = items.flatten().sort().values
-    return ids, (ids > 0) & (ids != F.pad(ids, (1, 0))[:-1])

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from seqtune import losses
 from seqtune.catalogue import check_model
+from seqtune.negatives import Negatives, Sampler, seen_keys
 from seqtune.nn import Transformer
 from seqtune.params import TrainParams
 
@@ -218,7 +219,7 @@ class Encoder(Model):
             users = sequences.users.long()
             events = torch.arange(len(users), device=users.device)
             kept = events <= sequences.ends[users]
-            self.seen = losses.seen_keys(users[kept], sequences.items[kept], self.n_items)
+            self.seen = seen_keys(users[kept], sequences.items[kept], self.n_items)
 
     def loss(self, batch: Batch, rng: torch.Generator) -> dict[str, Term]:
         """Returns the loss of predicting each target from the state before it."""
@@ -259,14 +260,14 @@ class Encoder(Model):
 
     def candidates(
         self, batch: Batch, rng: torch.Generator
-    ) -> tuple[Tensor, Tensor | None, Tensor, losses.Negatives, Tensor, int]:
+    ) -> tuple[Tensor, Tensor | None, Tensor, Negatives, Tensor, int]:
         """Draws negatives; returns all that ``losses.scores`` needs beside the states."""
         (table, bias), negatives = self.output(), self.negatives(batch, rng)
         if self.log_q is not None:
             bias = -self.log_q if bias is None else bias - self.log_q
         return table, bias, batch.targets, negatives, batch.where, batch.items.shape[1]
 
-    def negatives(self, batch: Batch, rng: torch.Generator) -> losses.Negatives:
+    def negatives(self, batch: Batch, rng: torch.Generator) -> Negatives:
         """Draws ``neg_samples`` negatives for the targets of a batch, ``mn_ratio`` from it."""
         p = self.params
         sharing = p.neg_sharing
@@ -274,19 +275,10 @@ class Encoder(Model):
             sharing = "row" if p.neg_samples >= 32 else "position"
         if batch.prefixes and sharing == "row":
             sharing = "position"  # a row has one target
-        return losses.draw_negatives(
-            p.neg_samples,
-            self.n_items,
-            batch.targets,
-            batch.where // batch.items.shape[1],
-            batch.users,
-            rng,
-            sharing=sharing,
-            reject=p.reject,
-            seen=self.seen,
-            pool=batch.items,
-            n_pool=int(getattr(p, "mn_ratio", 0.0) * p.neg_samples),
-        )
+        n_pool = int(getattr(p, "mn_ratio", 0.0) * p.neg_samples)
+        sampler = Sampler(self.n_items, p.neg_samples, sharing, p.reject, self.seen, n_pool)
+        rows = batch.where // batch.items.shape[1]
+        return sampler.draw(batch.targets, rows, batch.users, rng, pool=batch.items)
 
     def penalty(self, batch: Batch) -> dict[str, Term]:
         """Returns the L2 term of the item vectors of a batch; none where its weight is 0."""

@@ -134,6 +134,9 @@ class TrainParams(BaseModel):
     warmup_steps: int = Field(0, ge=0, le=1_000_000, description="Steps of linear warm-up.")
     optimizer: Literal["adamw", "adagrad"] = Field("adamw", description="Optimizer.")
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="Second-moment decay of AdamW.")
+    momentum: float = Field(
+        0.0, ge=0, lt=1, description="Momentum of adagrad's steps; adamw has one of its own, .9."
+    )
     weight_decay: float = Field(
         0.0, ge=0, le=1, description="Decoupled decay of matrices; tables and gains are exempt."
     )
@@ -175,6 +178,15 @@ class TrainParams(BaseModel):
         if wants_bool and not isinstance(value, bool) and value not in ("true", "false"):
             raise ValueError("must be true or false")
         return value
+
+    @model_validator(mode="after")
+    def _momentum_needs_adagrad(self) -> Self:
+        if self.momentum and self.optimizer != "adagrad":
+            raise ValueError(
+                f"momentum must be 0 with optimizer {self.optimizer}, which has one of its own, "
+                f"not {self.momentum}; optimizer adagrad takes it"
+            )
+        return self
 
 
 class BlockParams(TrainParams):

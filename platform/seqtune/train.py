@@ -26,7 +26,13 @@ from seqtune.data.split import Split
 from seqtune.errors import UserError
 from seqtune.evaluate import evaluate
 from seqtune.model import Encoder, Model, Term, model_class
-from seqtune.nn import ItemEmbedding, UserEmbedding
+from seqtune.optimizer import (
+    clear_gradients,
+    make_optimizer,
+    release,
+    set_learning_rate,
+    sparse_tables,
+)
 from seqtune.params import TrainParams
 
 State = dict[str, Any]
@@ -34,7 +40,6 @@ Row = dict[str, Any]
 NO_STEP = 2**62
 # Epochs between evaluations, where they are left to us: a share of the time, and a bound.
 EVALUATION_SHARE, MOST_EPOCHS = 0.1, 10
-LARGE_TABLE = 50_000  # rows from which an embedding table gets row-sparse gradients, on a CPU
 
 
 class DivergedError(Exception):
@@ -93,7 +98,7 @@ def _train(
     model_name: str, p: TrainParams, split: Split, home: Home, metric: str, mask_seen: bool
 ) -> Trained:
     kind = model_class(model_name)
-    data = batches.sequences(split, home.device, times=kind.uses_times)
+    data = batches.kept_sequences(split, home.device, times=kind.uses_times)
     windows = batches.windows(split, p)
     batch_size = windows.batch_size(p)
     _check_sizes(p, windows, batch_size, home.world_size, split.dataset.name)
@@ -106,7 +111,7 @@ def _train(
     if p.compile and isinstance(model, Encoder):
         model.compile_encoder()
     optimizer = make_optimizer(model, p)
-    tables = sparse_tables(model, home)
+    tables = sparse_tables(model, home.device, home.world_size)
     parallel = DistributedDataParallel(model) if home.world_size > 1 and optimizer else model
     state: State = {"epoch": 0, "step": 0, "history": [], "best": None, "eval_every": p.eval_every}
     if saved := home.load():
@@ -161,7 +166,7 @@ def _train(
         state["eval_every"] = state["eval_every"] or cadence(
             trained - started, evaluated - trained + saving_seconds(state, optimizer), p, home
         )
-        row: Row = {f"train_{name}": mean_over_ranks(m, home) for name, m in means.items()}
+        row: Row = {f"train_{name}": mean_over_steps(m, home) for name, m in means.items()}
         row |= valid | {"epoch": state["epoch"], "step": state["step"]}
         row |= {"best": state["best"][metric], "best_epoch": state["best"]["epoch"]}
         row |= {
@@ -235,80 +240,12 @@ def combine(terms: dict[str, Term], home: Home, means: dict[str, list[Tensor]]) 
     return torch.stack(parts).sum()
 
 
-def mean_over_ranks(shares: list[Tensor], home: Home) -> float:
-    """Returns the mean over steps of a loss whose shares lie on the ranks."""
+def mean_over_steps(shares: list[Tensor], home: Home) -> float:
+    """Returns the mean over steps of a loss whose shares, one a rank, add up."""
     mean = torch.stack(shares).mean()
     if home.world_size > 1:
         dist.all_reduce(mean)
     return float(mean)
-
-
-def make_optimizer(model: nn.Module, p: TrainParams) -> torch.optim.Optimizer | None:
-    """Returns the optimizer; None for a model without parameters.
-
-    Weight decay is decoupled and spares biases, gains and embedding tables.
-    """
-    tables = {
-        id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)
-    }
-    decayed = [w for w in model.parameters() if w.dim() > 1 and id(w) not in tables]
-    ids = {id(w) for w in decayed}
-    spared = [w for w in model.parameters() if id(w) not in ids]
-    groups = [{"params": decayed, "weight_decay": p.weight_decay}]
-    groups += [{"params": spared, "weight_decay": 0.0}]
-    groups = [group for group in groups if group["params"]]
-    if not groups:
-        return None
-    if p.optimizer == "adagrad":
-        return torch.optim.Adagrad(groups, lr=p.learning_rate, eps=1e-6)
-    return torch.optim.AdamW(groups, lr=p.learning_rate, betas=(0.9, p.adam_beta2), fused=True)
-
-
-def sparse_tables(model: Model, home: Home) -> list[tuple[nn.Embedding, Tensor]]:
-    """Has large tables take gradients of the rows in use alone; returns each with its gradient.
-
-    A step uses some thousand rows. To make, scale and add up gradients of 200,000 takes longer than
-    all else, most of it to get the memory from the system. So each table keeps one dense gradient,
-    to which the rows are added in place; the optimizer updates all rows, as ever. On a GPU, dense
-    ones cost less than to wait for the rows that are padding; several workers exchange dense ones.
-    """
-    if home.device.type != "cpu" or home.world_size > 1 or model.params.compile:
-        return []
-    tables: list[tuple[nn.Embedding, Tensor]] = [
-        (part, torch.zeros_like(part.weight))
-        for part in model.modules()
-        if isinstance(part, ItemEmbedding | UserEmbedding) and part.num_embeddings >= LARGE_TABLE
-    ]
-    for table, _ in tables:
-        table.sparse = True
-    return tables
-
-
-def clear_gradients(model: nn.Module, tables: list[tuple[nn.Embedding, Tensor]]) -> None:
-    """Drops all gradients; those of ``sparse_tables`` are used again, as zeros."""
-    model.zero_grad(set_to_none=True)
-    for table, gradient in tables:
-        table.weight.grad = gradient.zero_()
-
-
-def release(tables: list[tuple[nn.Embedding, Tensor]]) -> None:
-    """Takes back what ``sparse_tables`` did: the gradients alone are as large as the tables."""
-    for table, _ in tables:
-        table.sparse, table.weight.grad = False, None
-
-
-def set_learning_rate(
-    optimizer: torch.optim.Optimizer, p: TrainParams, step: int, total_steps: int
-) -> None:
-    """Sets the step size: linear warm-up, then constant, or down to zero over all epochs."""
-    scale = min(1.0, (step + 1) / p.warmup_steps) if p.warmup_steps else 1.0
-    left = max(total_steps - step, 0) / max(total_steps - p.warmup_steps, 1)
-    if step >= p.warmup_steps and p.lr_scheduler == "linear":
-        scale = left
-    if step >= p.warmup_steps and p.lr_scheduler == "cosine":
-        scale = (1 - math.cos(math.pi * left)) / 2
-    for group in optimizer.param_groups:
-        group["lr"] = p.learning_rate * scale
 
 
 def seed_everything(seed: int, epoch: int, home: Home) -> torch.Generator:
@@ -339,15 +276,11 @@ def snapshot(state: State, optimizer: torch.optim.Optimizer | None) -> State:
 def restore(
     saved: State, state: State, model: nn.Module, optimizer: torch.optim.Optimizer | None
 ) -> None:
-    """Continues from a snapshot; that of a finished run has no optimizer.
-
-    States of earlier versions may be of another epoch than the best, with weights of their own.
-    """
-    weights, optimizer_state = saved.pop("model", None), saved.pop("optimizer", None)
-    model.load_state_dict(saved["best_model"] if weights is None else weights)
-    if optimizer is not None and optimizer_state is not None:
-        optimizer.load_state_dict(optimizer_state)
-    state.update(saved)
+    """Continues from a snapshot; that of a finished run has no optimizer."""
+    model.load_state_dict(saved["best_model"])
+    if optimizer is not None and saved.get("optimizer"):
+        optimizer.load_state_dict(saved["optimizer"])
+    state.update((key, value) for key, value in saved.items() if key != "optimizer")
 
 
 def _check_sizes(

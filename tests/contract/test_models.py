@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from seqtune import catalogue, checkpoint, params
 from seqtune.errors import UserError
 from seqtune.model import Batch, Encoder, History, Model, Sequences, Term, model_class
+from seqtune.negatives import Negatives, Sampler
 from seqtune.params import PrefixParams, TrainParams
 from seqtune.space import warprec
 from seqtune.storage import Folder
@@ -572,16 +573,76 @@ def test_loss_is_finite_and_reaches_every_parameter(
         assert weight.grad.any() or no_effect, key
 
 
-@over(SAMPLING)
-@pytest.mark.parametrize("sharing", ["position", "row", "batch"])
+def forbidden(reject: str, targets: Tensor, users: Tensor, data: Sequences) -> Tensor:
+    """What must not be a negative of each target, by the data alone: (N,), (N,) -> (N, I + 1)."""
+    no = torch.zeros(len(targets), N_ITEMS + 1, dtype=torch.bool)
+    if reject == "target":
+        no[torch.arange(len(no)), targets] = True
+    if reject == "seen":
+        trained = torch.cat([data.targets, data.first.unique()])
+        for n, user in enumerate(users.tolist()):
+            no[n, data.items[trained[data.users[trained] == user]]] = True
+    return no
+
+
+# Each model, with the first of its losses that sample.
+SAMPLERS = [next(cases) for _, cases in itertools.groupby(SAMPLING, lambda case: case[0])]
+
+
+@over(SAMPLERS)
 @pytest.mark.parametrize("reject", ["none", "target", "seen"])
-def test_every_way_to_sample(
-    name: str, choice: dict[str, object], sharing: str, reject: str, data: Sequences
+def test_negatives_are_drawn_as_the_hyperparameters_say(
+    name: str,
+    choice: dict[str, object],
+    reject: str,
+    data: Sequences,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model = make(name, data, **choice, neg_sharing=sharing, reject=reject)
-    loss = total(model(batch_of(model, data), torch.Generator().manual_seed(0)))
-    assert loss.isfinite()
-    assert loss > 0
+    """What must not be a negative is masked and weighs nothing; the others are uniform."""
+    drawn: list[tuple[Tensor, Tensor, Tensor, Negatives]] = []
+    draw, shift = Sampler.draw, [0, 0]  # to the items of masked negatives, and of the others
+
+    def spy(
+        self: Sampler, targets: Tensor, rows: Tensor, users: Tensor, *more: Any, **named: Any
+    ) -> Negatives:
+        found = draw(self, targets, rows, users, *more, **named)
+        drawn.append((targets, rows, users[rows], found))
+        if not any(shift):
+            return found
+        masked = torch.zeros_like(found.items, dtype=torch.bool)
+        masked |= False if found.rejected is None else found.rejected
+        step = torch.where(masked, *shift)
+        return found._replace(items=(found.items - 1 + step) % N_ITEMS + 1)
+
+    def loss() -> Tensor:
+        torch.manual_seed(0)
+        return total(model(batch, torch.Generator().manual_seed(0)))
+
+    monkeypatch.setattr(Sampler, "draw", spy)
+    monkeypatch.setattr("seqtune.negatives.REDRAWS", 1)  # so that some are left to mask
+    for sharing in ("batch", "row", "position"):
+        values = choice | {"neg_sharing": sharing, "reject": reject, "neg_samples": 19}
+        model = make(name, data, **values).eval()
+        batch = batch_of(model, data)
+        drawn.clear()
+        before = loss()
+        ((targets, rows, users, found),) = drawn
+        items = found.items[rows] if found.sharing == "row" else found.items
+        items = items.expand(len(targets), 19)
+        no = forbidden(reject, targets, users, data)
+        masked = no.gather(1, items)
+        assert masked.equal(torch.zeros_like(masked) if found.rejected is None else found.rejected)
+
+    allowed = ~no[:, 1:]
+    expected = ((~masked).sum(1, keepdim=True) * allowed / allowed.sum(1, keepdim=True)).sum(0)
+    counts = items[~masked].bincount(minlength=N_ITEMS + 1)[1:]
+    assert ((counts - expected).abs() < 5 * expected.sqrt()).all()
+    assert masked.any() == (reject != "none")
+    assert masked.float().mean() <= 0.7 * no[:, 1:].float().mean()  # others were drawn again
+    shift[:] = 1, 0
+    assert loss().equal(before)
+    shift[:] = 0, 1
+    assert not loss().equal(before)
 
 
 @every_mode

@@ -14,9 +14,10 @@ import pytest
 import torch
 from torch import nn
 
-from seqtune import batches, losses
+from seqtune import batches
 from seqtune.data import Dataset, Split, leave_one_out
 from seqtune.model import Batch, Model, Sequences
+from seqtune.negatives import Negatives, Sampler
 from seqtune.params import TrainParams
 
 N_ITEMS, N_USERS, LENGTH = 17, 9, 6  # models here have max_seq_len LENGTH
@@ -73,14 +74,14 @@ def randomise() -> Callable[[Model], None]:
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[losses.Negatives]:
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Negatives]:
     """Returns a list of the negatives that the test's losses draw, in order."""
-    found: list[losses.Negatives] = []
-    draw = losses.draw_negatives
+    found: list[Negatives] = []
+    draw = Sampler.draw
 
-    def remember(*args: Any, **kwargs: Any) -> losses.Negatives:
+    def remember(*args: Any, **kwargs: Any) -> Negatives:
         found.append(draw(*args, **kwargs))
         return found[-1]
 
-    monkeypatch.setattr(losses, "draw_negatives", remember)
+    monkeypatch.setattr(Sampler, "draw", remember)
     return found

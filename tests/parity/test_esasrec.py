@@ -11,9 +11,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from seqtune import losses
 from seqtune.model import Batch, Model, Sequences
 from seqtune.models.esasrec import ESASRec
+from seqtune.negatives import Negatives
 from seqtune.params import TrainParams
 
 Array = NDArray[np.float64]
@@ -151,7 +151,7 @@ def test_loss(
     data: Sequences,
     make_batch: Callable[[TrainParams], Batch],
     randomise: Callable[[Model], None],
-    drawn: list[losses.Negatives],
+    drawn: list[Negatives],
 ) -> None:
     model, w = make(randomise, values)
     model.prepare(data)

@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seqtune import batches, losses
+from seqtune import batches
 from seqtune.data import Split
 from seqtune.model import Batch, Encoder, History, Model, Sequences, model_class
+from seqtune.negatives import Negatives
 from seqtune.params import TrainParams
 
 LOSSES = ["ce", "sampled_softmax", "bce", "bpr", "gbce"]
@@ -26,7 +27,7 @@ SIZES: dict[str, Any] = {"embedding_size": 8, "max_seq_len": 6, "n_layers": 2, "
 SIZES |= {"inner_size": 12, "dropout_prob": 0.0, "neg_samples": 4}
 
 
-def plain(model: Encoder, batch: Batch, negatives: losses.Negatives | None) -> Tensor:
+def plain(model: Encoder, batch: Batch, negatives: Negatives | None) -> Tensor:
     """The loss of a batch, a target at a time."""
     p, width, total = model.params, batch.items.shape[1], torch.zeros(())
     kind = p.model_dump()["loss_type"]
@@ -70,7 +71,7 @@ def test_loss_and_gradients_are_those_of_the_plain_formulation(
     split: Split,
     data: Sequences,
     randomise: Callable[[Model], None],
-    drawn: list[losses.Negatives],
+    drawn: list[Negatives],
 ) -> None:
     kind = model_class(name)
     own = {"train_mode": mode, "loss_type": loss_type, "neg_sharing": sharing}

@@ -11,9 +11,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from seqtune import losses
 from seqtune.model import Batch, Model, Sequences
 from seqtune.models.gsasrec import GSASRec
+from seqtune.negatives import Negatives
 from seqtune.params import TrainParams
 
 Array = NDArray[np.float64]
@@ -121,7 +121,7 @@ def test_loss(
     values: dict[str, Any],
     make_batch: Callable[[TrainParams], Batch],
     randomise: Callable[[Model], None],
-    drawn: list[losses.Negatives],
+    drawn: list[Negatives],
 ) -> None:
     model, w = make(randomise, values)
     p, batch = model.params, make_batch(model.params)

@@ -11,9 +11,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from seqtune import losses
 from seqtune.model import Batch, Model, Sequences
 from seqtune.models.sasrec import SASRec
+from seqtune.negatives import Negatives
 from seqtune.params import TrainParams
 
 Array = NDArray[np.float64]
@@ -125,7 +125,7 @@ def loss_of(kind: str, positive: float, negatives: list[float], k: int, beta: fl
 
 
 def slow_loss(
-    w: Weights, p: SASRec.Params, batch: Batch, table: Array, drawn: losses.Negatives | None
+    w: Weights, p: SASRec.Params, batch: Batch, table: Array, drawn: Negatives | None
 ) -> float:
     """The loss of a batch, target by target; ``drawn`` are the negatives of a sampled loss."""
     width, kind, k = batch.items.shape[1], p.loss_type, p.neg_samples
@@ -198,7 +198,7 @@ def test_loss(
     mode: str,
     make_batch: Callable[[TrainParams], Batch],
     randomise: Callable[[Model], None],
-    drawn: list[losses.Negatives],
+    drawn: list[Negatives],
 ) -> None:
     model = make(randomise, values | {"train_mode": mode})
     batch, p = make_batch(model.params), model.params

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from seqtune import losses
 from seqtune.errors import UserError
 from seqtune.model import Batch, History, Sequences, Term
 from seqtune.models.esasrec import ESASRec
+from seqtune.negatives import Negatives
 from seqtune.params import build
 
 N_ITEMS = 12
@@ -137,7 +137,7 @@ def test_one_negative_is_bpr_and_all_of_them_are_cross_entropy(
     assert loss(model(**one)).total.item() == pytest.approx(bpr, rel=1e-6)
 
     made, items = model(), torch.arange(1, N_ITEMS + 1)
-    everything = losses.Negatives(items, "batch", items == BATCH.targets[:, None])
+    everything = Negatives(items, "batch", items == BATCH.targets[:, None])
     monkeypatch.setattr(made, "negatives", lambda batch, rng: everything)
     ce = loss(model(loss_type="ce")).total.item()
     assert loss(made).total.item() == pytest.approx(ce, rel=1e-6)

@@ -38,11 +38,12 @@ class Fixed(Model):
 
 
 SPLIT = split_of([1, 2, 3, 4], [5, 1, 2], [1, 2, 3, 4, 5, 2])
-#          void   1     2     3     4     5
+VOID = -float("inf")  # the padding's score, by the contract of Model.score
+#             1     2     3     4     5
 TABLE = [
-    [9.0, 0.9, 0.8, 0.7, 0.1, 0.5],  # test item 4
-    [9.0, 0.9, 0.3, 0.3, 0.3, 0.8],  # test item 2
-    [9.0, 0.9, 0.8, 0.7, 0.1, 0.95],  # test item 2, which the history holds
+    [VOID, 0.9, 0.8, 0.7, 0.1, 0.5],  # test item 4
+    [VOID, 0.9, 0.3, 0.3, 0.3, 0.8],  # test item 2
+    [VOID, 0.9, 0.8, 0.7, 0.1, 0.95],  # test item 2, which the history holds
 ]
 
 
@@ -77,12 +78,16 @@ def test_the_lists_hold_neither_padding_nor_seen_items():
 
 
 def test_a_score_that_is_not_finite_ranks_last():
-    table = [[0.0] + [float("nan")] * 5] * 3
+    table = [[VOID] + [float("nan")] * 5] * 3
     assert ranks(SPLIT.test, Fixed(table)).ranks.tolist() == [5, 5, 5]
 
 
 def test_constant_scores_rank_in_the_middle():
-    assert ranks(SPLIT.test, Fixed([[0.0] * 6] * 3), mask_seen=False).ranks.tolist() == [3, 3, 3]
+    assert ranks(SPLIT.test, Fixed([[VOID] + [0.0] * 5] * 3), mask_seen=False).ranks.tolist() == [
+        3,
+        3,
+        3,
+    ]
 
 
 def test_shards_rank_their_own_users(monkeypatch):

@@ -16,7 +16,8 @@ from seqtune.data import Dataset, leave_one_out
 from seqtune.errors import UserError
 from seqtune.model import Batch, History
 from seqtune.models.gru4rec import GRU4Rec
-from seqtune.params import build
+from seqtune.negatives import Popularity
+from seqtune.params import build, check, parse_assignment
 from seqtune.train import Home, train
 
 CPU = torch.device("cpu")
@@ -178,9 +179,13 @@ def history(*items):
     return History(torch.tensor([0]), row, torch.tensor([len(items)]))
 
 
-@pytest.mark.parametrize("num_layers", [1, 2])
-def test_stepping_through_a_session_gives_the_state_of_its_history(num_layers):
-    model = model_for(SPLIT, num_layers=num_layers).eval()
+INPUTS = ["shared", "separate", "one_hot"]
+
+
+@pytest.mark.parametrize("item_input", INPUTS)
+@pytest.mark.parametrize("layers", [{}, {"num_layers": 2}, {"layers": "9/5/7"}], ids=str)
+def test_stepping_through_a_session_gives_the_state_of_its_history(layers, item_input):
+    model = model_for(SPLIT, item_input=item_input, **layers).eval()
     step(model, [1, 5], [-1, -1])
     step(model, [2, 7], [0, -1])
     states = step(model, [3, 8], [0, 1])
@@ -192,28 +197,34 @@ def test_stepping_through_a_session_gives_the_state_of_its_history(num_layers):
     torch.testing.assert_close(states, model.encode_last(history(9)))
 
 
-def test_the_gradient_ends_with_the_step():
-    model = model_for(SPLIT)
+@pytest.mark.parametrize("item_input", INPUTS)
+def test_the_gradient_ends_with_the_step(item_input):
+    model = model_for(SPLIT, item_input=item_input)
     step(model, [1, 2], [-1, -1])
     step(model, [3, 4], [0, 1]).sum().backward()
-    rows = model.item_embedding.weight.grad.any(1)
-    assert rows.nonzero().flatten().tolist() == [3, 4]
+    table = model.item_embedding if item_input == "shared" else model.stepped.table
+    assert table.weight.grad.any(1).nonzero().flatten().tolist() == [3, 4]
 
 
-def test_the_dropped_state_is_what_is_carried():
-    model = model_for(SPLIT, dropout_p_hidden=0.5, hidden_size=64)
+@pytest.mark.parametrize(
+    "rates",
+    [{"dropout_p_hidden": 0.5}, {"item_input": "one_hot", "dropout_prob": 0.5}],
+    ids=str,
+)
+def test_the_dropped_state_is_what_is_carried(rates):
+    model = model_for(SPLIT, hidden_size=64, **rates)
     torch.manual_seed(0)
     states = step(model, [1, 2, 3], [-1, -1, -1])
     assert 0.3 < (states == 0).float().mean() < 0.7
-    assert model.gru.carried[-1].equal(states)
+    assert model.stepped.carried.equal(states)
 
 
 def test_scoring_leaves_the_carried_state_alone():
     model = model_for(SPLIT)
     step(model, [1, 2], [-1, -1])
-    carried = model.gru.carried
+    carried = model.stepped.carried
     model.score(history(5, 6, 7))
-    assert model.gru.carried is carried
+    assert model.stepped.carried is carried
     assert not [key for key in model.state_dict() if "carried" in key]
 
 
@@ -227,7 +238,7 @@ def columns(seed=0, n=5, k=7):
 
 def test_cross_entropy_with_logq():
     scores, counts, alpha, logq = columns(), np.arange(1, 13), 0.5, 0.7
-    popularity = losses.Popularity.of(torch.tensor([0, *counts]), alpha)
+    popularity = Popularity.of(torch.tensor([0, *counts]), alpha)
     items = torch.arange(1, 13)
     found = losses.in_batch_ce(scores, logq * popularity.log_q(items, n_targets=5))
     wanted = 0.0
@@ -267,7 +278,7 @@ def test_a_lone_row_without_samples_teaches_nothing():
 
 
 def test_samples_follow_the_counts():
-    popularity = losses.Popularity.of(torch.tensor([0, 0, 1, 4, 0, 9, 0]), alpha=0.5)
+    popularity = Popularity.of(torch.tensor([0, 0, 1, 4, 0, 9, 0]), alpha=0.5)
     rng = torch.Generator().manual_seed(0)
     found = popularity.columns(torch.tensor([6, 1]), 60_000, rng)
     assert found[:2].tolist() == [6, 1]
@@ -275,7 +286,7 @@ def test_samples_follow_the_counts():
     wanted = torch.tensor([0, 0, 1 / 6, 2 / 6, 0, 3 / 6, 0])
     torch.testing.assert_close(shares, wanted, atol=0.01, rtol=0)
     assert shares[[0, 1, 4, 6]].eq(0).all()
-    even = losses.Popularity.of(torch.tensor([0, 0, 1, 4, 0, 9, 0]), alpha=0.0)
+    even = Popularity.of(torch.tensor([0, 0, 1, 4, 0, 9, 0]), alpha=0.0)
     assert set(even.columns(torch.tensor([1]), 1000, rng)[1:].tolist()) == {2, 3, 5}
 
 
@@ -289,7 +300,7 @@ def test_popularity_counts_training_events_alone():
 def test_the_loss_of_a_step_is_over_its_targets_and_samples_by_the_batch_size(loss_type):
     model = model_for(SPLIT, loss_type=loss_type, logq=1.0)
     with torch.no_grad():
-        model.item_bias.normal_()
+        model.item_bias.weight[1:].normal_()
     last = one_epoch(SPLIT, 2)[-1]
     batch = replace(last, continues=torch.tensor([-1]))
     terms = model(batch, torch.Generator().manual_seed(3))
@@ -302,44 +313,107 @@ def test_the_loss_of_a_step_is_over_its_targets_and_samples_by_the_batch_size(lo
     assert list(terms) == [loss_type]
     assert terms[loss_type].total.item() == pytest.approx(wanted.item(), rel=1e-5)
     assert terms[loss_type].count == 4  # the batch size, although one row is left
-    by_hand = state @ model.item_embedding.weight[items].T + model.item_bias[items]
+    bias = model.item_bias.weight[items, 0]
+    by_hand = state @ model.item_embedding.weight[items].T + bias
     torch.testing.assert_close(scores, by_hand)
 
 
 # The whole.
 
 
-def test_the_parameters_are_those_of_the_authors():
-    n_items, h = 500, 48
-    model = GRU4Rec(params(hidden_size=h), n_items, n_users=9)
-    count = sum(w.numel() for w in model.parameters())
-    padding = h + 1  # our row 0 of the table and of the biases
-    assert count - padding == n_items * h + n_items + 6 * h**2 + 6 * h
+def gates(before, h):
+    """A GRU layer: two matrices and two biases for each of three gates."""
+    return 3 * h * before + 3 * h * h + 6 * h
 
 
-def test_weights_start_as_the_authors_do():
-    n_items, h = 500, 48
+@pytest.mark.parametrize(
+    ("values", "count"),
+    [
+        ({"hidden_size": 48}, 500 * 48 + gates(48, 48)),
+        ({"layers": "100/50"}, 500 * 50 + gates(50, 100) + gates(100, 50)),
+        (
+            {"layers": 48, "item_input": "separate", "embedding_size": 20},
+            500 * 48 + 500 * 20 + gates(20, 48),
+        ),
+        (
+            {"layers": "48/30", "item_input": "one_hot"},  # 3 H numbers an item, one bias a gate
+            500 * 30 + 500 * 3 * 48 + 3 * 48 * 48 + 3 * 48 + gates(48, 30),
+        ),
+    ],
+    ids=str,
+)
+def test_the_parameters_are_those_of_the_authors(values, count):
+    n_items = 500
+    model = GRU4Rec(params(**values), n_items, n_users=9)
+    tables = [m for m in model.modules() if isinstance(m, torch.nn.Embedding)]
+    padding = sum(table.embedding_dim for table in tables)  # our row 0, also of the biases
+    assert sum(w.numel() for w in model.parameters()) - padding == count + n_items
+
+
+def assert_drawn(matrix, bound):
+    assert matrix.abs().max().item() == pytest.approx(bound, rel=0.01)
+    assert matrix.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.1)
+
+
+@pytest.mark.parametrize("item_input", INPUTS)
+def test_weights_start_as_the_authors_do(item_input):
+    """Each gate's matrix is uniform in +-sqrt(6 / (rows + columns)), and biases are 0."""
+    n_items, h, d = 500, 48, 24
     torch.manual_seed(0)
-    model = GRU4Rec(params(hidden_size=h), n_items, n_users=9)
-    assert not model.item_bias.any()
-    for weight in model.gru.parameters():
-        if weight.dim() == 1:
+    given = {"hidden_size": h, "num_layers": 2, "item_input": item_input, "embedding_size": d}
+    model = GRU4Rec(params(**given), n_items, n_users=9)
+    sizes = {"shared": h, "separate": d, "one_hot": h}
+    for name, weight in model.named_parameters():
+        if weight.dim() == 1 or name == "item_bias.weight":
             assert not weight.any()
+        elif name == "stepped.table.weight" and item_input == "one_hot":
+            for gate in weight[1:].chunk(3, 1):
+                assert_drawn(gate, math.sqrt(6 / (n_items + h)))
+        elif name.endswith("embedding.weight") or name == "stepped.table.weight":
+            assert_drawn(weight[1:], math.sqrt(6 / (n_items + weight.shape[1])))
+            assert not weight[0].any()
         else:
+            columns = sizes[item_input] if name == "stepped.layers.0.weight_ih_l0" else h
             for gate in weight.chunk(3):
-                assert gate.abs().max().item() == pytest.approx(math.sqrt(6 / (h + h)), rel=0.01)
-    bound = math.sqrt(6 / (n_items + h))
-    assert model.item_embedding.weight.abs().max().item() == pytest.approx(bound, rel=0.01)
-    assert not model.item_embedding.weight[0].any()
+                assert_drawn(gate, math.sqrt(6 / (h + columns)))
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"layers": "100/0"}, "test: layers must be up to 8 sizes from 1 to 8192, such as 100 or"),
+        ({"layers": "100,50"}, "layers must be up to 8 sizes .*, not '100,50'"),
+        ({"layers": "1/" * 8 + "1"}, "layers must be up to 8 sizes"),
+        (
+            {"variant": "sequence", "train_mode": "rows", "layers": "100/50"},
+            "layers must be empty with variant sequence, not '100/50'",
+        ),
+        (
+            {"variant": "sequence", "train_mode": "rows", "item_input": "one_hot"},
+            "item_input must be shared with variant sequence, not 'one_hot'",
+        ),
+    ],
+)
+def test_layers_that_cannot_be_are_refused(values, sentence):
+    with pytest.raises(UserError, match=sentence):
+        params(**values)
+
+
+def test_layers_are_written_on_a_command_line_and_in_yaml():
+    for text, sizes in (("layers=100", [100]), ("layers=100/50", [100, 50])):
+        name, value = parse_assignment(text)
+        built = params(**{name: check(GRU4Rec.Params, name, value, "--set")})
+        assert GRU4Rec(built, 20, 9).stepped.sizes == sizes
 
 
 @pytest.mark.parametrize("loss_type", ["ce", "bpr_max"])
-@pytest.mark.parametrize("num_layers", [1, 2])
-def test_the_cycle_is_learned(loss_type, num_layers):
+@pytest.mark.parametrize("item_input", INPUTS)
+@pytest.mark.parametrize("more", [{}, {"layers": "24/16"}, {"momentum": 0.3}], ids=str)
+def test_the_cycle_is_learned(loss_type, item_input, more):
     split = cycles()
     trained = train(
         "gru4rec",
-        params(loss_type=loss_type, num_layers=num_layers, epochs=15, dropout_p_hidden=0.1),
+        params(loss_type=loss_type, item_input=item_input, epochs=15, dropout_p_hidden=0.1, **more),
         split,
         metric="hr@1",
     )
@@ -356,7 +430,9 @@ def test_half_precision_carries_states_too(monkeypatch):
 
 def test_a_resumed_run_equals_an_uninterrupted_one():
     split, states = cycles(), []
-    p = params(epochs=4, dropout_prob=0.2, dropout_p_hidden=0.2, num_layers=2, eval_every=1)
+    p = params(
+        epochs=4, dropout_prob=0.2, dropout_p_hidden=0.2, layers="9/7", eval_every=1, momentum=0.4
+    )
     whole = train("gru4rec", p, split, Home(save=lambda s: states.append(copy.deepcopy(s))))
     rest = train("gru4rec", p, split, Home(load=lambda: states[1]))
     for key, weight in whole.model.state_dict().items():

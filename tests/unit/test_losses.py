@@ -12,6 +12,7 @@ from torch import Tensor
 
 from seqtune import losses
 from seqtune.errors import UserError
+from seqtune.negatives import Negatives, Sampler, Sharing
 
 
 def reference(
@@ -266,98 +267,28 @@ def test_l2_counts_each_item_once_and_padding_never() -> None:
     assert losses.l2(table, torch.tensor([[0, 0]])).item() == 0
 
 
-# Negatives: three users of two targets each, in rows of width 4; ten items.
+# Scores of negatives: three users of two targets each, in rows of width 4; ten items.
 
 TARGETS, USERS = torch.tensor([1, 2, 3, 4, 5, 6]), torch.arange(3)
 ROWS, WHERE = torch.tensor([0, 0, 1, 1, 2, 2]), torch.tensor([0, 1, 4, 5, 8, 9])
-SHARINGS: list[losses.Sharing] = ["position", "row", "batch"]
+SHARINGS: list[Sharing] = ["position", "row", "batch"]
 
 
-def draw(
-    k: int,
-    sharing: losses.Sharing,
-    reject: Literal["none", "target", "seen"],
-    *,
-    seed: int = 0,
-    seen: Tensor | None = None,
-    users: Tensor = USERS,
-) -> losses.Negatives:
-    rng = torch.Generator().manual_seed(seed)
-    return losses.draw_negatives(
-        k, 10, TARGETS, ROWS, users, rng, sharing=sharing, reject=reject, seen=seen
-    )
+def draw(k: int, sharing: Sharing, reject: Literal["none", "target"]) -> Negatives:
+    sampler, rng = Sampler(10, k, sharing, reject), torch.Generator().manual_seed(0)
+    return sampler.draw(TARGETS, ROWS, USERS, rng, pool=TARGETS)
 
 
-def spread(negatives: losses.Negatives) -> Tensor:
+def spread(negatives: Negatives) -> Tensor:
     """The items (6, k) that each target is compared with."""
     if negatives.sharing == "row":
         return negatives.items[ROWS]
     return negatives.items.expand(6, -1)
 
 
-@pytest.mark.parametrize(
-    ("sharing", "shape"), [("position", (6, 500)), ("row", (3, 500)), ("batch", (500,))]
-)
-def test_negatives_are_uniform_over_the_items(
-    sharing: losses.Sharing, shape: tuple[int, ...]
-) -> None:
-    negatives = draw(500, sharing, "none")
-    assert negatives.items.shape == shape
-    assert negatives.rejected is None
-    counts = negatives.items.flatten().bincount(minlength=11)
-    assert counts[0] == 0
-    assert len(counts) == 11
-    assert counts[1:].min() > 0.5 * negatives.items.numel() / 10
-    assert draw(500, sharing, "none").items.equal(negatives.items)
-    assert not draw(500, sharing, "none", seed=1).items.equal(negatives.items)
-
-
-def test_the_target_is_drawn_again_or_masked() -> None:
-    own = draw(500, "position", "target")
-    hits = own.items == TARGETS[:, None]
-    assert own.rejected is not None
-    assert own.rejected.equal(hits)
-    assert hits.float().mean() < 1e-3  # .1 before the three redraws, 1e-4 after
-    assert not hits.any(1).all()
-    for sharing in SHARINGS[1:]:
-        shared = draw(50, sharing, "target")
-        assert shared.rejected is not None
-        assert shared.rejected.equal(spread(shared) == TARGETS[:, None])
-        assert shared.rejected.any()
-
-
-@pytest.mark.parametrize("sharing", SHARINGS)
-def test_seen_items_are_never_negatives(sharing: losses.Sharing) -> None:
-    known = [{1, 2, 7}, {3, 4}, set(range(1, 11)) - {9}]
-    events = [(user, item) for user, items in enumerate(known) for item in items]
-    users, items = torch.tensor([*events, (0, 2)]).T  # user 0 met item 2 twice
-    seen = losses.seen_keys(users, items, 10)
-    assert len(seen) == 3 + 2 + 9
-    negatives = draw(400, sharing, "seen", seen=seen)
-    assert negatives.rejected is not None
-    for row, drawn in enumerate(spread(negatives).tolist()):
-        forbidden = [item in known[row // 2] for item in drawn]
-        assert negatives.rejected[row].tolist() == forbidden
-    if sharing != "batch":  # redrawn: .3^4 of user 0's are left, and .9^4 of user 2's
-        assert negatives.rejected[:2].float().mean() < 0.03
-        assert 0.4 < negatives.rejected[4:].float().mean() < 0.9
-
-
-def test_a_stranger_has_seen_nothing() -> None:
-    seen = losses.seen_keys(torch.tensor([0]), torch.tensor([10]), 10)
-    negatives = draw(50, "row", "seen", seen=seen, users=torch.tensor([1, 2, 99]))
-    assert negatives.rejected is not None
-    assert not negatives.rejected.any()
-
-
-def test_sampling_needs_a_negative() -> None:
-    with pytest.raises(UserError, match="neg_samples must be at least 1"):
-        draw(0, "batch", "none")
-
-
 @pytest.mark.parametrize("sharing", SHARINGS)
 @pytest.mark.parametrize("with_bias", [False, True])
-def test_scores_are_dot_products(sharing: losses.Sharing, with_bias: bool) -> None:
+def test_scores_are_dot_products(sharing: Sharing, with_bias: bool) -> None:
     torch.manual_seed(0)
     states, table = torch.randn(6, 5), torch.randn(12, 5)
     bias = torch.randn(12) if with_bias else None
@@ -383,44 +314,13 @@ def test_sharing_does_not_change_the_expected_loss() -> None:
     assert means[2] == pytest.approx(means[0], rel=0.01)
 
 
-def test_some_negatives_come_from_a_pool() -> None:
-    targets, rows = torch.tensor([7, 3, 3]), torch.tensor([0, 0, 1])
-    pool = torch.tensor([[7, 3, 3, 0], [3, 5, 0, 0]])  # three distinct items
-    for sharing, shape in (("position", (3, 900)), ("row", (2, 900)), ("batch", (900,))):
-        drawn = losses.draw_negatives(
-            900,
-            50,
-            targets,
-            rows,
-            torch.tensor([0, 1]),
-            torch.Generator().manual_seed(0),
-            sharing=sharing,
-            reject="none",
-            pool=pool,
-            n_pool=600,
-        ).items
-        assert drawn.shape == shape
-        counts = drawn[..., :600].flatten().bincount(minlength=51)
-        assert counts.nonzero().flatten().tolist() == [3, 5, 7]
-        assert (counts[[3, 5, 7]] / counts.sum()).tolist() == pytest.approx([1 / 3] * 3, abs=0.06)
-        assert len(drawn[..., 600:].unique()) == 50  # the others are of the whole catalogue
-
-
-def test_distinct_marks_the_first_of_each_item() -> None:
-    ids, fresh = losses.distinct(torch.tensor([[4, 0, 2], [4, 9, 4]]))
-    assert ids.tolist() == [0, 2, 4, 4, 4, 9]
-    assert ids[fresh].tolist() == [2, 4, 9]
-
-
 KINDS = ["sampled_softmax", "bce", "bpr", "gbce", "window_bce"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("sharing", SHARINGS)
 @pytest.mark.parametrize("lengths", [[40] * 8, [3, 0, 100, 1, 30, 64, 65, 0], [0, 0]])
-def test_a_loss_made_in_parts_is_the_loss(
-    kind: str, sharing: losses.Sharing, lengths: list[int]
-) -> None:
+def test_a_loss_made_in_parts_is_the_loss(kind: str, sharing: Sharing, lengths: list[int]) -> None:
     """Rows are whole in a part, whatever their number of targets; the last may be long."""
     torch.manual_seed(0)
     k, width, n = 20_000 // (4 if sharing == "position" else 1), 100, sum(lengths)
@@ -429,9 +329,8 @@ def test_a_loss_made_in_parts_is_the_loss(
     where = torch.cat([row * width + torch.arange(length) for row, length in enumerate(lengths)])
     targets, rows = torch.randint(1, 3001, (n,)), where // width
     rng = torch.Generator().manual_seed(0)
-    negatives = losses.draw_negatives(
-        k, 3000, targets, rows, torch.arange(len(lengths)), rng, sharing=sharing, reject="target"
-    )
+    sampler = Sampler(3000, k, sharing, "target")
+    negatives = sampler.draw(targets, rows, torch.arange(len(lengths)), rng, pool=targets)
 
     def loss(positive: Tensor, negative: Tensor) -> Tensor:
         return losses.sampled(kind, positive, negative, 10**6)
@@ -452,7 +351,7 @@ def test_a_loss_made_in_parts_is_the_loss(
 def test_a_loss_made_in_parts_holds_few_scores() -> None:
     """Between its parts nothing of their size is alive: at most 4 MiB of scores at a time."""
     targets = torch.ones(1000, dtype=torch.long)
-    negatives = losses.Negatives(torch.ones(50_000, dtype=torch.long), "batch")
+    negatives = Negatives(torch.ones(50_000, dtype=torch.long), "batch")
     seen = []
 
     def loss(positive: Tensor, negative: Tensor) -> Tensor:
@@ -466,7 +365,7 @@ def test_a_loss_made_in_parts_holds_few_scores() -> None:
 
 
 @pytest.mark.parametrize("sharing", ["position", "row", "batch"])
-def test_row_sparse_gradients_are_those_of_all_rows(sharing: losses.Sharing) -> None:
+def test_row_sparse_gradients_are_those_of_all_rows(sharing: Sharing) -> None:
     states, table = torch.randn(6, 5), torch.randn(11, 5, requires_grad=True)
     rest = (None, TARGETS, draw(3, sharing, "none"), WHERE, 4)
 

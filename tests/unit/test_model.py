@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from seqtune import losses
 from seqtune.model import Batch, Encoder, History, Sequences
+from seqtune.negatives import Negatives, Sampler
 from seqtune.params import TrainParams
 
 N_ITEMS = 40
@@ -105,14 +105,14 @@ def test_gbce_takes_its_calibration_from_the_parameters() -> None:
 def test_who_shares_negatives(
     k: int, sharing: str, prefixes: bool, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn: list[losses.Negatives] = []
-    draw = losses.draw_negatives
+    drawn: list[Negatives] = []
+    draw = Sampler.draw
 
-    def spy(*args: object, **options: object) -> losses.Negatives:
+    def spy(*args: object, **options: object) -> Negatives:
         drawn.append(draw(*args, **options))  # type: ignore[arg-type]
         return drawn[-1]
 
-    monkeypatch.setattr(losses, "draw_negatives", spy)
+    monkeypatch.setattr(Sampler, "draw", spy)
     batch = BATCH
     if prefixes:
         last = torch.tensor([1, 2])

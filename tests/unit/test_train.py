@@ -11,9 +11,11 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from itertools import islice
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import combinations, count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -21,13 +23,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from seqtune import batches, metrics, train
+from seqtune import batches, metrics, optimizer, train
 from seqtune import state as files
-from seqtune.data import Protocol, leave_one_out
+from seqtune.data import Protocol, Split, leave_one_out
 from seqtune.data.generate import make_preset
 from seqtune.errors import UserError
 from seqtune.evaluate import Ranking
-from seqtune.model import Batch, Term, model_class
+from seqtune.model import Batch, Sequences, Term, model_class
 from seqtune.models.sasrec import SASRec
 from seqtune.params import TrainParams
 from seqtune.storage import Folder
@@ -155,18 +157,6 @@ def test_a_run_continues_at_the_pace_it_chose(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(train, "cadence", lambda *_: pytest.fail("decided twice"))
     for state in copy.deepcopy(states[:-1]):
         assert_same(run(home=Home(load=lambda state=state: state), eval_every=0), straight)
-
-
-def test_a_state_of_an_earlier_version_is_continued() -> None:
-    straight, states = run(), []
-    run(home=Home(save=states.append))
-    state = states[1] | {"stale": 0, "model": states[1]["best_model"]}
-    del state["eval_every"]
-    assert_same(run(home=Home(load=lambda: state)), straight)
-    state = {key: value for key, value in states[0].items() if key != "eval_every"}
-    paced = run(home=Home(load=lambda: state), eval_every=0)
-    assert {row["eval_every"] for row in paced.history[1:]} <= set(range(1, 11))
-    assert paced.history[-1]["epoch"] == 6
 
 
 def test_states_are_saved_where_the_best_improves_and_at_the_end(script: Any) -> None:
@@ -327,12 +317,149 @@ def test_the_seed_alone_decides() -> None:
     )
 
 
+def fresh(seed: int) -> dict[str, Tensor]:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = model_class("sasrec")(params(), SPLIT.dataset.n_items, SPLIT.dataset.n_users)
+    state: dict[str, Tensor] = model.state_dict()
+    return state
+
+
+@pytest.mark.parametrize("seed", [0, 1, 7])
+def test_the_first_weights_are_those_of_the_seed(seed: int) -> None:
+    found, expected = weights(run(epochs=0, seed=seed)), fresh(seed)
+    assert all(torch.equal(found[name], w) for name, w in expected.items())
+    other = fresh(seed + 1)
+    assert any(not torch.equal(found[name], w) for name, w in other.items())
+
+
+class Dice(NamedTuple):
+    """What chance did in an epoch."""
+
+    order: list[int]  # the targets' events, as they came
+    dropout: bytes  # the state of torch's generator before its first step
+    negatives: bytes  # and of the one that is handed to the model
+
+
+def dice(monkeypatch: pytest.MonkeyPatch, home: Home | None = None, **values: Any) -> list[Dice]:
+    """What chance did in each of two epochs, or the second alone where a state is loaded."""
+    found: list[Dice] = []
+    steps, honest = count(), SASRec.loss
+
+    def loss(self: SASRec, batch: Batch, rng: torch.Generator) -> dict[str, Term]:
+        if next(steps) % STEPS == 0:
+            states = (state.numpy().tobytes() for state in (torch.get_rng_state(), rng.get_state()))
+            found.append(Dice([], *states))
+        found[-1].order.extend(batch.events.tolist())
+        return honest(self, batch, rng)
+
+    ranks = np.ones(len(SPLIT.valid.users), dtype=np.float32)
+    with monkeypatch.context() as patch:
+        patch.setattr(SASRec, "loss", loss)
+        patch.setattr(train, "evaluate", lambda *_, **__: Ranking(ranks))
+        run(home=home, epochs=2, **values)
+    return found
+
+
+def test_chance_is_another_in_each_epoch_and_for_each_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Order, dropout and negatives each depend on the seed and on the epoch."""
+    found = [*dice(monkeypatch, seed=0), *dice(monkeypatch, seed=1)]
+    assert len(found) == 4
+    for one, other in combinations(found, 2):
+        assert sorted(one.order) == sorted(other.order)
+        assert one.order != other.order
+        assert one.dropout != other.dropout
+        assert one.negatives != other.negatives
+    assert all(one.dropout != one.negatives for one in found)
+    assert dice(monkeypatch, seed=1) == found[2:]
+
+
+def test_ranks_share_the_order_and_no_dropout_or_negatives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each rank takes its part of the same batches, so the order must be the same on all."""
+    seen: list[list[int]] = []
+    honest = batches.epoch
+
+    def epoch(*given: Any, shard: tuple[int, int], **named: Any) -> Iterator[Batch]:
+        assert shard == (len(seen) // 2, 1)
+        seen.append([])
+        for batch in honest(*given, **named):  # all of it, whatever the rank
+            seen[-1].extend(batch.events.tolist())
+            yield batch
+
+    monkeypatch.setattr(batches, "epoch", epoch)
+    first, second = (dice(monkeypatch, Home(rank=rank)) for rank in (0, 1))
+    assert seen[:2] == seen[2:]
+    everything = [d.dropout for d in (*first, *second)] + [d.negatives for d in (*first, *second)]
+    assert len(set(everything)) == 8
+
+
+def test_a_resumed_epoch_has_the_chance_of_that_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    states: list[State] = []
+    straight = dice(monkeypatch, Home(save=states.append))
+    (second,) = dice(monkeypatch, Home(load=lambda: states[0]))
+    assert second == straight[1]
+
+
 def test_the_callers_generators_stay_as_they_were() -> None:
     torch.manual_seed(7)
     rng_of_torch, rng_of_numpy = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     run(epochs=1)
     assert torch.equal(torch.get_rng_state(), rng_of_torch)
     assert np.array_equal(np.random.get_state()[1], rng_of_numpy)  # noqa: NPY002
+
+
+# A process that trains again
+
+CPU = torch.device("cpu")
+
+
+def tensors(data: Sequences) -> list[Tensor]:
+    return [
+        x for x in (data.items, data.first, data.users, data.targets, data.times) if x is not None
+    ]
+
+
+@pytest.mark.parametrize("model", ["sasrec", "duorec", "bert4rec", "esasrec", "gru4rec", "stan"])
+def test_the_next_training_takes_the_events_that_are_on_the_device(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Sequences] = []
+    make = batches.sequences
+    monkeypatch.setattr(batches, "sequences", lambda *given: made.append(make(*given)) or made[-1])
+    batches._kept.clear()
+    kind = model_class(model)
+    values = {"max_seq_len": 20, "epochs": 0 if model == "stan" else 1, "eval_every": 1}
+    p = kind.Params.model_validate(values)
+    first, second = (train.train(model, p, SPLIT) for _ in range(2))
+    assert_same(first, second)
+    (data,) = made
+    expected = make(SPLIT, CPU, kind.uses_times)  # training has left them as they were
+    assert all(map(torch.equal, tensors(data), tensors(expected)))
+    assert data.counts().equal(expected.counts())
+
+
+def test_other_data_another_split_or_times_are_not_those_of_before() -> None:
+    def content(split: Split, times: bool = False) -> list[list[int]]:
+        return [x.tolist() for x in tensors(batches.kept_sequences(split, CPU, times))]
+
+    def fresh(split: Split, times: bool = False) -> list[list[int]]:
+        return [x.tolist() for x in tensors(batches.sequences(split, CPU, times))]
+
+    data = SPLIT.dataset
+    items, later = data.items.copy(), data.times.copy()
+    items[3] = items[3] % data.n_items + 1
+    later[-1] += 1
+    first_longer = SPLIT.train_end.copy()
+    first_longer[0] += 1
+    asked = [(SPLIT, False), (SPLIT, True), (replace(SPLIT, train_end=first_longer), True)]
+    for changed in (replace(data, items=items), replace(data, times=later)):
+        asked += [(replace(SPLIT, dataset=changed), True), (SPLIT, True)]
+    for split, times in asked:
+        assert content(split, times) == fresh(split, times)
+        assert len(batches._kept) == 1
+    before = batches.kept_sequences(SPLIT, CPU, True)
+    again = replace(SPLIT, dataset=replace(data, items=data.items.copy()), valid=SPLIT.test)
+    assert batches.kept_sequences(again, CPU, True) is before
 
 
 # When to evaluate, what to keep, when to stop
@@ -422,10 +549,7 @@ def test_without_epochs_the_first_weights_are_evaluated_once() -> None:
     (row,) = trained.history
     assert (row["epoch"], row["step"], row["finished"]) == (0, 0, True)
     assert "train_ce" not in row
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        fresh = model_class("sasrec")(params(), SPLIT.dataset.n_items, SPLIT.dataset.n_users)
-    assert all(torch.equal(weights(trained)[name], w) for name, w in fresh.state_dict().items())
+    assert all(torch.equal(weights(trained)[name], w) for name, w in fresh(seed=0).items())
 
 
 def test_reports_are_complete() -> None:
@@ -475,27 +599,6 @@ def test_training_learns() -> None:
 # The optimizer
 
 
-@pytest.mark.parametrize(
-    ("shape", "warmup", "expected"),
-    [  # of 12 steps: at 0, 1, 3, 4, 6, 8, 11, 12
-        ("constant", 0, [1, 1, 1, 1, 1, 1, 1, 1]),
-        ("constant", 4, [1 / 4, 2 / 4, 1, 1, 1, 1, 1, 1]),
-        ("linear", 4, [1 / 4, 2 / 4, 1, 1, 6 / 8, 4 / 8, 1 / 8, 0]),
-        ("linear", 0, [1, 11 / 12, 9 / 12, 8 / 12, 1 / 2, 4 / 12, 1 / 12, 0]),
-        # (1 + cos(pi * done)) / 2 with done = 0, 2/8, 4/8, 7/8, 1 of what follows the warm-up
-        ("cosine", 4, [1 / 4, 2 / 4, 1, 1, 0.8535534, 0.5, 0.0380602, 0]),
-    ],
-)
-def test_the_step_size_follows_its_shape(shape: str, warmup: int, expected: list[float]) -> None:
-    p = params(lr_scheduler=shape, warmup_steps=warmup, learning_rate=0.2)
-    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))], lr=9)
-    found = []
-    for step in (0, 1, 3, 4, 6, 8, 11, 12):
-        train.set_learning_rate(optimizer, p, step, total_steps=12)
-        found.append(optimizer.param_groups[0]["lr"] / 0.2)
-    assert found == pytest.approx(expected, abs=1e-6)
-
-
 def test_the_schedule_spans_all_steps_of_all_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, int]] = []
     monkeypatch.setattr(
@@ -503,28 +606,6 @@ def test_the_schedule_spans_all_steps_of_all_epochs(monkeypatch: pytest.MonkeyPa
     )
     run(epochs=3)
     assert asked == [(step, 3 * STEPS) for step in range(3 * STEPS)]
-
-
-@pytest.mark.parametrize("name", ["sasrec", "gru4rec"])
-def test_weight_decay_spares_tables_biases_and_gains(name: str) -> None:
-    torch.manual_seed(0)
-    model = model_class(name)(params(name), 60, 200)
-    optimizer = train.make_optimizer(model, params(name, weight_decay=0.5, learning_rate=0.1))
-    assert optimizer is not None
-    before = {name: w.detach().clone() for name, w in model.named_parameters()}
-    for w in model.parameters():
-        w.grad = torch.zeros_like(w)
-    optimizer.step()
-    moved = {k for k, w in model.named_parameters() if not torch.equal(w, before[k])}
-    spared = before.keys() - moved
-    kept = ("bias", "embedding.weight", "norm.weight", "norm1.weight", "norm2.weight")
-    assert moved
-    for one in moved:  # decoupled: w * (1 - learning_rate * weight_decay)
-        assert torch.allclose(model.get_parameter(one), before[one] * 0.95)
-        assert before[one].dim() == 2
-        assert "embedding" not in one
-    assert "item_embedding.weight" in spared
-    assert all(before[one].dim() == 1 or one.endswith(kept) for one in spared)
 
 
 def gradient_norms(monkeypatch: pytest.MonkeyPatch, **values: Any) -> list[float]:
@@ -558,59 +639,10 @@ def test_gradients_are_clipped_to_their_bound(monkeypatch: pytest.MonkeyPatch) -
     assert clipped[0] == pytest.approx(min(free[0], bound), rel=1e-4)
 
 
-# What goes wrong
-
-
-@pytest.mark.parametrize(
-    ("model", "values"),
-    [
-        ("sasrec", TRANSFORMER | {"loss_type": "sampled_softmax", "neg_samples": 8}),
-        ("sasrec", TRANSFORMER | {"loss_type": "bce", "tie_weights": False, "grad_clip_norm": 0.1}),
-        ("sasrec", TRANSFORMER | {"reg_weight": 0.01, "optimizer": "adagrad"}),
-        ("esasrec", TRANSFORMER | {"neg_samples": 8, "logq": True}),
-        ("bert4rec", TRANSFORMER),
-        ("duorec", TRANSFORMER | {"train_mode": "rows"}),
-        ("core", {}),
-        ("caser", {}),
-        ("fossil", {}),
-        ("gru4rec", {"loss_type": "bpr", "hidden_size": 8}),
-    ],
-)
-def test_row_sparse_gradients_are_those_of_all_rows(
-    monkeypatch: pytest.MonkeyPatch, model: str, values: dict[str, Any]
-) -> None:
-    """Only large tables take them; here all do, for two steps, and the optimizer cannot tell."""
-    kind = model_class(model)
-    p = kind.Params.model_validate(SMALL | values)
-    data = batches.sequences(SPLIT, torch.device("cpu"), times=kind.uses_times)
-    windows = batches.windows(SPLIT, p)
-
-    def gradients(large: int) -> list[Tensor]:
-        monkeypatch.setattr(train, "LARGE_TABLE", large)
-        torch.manual_seed(0)
-        net = kind(p, data.n_items, data.n_users)
-        net.prepare(data)
-        tables = train.sparse_tables(net, Home())
-        assert bool(tables) == (large == 1)
-        rng, found = torch.Generator().manual_seed(0), []
-        for batch in islice(batches.epoch(windows, data, batch_size=32, seed=(0, 0)), 2):
-            loss = train.combine(net(batch, rng), Home(), {})
-            train.clear_gradients(net, tables)
-            loss.backward()
-            found += [w.grad.clone() for w in net.parameters() if w.grad is not None]
-        return found
-
-    rows, dense = gradients(1), gradients(10**9)
-    assert len(rows) == len(dense)
-    for ours, wanted in zip(rows, dense, strict=True):
-        assert not ours.is_sparse
-        torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=1e-6)
-
-
 def test_a_run_with_row_sparse_gradients_continues(monkeypatch: pytest.MonkeyPatch) -> None:
     values = {"loss_type": "sampled_softmax", "neg_samples": 8}
     dense = run(**values)
-    monkeypatch.setattr(train, "LARGE_TABLE", 1)
+    monkeypatch.setattr(optimizer, "LARGE_TABLE", 1)
     states: list[State] = []
     whole = run(home=Home(save=states.append), **values)
     assert whole.history[-1]["train_sampled_softmax"] == pytest.approx(
@@ -620,6 +652,9 @@ def test_a_run_with_row_sparse_gradients_continues(monkeypatch: pytest.MonkeyPat
     assert_same(run(home=Home(load=lambda: copy.deepcopy(unfinished)), **values), whole)
     assert all(w.grad is None or not w.grad.is_sparse for w in whole.model.parameters())
     assert not any(m.sparse for m in whole.model.modules() if isinstance(m, nn.Embedding))
+
+
+# What goes wrong
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_step(

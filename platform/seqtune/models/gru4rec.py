@@ -1,9 +1,19 @@
 """A recurrent network (GRU) over the history, one loss at every position.
 
-Hidasi et al., ICLR 2016, arXiv 1511.06939; CIKM 2018, arXiv 1706.03847. variant=official is theirs:
-sessions in parallel, gradients through one step, scores of its targets and ``n_sample`` items, item
-vectors of ``hidden_size``. Their defaults: ``variant=official train_mode=sessions dropout_prob=0
-hidden_size=100 batch_size=64 optimizer=adagrad epochs=10 learning_rate=0.05``. sequence: RecBole's.
+Hidasi et al., Session-based Recommendations with Recurrent Neural Networks, ICLR 2016, arXiv
+1511.06939; Hidasi & Karatzoglou, Recurrent Neural Networks with Top-k Gains for Session-based
+Recommendations, CIKM 2018, arXiv 1706.03847.
+
+variant=sequence is the model that RecBole and others call GRU4Rec: whole histories, cross entropy
+over all items. variant=official is the authors' own: sessions in parallel, gradients through one
+step, scores of the targets of a step and of ``n_sample`` items. Their defaults are
+``variant=official train_mode=sessions layers=100 dropout_prob=0 batch_size=64 optimizer=adagrad
+learning_rate=0.05 epochs=10``; ``elu_param=0`` compares the scores themselves. What they call
+
+- layers=[100, 50] is ``layers=100/50``, in place of ``num_layers`` and ``hidden_size``;
+- constrained_embedding=True is ``item_input=shared``: the last size is that of item vectors;
+- embedding=N is ``item_input=separate embedding_size=N``, neither is ``item_input=one_hot``;
+- dropout_p_embed is ``dropout_prob``, which with one_hot drops states of the first layer.
 
 Cost: O(L (D H + H^2)), L steps in turn, and ce O(I D) a target; official scores B + n_sample items.
 """
@@ -13,12 +23,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, Self
 
-import torch
-from pydantic import Field, model_validator
-from torch import Tensor, nn
+from pydantic import Field, field_validator, model_validator
+from torch import Generator, Tensor, nn
 
 from seqtune import losses
 from seqtune.model import Batch, Encoder, History, Sequences, Term
+from seqtune.models._stepped import Stepped
+from seqtune.negatives import Popularity
 from seqtune.nn import ByteDropout, ItemEmbedding, at, initialise
 from seqtune.params import Calibration, Dropout, Hidden, TrainParams
 
@@ -29,64 +40,86 @@ class GRU4Rec(Encoder):
     class Params(TrainParams):
         """The hyperparameters of GRU4Rec."""
 
-        variant: Literal["sequence", "official"] = Field("sequence", description="Whose GRU4Rec.")
+        variant: Literal["sequence", "official"] = Field(
+            "sequence", description="sequence is RecBole's model, official is the authors' own."
+        )
         hidden_size: Hidden = 128
-        num_layers: int = Field(1, ge=1, le=8, description="Recurrent layers.")
-        dropout_prob: Dropout = 0.3  # of item vectors: the authors' dropout_p_embed
+        num_layers: int = Field(1, ge=1, le=8, description="The GRU has so many equal layers.")
+        layers: str = Field(
+            "", coerce_numbers_to_str=True, description="official: 100/50 makes two such layers."
+        )
+        item_input: Literal["shared", "separate", "one_hot"] = Field(
+            "shared",
+            description="official: items enter by the output's table (shared), by one of "
+            "embedding_size (separate), or straight into the gates (one_hot).",
+        )
+        dropout_prob: Dropout = Field(0.3, description="This share of item vectors is dropped.")
+        dropout_p_hidden: Dropout = Field(0.0, description="This share of states is dropped.")
         train_mode: Literal["rows", "prefixes", "sessions"] = Field(
-            "rows", description="Training samples: rows or prefixes; sessions for official."
+            "rows", description="sequence trains on rows or prefixes, official on sessions."
         )
         loss_type: Literal["ce", "sampled_softmax", "bce", "bpr", "gbce", "bpr_max"] = Field(
-            "ce", description="Loss; official: ce (over targets and samples of a step) or bpr_max."
+            "ce", description="official takes ce or bpr_max over the columns of a step."
         )
         gbce_t: Calibration = 0.75
-        dropout_p_hidden: float = Field(0.0, ge=0, lt=1, description="Dropout rate of states.")
-        n_sample: int = Field(2048, ge=0, le=1_000_000, description="Official: samples per step.")
-        sample_alpha: float = Field(0.5, ge=0, le=1, description="Official: drawn ~ count ** it.")
-        logq: float = Field(0.0, ge=0, le=1, description="Official: correction of ce for sampling.")
-        bpreg: float = Field(1.0, ge=0, le=100, description="Official: regularisation in bpr_max.")
-        elu_param: float = Field(0.5, ge=0, le=100, description="Official: ELU in bpr_max; 0: off.")
+        n_sample: int = Field(2048, ge=0, le=1_000_000, description="A step samples so many items.")
+        sample_alpha: float = Field(0.5, ge=0, le=1, description="Items are drawn by count^alpha.")
+        logq: float = Field(0.0, ge=0, le=1, description="ce takes logq log q from each score.")
+        bpreg: float = Field(1.0, ge=0, le=100, description="bpr_max adds bpreg sum_j w_j r_j^2.")
+        elu_param: float = Field(0.5, ge=0, le=100, description="bpr_max compares r = elu(score).")
+
+        @field_validator("layers")
+        @classmethod
+        def _layers_are_sizes(cls, value: str) -> str:
+            sizes = value.split("/") if value else []
+            if len(sizes) > 8 or not all(s.isdecimal() and 1 <= int(s) <= 8192 for s in sizes):
+                raise ValueError("must be up to 8 sizes from 1 to 8192, such as 100 or 100/50")
+            return value
 
         @model_validator(mode="after")
         def _agrees_with_variant(self) -> Self:
-            modes, kinds = ["rows", "prefixes"], ["ce", "sampled_softmax", "bce", "bpr", "gbce"]
+            rules = {"train_mode": ["rows", "prefixes"], "layers": [""], "item_input": ["shared"]}
+            rules["loss_type"] = ["ce", "sampled_softmax", "bce", "bpr", "gbce"]
             if self.variant == "official":
-                modes, kinds = ["sessions"], ["ce", "bpr_max"]
-            for name, allowed in (("train_mode", modes), ("loss_type", kinds)):
+                rules = {"train_mode": ["sessions"], "loss_type": ["ce", "bpr_max"]}
+            for name, allowed in rules.items():
                 if (value := getattr(self, name)) not in allowed:
-                    rule = f"{name} must be {' or '.join(allowed)} with variant {self.variant}"
-                    raise ValueError(f"{rule}, not {value!r}")
+                    rule = f"{name} must be {' or '.join(allowed) or 'empty'}"
+                    raise ValueError(f"{rule} with variant {self.variant}, not {value!r}")
             return self
 
     params: Params
 
     def __init__(self, params: Params, n_items: int, n_users: int) -> None:
         super().__init__(params, n_items, n_users)
-        size, hidden, layers = params.embedding_size, params.hidden_size, params.num_layers
-        self.official = params.variant == "official"
-        self.item_embedding = ItemEmbedding(n_items, hidden if self.official else size)
-        self.dropout = ByteDropout(params.dropout_prob)
-        self.state_dropout = ByteDropout(0 if self.official else params.dropout_p_hidden)
+        p, size, self.official = params, params.embedding_size, params.variant == "official"
         if self.official:
-            self.item_bias = nn.Parameter(torch.zeros(n_items + 1))
-            self.gru: nn.Module = _Stepped(hidden, layers, params.dropout_p_hidden)
-            self.dense: Callable[[Tensor], Tensor] = nn.Identity()
+            sizes = [int(n) for n in p.layers.split("/") if n] or [p.hidden_size] * p.num_layers
+            rates = p.dropout_prob, p.dropout_p_hidden
+            self.item_embedding = ItemEmbedding(n_items, sizes[-1])
+            self.item_bias = ItemEmbedding(n_items, 1)
+            self.stepped = Stepped(n_items, sizes, p.item_input, size, rates)
             initialise(self.item_embedding, nn.init.xavier_uniform_)
-            initialise(self.gru, lambda w: [nn.init.xavier_uniform_(gate) for gate in w.chunk(3)])
+            self.dense: Callable[[Tensor], Tensor] = nn.Identity()
+            nn.init.zeros_(self.item_bias.weight)
         else:
-            self.gru = nn.GRU(size, hidden, layers, bias=False, batch_first=True)
-            self.dense = nn.Linear(hidden, size)
+            self.item_embedding = ItemEmbedding(n_items, size)
+            self.dropout = ByteDropout(p.dropout_prob)
+            self.state_dropout: Callable[[Tensor], Tensor] = ByteDropout(p.dropout_p_hidden)
+            self.gru = nn.GRU(size, p.hidden_size, p.num_layers, bias=False, batch_first=True)
+            self.dense = nn.Linear(p.hidden_size, size)
             initialise(self.item_embedding, nn.init.xavier_normal_)
             initialise(self.gru, nn.init.xavier_uniform_)
 
     def prepare(self, sequences: Sequences) -> None:
         super().prepare(sequences)
-        self.popularity = losses.Popularity.of(sequences.counts(), self.params.sample_alpha)
+        self.popularity = Popularity.of(sequences.counts(), self.params.sample_alpha)
 
     def hidden(self, history: History) -> Tensor:  # the recurrent states: (B, L) -> (B, L, H)
-        x = self.dropout(self.item_embedding(history.items))
-        states: Tensor = self.state_dropout(self.gru(x, getattr(history, "continues", None))[0])
-        return states
+        if self.official:
+            states: Tensor = self.stepped(history, self.item_embedding)
+            return states
+        return self.state_dropout(self.gru(self.dropout(self.item_embedding(history.items)))[0])
 
     def encode(self, history: History) -> Tensor:
         return self.dense(self.hidden(history))
@@ -95,36 +128,17 @@ class GRU4Rec(Encoder):
         return self.dense(at(self.hidden(history), (history.lengths - 1).clamp(min=0)))
 
     def output(self) -> tuple[Tensor, Tensor | None]:
-        return self.item_embedding.weight, self.item_bias if self.official else None
+        return self.item_embedding.weight, self.item_bias.weight[:, 0] if self.official else None
 
-    def next_item(self, states: Tensor, batch: Batch, rng: torch.Generator) -> dict[str, Term]:
+    def next_item(self, states: Tensor, batch: Batch, rng: Generator) -> dict[str, Term]:
         if not self.official:
             return super().next_item(states, batch, rng)
         p, popularity = self.params, self.popularity
-        columns = popularity.columns(batch.targets, p.n_sample, rng)
-        scores = losses.column_scores(states, self.item_embedding.weight, self.item_bias, columns)
+        columns = popularity.columns(batch.targets, p.n_sample, rng)  # (C,) targets, then samples
+        vectors, bias = self.item_embedding(columns), self.item_bias(columns)  # (C, D), (C, 1)
+        scores = losses.column_scores(states, vectors, bias.mT)
         if p.loss_type == "bpr_max":
             total = losses.bpr_max(scores, p.bpreg, p.elu_param)
         else:
             total = losses.in_batch_ce(scores, p.logq * popularity.log_q(columns, len(scores)))
         return {p.loss_type: Term(total, p.batch_size)} | self.penalty(batch)  # also of fewer rows
-
-
-class _Stepped(nn.Module):
-    """The authors' layers: a dropped output is what the next layer and the next step get."""
-
-    def __init__(self, size: int, n_layers: int, dropout: float) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(nn.GRU(size, size, batch_first=True) for _ in range(n_layers))
-        self.dropout = ByteDropout(dropout)
-        self.carried: Tensor = nn.Buffer(torch.zeros(n_layers, 1, size), persistent=False)
-
-    def forward(self, x: Tensor, continues: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(B, L, D) -> the states (B, L, D), the last ones; ``continues`` as in ``Batch``."""
-        rows = torch.full_like(x[:, 0, 0], -1).long() if continues is None else continues
-        start, last = self.carried[:, None, rows] * (rows >= 0)[:, None], []
-        for layer, state in zip(self.layers, start, strict=True):
-            x = self.dropout(layer(x, state)[0])
-            last.append(x[:, -1].detach())
-        self.carried = self.carried if continues is None else torch.stack(last)
-        return x, self.carried
