@@ -19,7 +19,7 @@ class TrialRow:
     params: dict[str, object]
     value: float | None  # best value of the study's metric on validation
     epoch: int | None  # of the best value
-    seconds: float
+    seconds: float | None  # None while it has not ended
     reason: str = ""  # why it failed
 
 

@@ -137,18 +137,18 @@ def ended_trials(folder: Path) -> list[Any]:
     """Returns Optuna's trials. It notes when the driver handed one out, and when it had ended."""
     from seqtune.study import store
 
-    study = store.open_study(store.storage_url(folder), "overhead")
-    trials = study.get_trials()
-    store.close_study(study)
+    opened = store.open_study(store.storage_url(folder), "overhead")
+    trials = opened.study.get_trials()
+    opened.close()
     return [one for one in trials if one.datetime_complete]
 
 
 def work(folder: Path, number: int) -> float:
     """Returns the seconds that a trial reports as training and evaluation."""
-    from seqtune.state import history
+    from seqtune.state import told
     from seqtune.storage import Folder
 
-    rows = history(Folder.at(folder / "trials" / f"{number:04d}"))
+    rows = told(Folder.at(folder / "trials" / f"{number:04d}"))
     return sum(row["train_seconds"] + row["eval_seconds"] for row in rows)
 
 

@@ -114,9 +114,9 @@ class Study:
         """Optuna's trials."""
         from seqtune.study import store
 
-        study = store.open_study(store.storage_url(self.folder), self.name)
-        found = study.get_trials()
-        store.close_study(study)
+        opened = store.open_study(store.storage_url(self.folder), self.name)
+        found = opened.study.get_trials()
+        opened.close()
         return found
 
     def client(self) -> Any:

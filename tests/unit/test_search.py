@@ -22,7 +22,7 @@ from seqtune.results import TrialRow
 from seqtune.space import Space, load_space
 from seqtune.study.importance import importances
 from seqtune.study.search import OptunaSearcher
-from seqtune.study.store import best_epoch, close_study, open_study, storage_url, trial_rows
+from seqtune.study.store import best_epoch, open_study, storage_url, trial_rows
 
 
 class Toy:
@@ -89,16 +89,14 @@ def make(tmp_path: Path, space: Space) -> Iterator[Make]:
 
     yield make
     for searcher in made:
-        if searcher._study is not None:
-            close_study(searcher._study)
+        searcher.close()
 
 
 def epochs(searcher: OptunaSearcher, trial: str, *values: float) -> dict[str, Any]:
     """Reports one value per epoch; returns the last report."""
-    best = max if searcher.mode == "max" else min
     for epoch, value in enumerate(values, start=1):
         so_far = list(values[:epoch])
-        report = {"epoch": epoch, "m": value, "best": best(so_far), "finished": False}
+        report = {"epoch": epoch, "m": value, "best": max(so_far), "finished": False}
         report |= {"best_epoch": so_far.index(report["best"]) + 1, "training_iteration": 99}
         searcher.on_trial_result(trial, report)
     return report
@@ -110,7 +108,7 @@ def finish(searcher: OptunaSearcher, trial: str, *values: float) -> None:
 
 
 def states(searcher: OptunaSearcher) -> list[str]:
-    return [t.state.name for t in searcher.open().trials]
+    return [t.state.name for t in searcher.open().study.trials]
 
 
 # A new study
@@ -125,7 +123,7 @@ def test_trial_0_is_the_defaults_and_is_stored_as_running(make: Make, space: Spa
         "replay": "",
     }
     assert config["params"] == space.defaults()
-    (stored,) = searcher.open().trials
+    (stored,) = searcher.open().study.trials
     assert stored.state == TrialState.RUNNING
     assert stored.params == {"n_layers": 2, "learning_rate": 1e-3, "loss_type": "ce"}
     assert stored.user_attrs == {"params": config["params"], "tune_trial_id": "tune0"}
@@ -149,21 +147,11 @@ def test_a_finished_trial_is_told_with_its_best_value(make: Make) -> None:
     searcher = make()
     searcher.suggest("a")
     finish(searcher, "a", 0.1, 0.3, 0.2)
-    (stored,) = searcher.open().trials
+    (stored,) = searcher.open().study.trials
     assert stored.state == TrialState.COMPLETE
     assert stored.value == 0.3  # not 0.2, the last
     assert stored.intermediate_values == {1: 0.1, 2: 0.3, 3: 0.2}
     assert stored.user_attrs["best_epoch"] == 2
-
-
-def test_a_metric_can_be_minimised(make: Make) -> None:
-    searcher = make(mode="min")
-    searcher.suggest("a")
-    finish(searcher, "a", 0.3, 0.1, 0.2)
-    study = searcher.open()
-    assert study.direction == optuna.study.StudyDirection.MINIMIZE
-    assert (study.trials[0].value, study.trials[0].user_attrs["best_epoch"]) == (0.1, 2)
-    assert study.best_trial.number == 0
 
 
 def test_a_trial_that_the_scheduler_stopped_is_pruned_with_all_its_values(make: Make) -> None:
@@ -173,7 +161,7 @@ def test_a_trial_that_the_scheduler_stopped_is_pruned_with_all_its_values(make: 
     # The result that made the scheduler stop reaches on_trial_complete alone.
     last = {"epoch": 3, "m": 0.15, "best": 0.2, "best_epoch": 1, "finished": False, "done": True}
     searcher.on_trial_complete("a", last)
-    (stored,) = searcher.open().trials
+    (stored,) = searcher.open().study.trials
     assert stored.state == TrialState.PRUNED
     assert stored.intermediate_values == {1: 0.2, 2: 0.1, 3: 0.15}
     assert stored.user_attrs["best_epoch"] == 1
@@ -185,7 +173,7 @@ def test_results_that_come_twice_count_once(make: Make) -> None:
     searcher.suggest("a")
     epochs(searcher, "a", 0.1, 0.2)
     epochs(searcher, "a", 0.9, 0.9, 0.3)
-    assert searcher.open().trials[0].intermediate_values == {1: 0.1, 2: 0.2, 3: 0.3}
+    assert searcher.open().study.trials[0].intermediate_values == {1: 0.1, 2: 0.2, 3: 0.3}
 
 
 @pytest.mark.parametrize(
@@ -202,7 +190,7 @@ def test_trials_that_fail_without_raising(make: Make, report: Any, reason: str) 
     searcher = make(trials=1)
     searcher.suggest("a")
     searcher.on_trial_complete("a", report)
-    (stored,) = searcher.open().trials
+    (stored,) = searcher.open().study.trials
     assert (stored.state, stored.user_attrs["reason"]) == (TrialState.FAIL, reason)
     assert searcher.suggest("b") == Searcher.FINISHED  # a failed trial keeps its place
 
@@ -215,18 +203,9 @@ def test_a_trial_that_raises_fails_with_the_reason_that_a_callback_gives(make: M
     searcher.give_reason("b", "ValueError: boom")
     searcher.give_reason("stranger", "of another study")
     searcher.suggest("c")
-    trials = searcher.open().trials
+    trials = searcher.open().study.trials
     assert [t.state for t in trials] == [TrialState.FAIL, TrialState.FAIL, TrialState.RUNNING]
     assert [t.user_attrs.get("reason") for t in trials] == ["unknown", "ValueError: boom", None]
-
-
-def test_annotations_stay_with_the_trial(make: Make) -> None:
-    searcher = make()
-    searcher.suggest("a")
-    searcher.annotate("a", mlflow_run_id="r1")
-    searcher.annotate("stranger", mlflow_run_id="r2")
-    finish(searcher, "a", 0.1)
-    assert searcher.open().trials[0].user_attrs["mlflow_run_id"] == "r1"
 
 
 # Which points become trials
@@ -364,9 +343,8 @@ def test_resume_hands_out_old_trials_then_new_ones(make: Make) -> None:
         assert config["params"] == before[config["number"]]["params"]
 
     # What replayed trials report changes nothing, however the scheduler ends them this time.
-    study = searcher.open()
+    study = searcher.open().study
     stored, rows = study.trials, trial_rows(study)
-    searcher.annotate("again0", mlflow_run_id="new")
     searcher.on_trial_complete("again0", epochs(searcher, "again0", 0.9))
     finish(searcher, "again1", 0.2, 0.9)
     assert trial_rows(study) == rows
@@ -377,7 +355,7 @@ def test_resume_hands_out_old_trials_then_new_ones(make: Make) -> None:
         finish(searcher, f"again{n}", 0.5)
     searcher.on_trial_complete("again5", epochs(searcher, "again5", 0.0))
     searcher.close()
-    trials = searcher.open().trials
+    trials = searcher.open().study.trials
     assert [t.state.name for t in trials] == [
         *("COMPLETE", "PRUNED", "FAIL", "COMPLETE", "COMPLETE", "COMPLETE", "PRUNED")
     ]
@@ -399,17 +377,19 @@ def test_resume_with_more_trials_goes_on_and_with_fewer_replays_all(make: Make) 
     assert fewer.suggest("more") == Searcher.FINISHED
 
 
-def test_closing_leaves_trials_to_resume_or_fails_them(make: Make) -> None:
+def test_closing_lets_trials_wait_until_the_study_goes_on(make: Make) -> None:
     interrupted(make)
     searcher = make(resume=True)
-    searcher.close(resumable=False)  # it has not opened the study, and leaves it alone
+    searcher.close()  # it has not opened the study, and leaves it alone
     assert Counter(states(searcher))["RUNNING"] == 2
     searcher.close()
-    assert Counter(states(searcher))["RUNNING"] == 2
-    searcher.close(resumable=False)
-    assert Counter(states(searcher)) == {"COMPLETE": 1, "PRUNED": 1, "FAIL": 3}
-    assert searcher.open().trials[3].user_attrs["reason"] == "the study was ended"
-    assert searcher.open().trials[3].intermediate_values == {1: 0.3, 2: 0.35}
+    assert Counter(states(searcher))["WAITING"] == 2
+    again = [make(resume=True)]
+    numbers = [again[0].suggest(f"b{n}")["number"] for n in range(4)]
+    assert numbers == [0, 1, 3, 4]
+    assert Counter(states(again[0])) == {"COMPLETE": 1, "PRUNED": 1, "FAIL": 1, "RUNNING": 2}
+    assert again[0].open().study.trials[3].intermediate_values == {1: 0.3, 2: 0.35}
+    assert again[0].suggest("new")["number"] == 5
 
 
 def test_closing_tells_a_failed_trial_whose_reason_nobody_gave(make: Make) -> None:
@@ -502,32 +482,26 @@ def test_a_storage_that_cannot_be_opened(make: Make, storage: str, shown: str) -
 
 def test_trials_as_rows(make: Make) -> None:
     configs = interrupted(make)
-    study = open_study(make().storage, "study")
-    rows = trial_rows(study)
-    close_study(study)
-    assert [dataclasses.replace(row, seconds=0) for row in rows] == [
-        TrialRow(0, "complete", configs[0]["params"], 0.4, 2, 0),
-        TrialRow(1, "pruned", configs[1]["params"], 0.2, 1, 0),
-        TrialRow(2, "failed", configs[2]["params"], None, None, 0, "boom"),
-        TrialRow(3, "running", configs[3]["params"], 0.35, 2, 0),
-        TrialRow(4, "running", configs[4]["params"], None, None, 0),
+    opened = open_study(make().storage, "study")
+    rows = trial_rows(opened.study)
+    opened.close()
+    assert [dataclasses.replace(row, seconds=None) for row in rows] == [
+        TrialRow(0, "complete", configs[0]["params"], 0.4, 2, None),
+        TrialRow(1, "pruned", configs[1]["params"], 0.2, 1, None),
+        TrialRow(2, "failed", configs[2]["params"], None, None, None, "boom"),
+        TrialRow(3, "running", configs[3]["params"], 0.35, 2, None),
+        TrialRow(4, "running", configs[4]["params"], None, None, None),
     ]
     assert rows[0].seconds > 0
-    assert rows[3].seconds == 0
+    assert rows[3].seconds is None
 
 
 @pytest.mark.parametrize(
-    ("reported", "mode", "epoch"),
-    [
-        ({1: 0.1, 2: 0.3, 3: 0.3}, "max", 2),
-        ({1: 0.1, 2: 0.3, 3: 0.1}, "min", 1),
-        ({1: math.nan, 2: 0.1}, "max", 2),
-        ({1: math.inf}, "max", None),
-        ({}, "min", None),
-    ],
+    ("reported", "epoch"),
+    [({1: 0.1, 2: 0.3, 3: 0.3}, 2), ({1: math.nan, 2: 0.1}, 2), ({1: math.inf}, None), ({}, None)],
 )
-def test_best_epoch(reported: dict[int, float], mode: str, epoch: int | None) -> None:
-    assert best_epoch(reported, mode) == epoch
+def test_best_epoch(reported: dict[int, float], epoch: int | None) -> None:
+    assert best_epoch(reported) == epoch
 
 
 def study_of(values: Callable[[dict[str, Any]], float], count: int) -> optuna.Study:
@@ -672,7 +646,7 @@ def test_a_study_under_tune(make: Make, tmp_path: Path, monkeypatch: pytest.Monk
     callback, count = run(first, concurrency=1)
     assert (callback.retries, count) == (1, 4)
     assert states(first) == ["COMPLETE", "PRUNED", "FAIL", "COMPLETE"]
-    trials = first.open().trials
+    trials = first.open().study.trials
     assert [t.value for t in trials] == pytest.approx([0.7, 0.1, None, 0.73])
     assert [t.intermediate_values for t in trials[:3]] == [
         {1: 0.5, 2: 0.7, 3: pytest.approx(0.6)},
@@ -691,9 +665,9 @@ def test_a_study_under_tune(make: Make, tmp_path: Path, monkeypatch: pytest.Monk
     callback, count = run(next_one, concurrency=2)
     assert count == 5  # trials 0, 1 and 3 replayed, 4 continued, 5 new
     assert states(next_one) == ["COMPLETE", "PRUNED", "FAIL", *["COMPLETE"] * 3]
-    after = next_one.open().trials
+    after = next_one.open().study.trials
     assert [t.value for t in after] == pytest.approx([0.7, 0.1, None, 0.73, 0.74, 0.75])
-    assert after[4].params == dying.open().trials[4].params
+    assert after[4].params == dying.open().study.trials[4].params
     assert [t.user_attrs for t in after[:4]] == [t.user_attrs for t in trials]
     next_one.close()
 

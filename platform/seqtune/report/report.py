@@ -313,7 +313,7 @@ def to_markdown(result: StudyResult) -> str:
             trial.status + (f": {trial.reason}" if trial.reason else ""),
             "-" if trial.value is None else f"{trial.value:.4f}",
             "-" if trial.epoch is None else str(trial.epoch),
-            duration(trial.seconds),
+            "-" if trial.seconds is None else duration(trial.seconds),
             *(brief(trial.params.get(name)) for name in names),
         ]
         for trial in sorted(result.trials, key=lambda t: (t.value is None, -(t.value or 0)))

@@ -16,7 +16,7 @@ from seqtune.study import final
 from seqtune.study.events import track_end
 from seqtune.study.importance import importances
 from seqtune.study.plan import Plan
-from seqtune.study.store import close_study, open_study, trial_rows
+from seqtune.study.store import open_study, trial_rows
 from seqtune.track import Tracker
 from seqtune.words import written
 
@@ -53,8 +53,8 @@ def find_finals(plan: Plan, data: Any, storage: str, name: str, tracker: Tracker
 
     ``data`` is a reference to the dataset. MLflow is told of the trials that had not ended.
     """
-    study = open_study(storage, name)
-    rows = tuple(trial_rows(study))
+    opened = open_study(storage, name)
+    rows = tuple(trial_rows(opened.study))
     for row in rows:
         if row.status == "unfinished":
             track_end(tracker, plan, row.number, row.status, row.value, row.epoch)
@@ -66,9 +66,9 @@ def find_finals(plan: Plan, data: Any, storage: str, name: str, tracker: Tracker
     for number, row in tested.items():
         champion = plan.folder / "champion" if best and number == best.number else None
         jobs[number] = test.remote(plan, number, dict(row.params), data, champion)
-    curves = _curves(study)
-    shares = importances(study)  # while the tests run
-    close_study(study)
+    curves = _curves(opened.study)
+    shares = importances(opened.study)  # while the tests run
+    opened.close()
     return Finals(rows, curves, shares, {number: ray.get(job) for number, job in jobs.items()})
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState, create_trial
 
-from seqtune.study.store import _best_value
+from seqtune.study.store import best_value
 
 
 def importances(study: optuna.Study) -> dict[str, float]:
@@ -19,9 +19,9 @@ def importances(study: optuna.Study) -> dict[str, float]:
     what hyperparameters explain. A conditional one counts with the middle of its values where it
     was not sampled. Empty below 4 trials, or where nothing varies.
     """
-    states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+    states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.WAITING)
     trials = study.get_trials(deepcopy=False, states=states)
-    reached = {trial.number: _best_value(trial, study.direction) for trial in trials}
+    reached = {trial.number: best_value(trial) for trial in trials}
     values = {number: value for number, value in reached.items() if value is not None}
     known = [trial for trial in trials if trial.number in values]
     if len(known) < 4 or len(set(values.values())) < 2:

@@ -6,26 +6,39 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from seqtune.errors import UserError
 from seqtune.results import TrialRow
 from seqtune.space import Space
 from seqtune.storage import Folder
 
-DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {"max": "maximize", "min": "minimize"}
 OPTUNA_STORAGE = "SEQTUNE_OPTUNA_STORAGE"  # a database URL, for studies whose driver may move
 STATUS = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
     TrialState.RUNNING: "running",
-    TrialState.WAITING: "waiting",
+    TrialState.WAITING: "unfinished",  # it had not ended when the study did
 }
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An Optuna study, and the database that it lies in."""
+
+    study: optuna.Study
+    storage: RDBStorage
+
+    def close(self) -> None:
+        """Closes the connections to the database."""
+        self.storage.remove_session()
+        self.storage.engine.dispose()
 
 
 def optuna_storage(folder: Folder) -> str:
@@ -49,8 +62,8 @@ def storage_url(folder: str | Path) -> str:
     return f"sqlite:///{Path(folder).expanduser().resolve() / 'study.db'}"
 
 
-def open_study(storage: str, name: str, mode: str = "max") -> optuna.Study:
-    """Opens a study, and makes it where there is none; ``close_study`` closes it.
+def open_study(storage: str, name: str) -> Opened:
+    """Opens a study, and makes it where there is none.
 
     Raises:
         UserError: the storage cannot be opened. The sentence does not show a password.
@@ -66,12 +79,13 @@ def open_study(storage: str, name: str, mode: str = "max") -> optuna.Study:
         shown = f"the Optuna storage {url.render_as_string(hide_password=True)}"
         if url.get_backend_name() == "sqlite" and url.database:
             Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-        return optuna.create_study(
-            storage=optuna.storages.RDBStorage(url.render_as_string(hide_password=False)),
+        database = RDBStorage(url.render_as_string(hide_password=False))
+        study = optuna.create_study(
+            storage=database,
             study_name=name,
-            direction=DIRECTIONS[mode],
+            direction="maximize",
             load_if_exists=True,
-            sampler=optuna.samplers.RandomSampler(),  # never asked: points come from _draw
+            sampler=optuna.samplers.RandomSampler(),  # never asked: points come from Draws
             pruner=optuna.pruners.NopPruner(),
         )
     except (
@@ -83,14 +97,28 @@ def open_study(storage: str, name: str, mode: str = "max") -> optuna.Study:
     ) as error:
         cause = str(error.__cause__ or error).splitlines()[0]
         raise UserError(f"{shown} cannot be opened: {cause}") from None
+    return Opened(study, database)
 
 
-def close_study(study: optuna.Study) -> None:
-    """Closes the database connections of a study from ``open_study``."""
-    study._storage.remove_session()
-    database = getattr(study._storage, "_backend", None)
-    if isinstance(database, optuna.storages.RDBStorage):
-        database.engine.dispose()
+def reopen(opened: Opened, number: int) -> tuple[Trial, dict[int, float]]:
+    """Returns a stored trial to report to, as RUNNING, and what it has reported: epoch -> value.
+
+    Optuna has no public way to go on with a trial of another process; this one was seen to work
+    with Optuna 5.0.0.
+    """
+    stored = opened.study.get_trials(deepcopy=False)[number]
+    if stored.state == TrialState.WAITING:
+        opened.storage.set_trial_state_values(stored._trial_id, TrialState.RUNNING)
+    return Trial(opened.study, stored._trial_id), dict(stored.intermediate_values)
+
+
+def rest(opened: Opened) -> None:
+    """Lets the trials that run wait until the study goes on, and so show as what they are.
+
+    As in ``reopen``, their ids are not public; seen to work with Optuna 5.0.0.
+    """
+    for stored in opened.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        opened.storage.set_trial_state_values(stored._trial_id, TrialState.WAITING)
 
 
 def keep_space(study: optuna.Study, space: Space, begun: bool) -> None:
@@ -118,11 +146,18 @@ def keep_space(study: optuna.Study, space: Space, begun: bool) -> None:
         )
 
 
-def best_epoch(reported: Mapping[int, float], mode: str) -> int | None:
-    """Returns the first epoch with the best value; None where no value is finite."""
-    sign = 1 if mode == "max" else -1
-    finite = {epoch: sign * value for epoch, value in reported.items() if math.isfinite(value)}
+def best_epoch(reported: Mapping[int, float]) -> int | None:
+    """Returns the first epoch with the largest value; None where no value is finite."""
+    finite = {epoch: value for epoch, value in reported.items() if math.isfinite(value)}
     return max(finite, key=lambda epoch: (finite[epoch], -epoch)) if finite else None
+
+
+def best_value(stored: FrozenTrial) -> float | None:
+    """Returns the largest value that a trial reported; None where it reported none."""
+    if stored.state == TrialState.COMPLETE:
+        return stored.value
+    epoch = best_epoch(stored.intermediate_values)
+    return None if epoch is None else stored.intermediate_values[epoch]
 
 
 def trial_rows(study: optuna.Study) -> list[TrialRow]:
@@ -130,11 +165,11 @@ def trial_rows(study: optuna.Study) -> list[TrialRow]:
 
     The value is the best one that a trial reported, for pruned trials as well.
     """
-    return [_row(stored, study.direction) for stored in study.get_trials()]
+    return [_row(stored) for stored in study.get_trials(deepcopy=False)]
 
 
-def _row(stored: FrozenTrial, direction: optuna.study.StudyDirection) -> TrialRow:
-    value = _best_value(stored, direction)
+def _row(stored: FrozenTrial) -> TrialRow:
+    value = best_value(stored)
     reported = stored.intermediate_values
     return TrialRow(
         number=stored.number,
@@ -142,14 +177,6 @@ def _row(stored: FrozenTrial, direction: optuna.study.StudyDirection) -> TrialRo
         params=stored.user_attrs["params"],
         value=value,
         epoch=next((epoch for epoch in sorted(reported) if reported[epoch] == value), None),
-        seconds=stored.duration.total_seconds() if stored.duration else 0.0,
+        seconds=stored.duration.total_seconds() if stored.duration else None,
         reason=stored.user_attrs.get("reason", ""),
     )
-
-
-def _best_value(stored: FrozenTrial, direction: optuna.study.StudyDirection) -> float | None:
-    if stored.state == TrialState.COMPLETE:
-        return stored.value
-    mode = "max" if direction == optuna.study.StudyDirection.MAXIMIZE else "min"
-    epoch = best_epoch(stored.intermediate_values, mode)
-    return None if epoch is None else stored.intermediate_values[epoch]

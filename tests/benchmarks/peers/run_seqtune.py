@@ -10,12 +10,12 @@ import argparse
 from typing import Any
 
 import shared
-from seqtune.trial import evaluate_on_test
 
 from seqtune import metrics
-from seqtune.data import leave_one_out, load
+from seqtune.data import Protocol, load
 from seqtune.params import build, parse_assignment
 from seqtune.storage import Folder
+from seqtune.study.final import evaluate_on_test
 from seqtune.study.plan import Plan
 from seqtune.train import train
 
@@ -32,9 +32,10 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
     values = dict(map(parse_assignment, asked.set))
     values |= {"epochs": asked.epochs, "eval_every": asked.epochs}
     params = build(model_class(asked.model).Params, values, asked.model)
-    mask_seen = not dataset.has_repeats
-    trained = train(asked.model, params, leave_one_out(dataset), mask_seen=mask_seen)
-    plan = Plan(asked.model, "ndcg@10", mask_seen, Folder.at("."))
+    protocol = Protocol.of(dataset)
+    split = protocol.split(dataset)
+    trained = train(asked.model, params, split, mask_seen=protocol.mask_seen)
+    plan = Plan(asked.model, "ndcg@10", protocol, Folder.at("."))
     test, _ = evaluate_on_test(plan, values, trained.model.state_dict(), dataset)
     valid = metrics.compute(trained.ranks)
     names = ("hr@10", "ndcg@10")
