@@ -354,17 +354,19 @@ def write_checkpoint(
 
     checkpoint.save(
         folder,
-        model=plan.model,
-        params=trial_params(plan.model, params),
-        state=weights,
-        n_users=dataset.n_users,
-        item_ids=dataset.item_ids,
-        popularity=popularity(leave_one_out(dataset)),
-        mask_seen=plan.mask_seen,
-        meta=about
-        | {"data": dataset.name, "data_fingerprint": dataset.fingerprint}
-        | {"columns": dict(dataset.columns)}
-        | {"git_commit": git_commit(), "versions": versions()},
+        weights,
+        checkpoint.Card(
+            model=plan.model,
+            params=trial_params(plan.model, params),
+            n_users=dataset.n_users,
+            item_ids=dataset.item_ids,
+            popularity=popularity(leave_one_out(dataset)),
+            mask_seen=plan.mask_seen,
+            meta=about
+            | {"data": dataset.name, "data_fingerprint": dataset.fingerprint}
+            | {"columns": dict(dataset.columns)}
+            | {"git_commit": git_commit(), "versions": versions()},
+        ),
     )
 
 

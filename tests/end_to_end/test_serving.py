@@ -39,14 +39,15 @@ def best(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     folder = Folder.at(tmp_path_factory.mktemp("best"))
     checkpoint.save(
         folder,
-        model="sasrec",
-        params=model.params,
-        state=model.state_dict(),
-        n_users=3,
-        item_ids=np.arange(100, 120),
-        popularity=np.arange(20),
-        mask_seen=True,
-        meta={},
+        model.state_dict(),
+        checkpoint.Card(
+            model="sasrec",
+            params=model.params,
+            n_users=3,
+            item_ids=np.arange(100, 120),
+            popularity=np.arange(20),
+            mask_seen=True,
+        ),
     )
     return folder
 
