@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from io import BytesIO
 from typing import Any, NamedTuple
@@ -36,30 +36,29 @@ WHOLE = r"(-?[0-9]{1,20})(?:\.0+)?"  # an integer as texts may write it
 Ids = NDArray[Any]
 
 
-def save(
-    folder: Folder,
-    *,
-    model: str,
-    params: TrainParams,
-    state: Mapping[str, Tensor],
-    n_users: int,
-    item_ids: Ids,
-    popularity: NDArray[np.integer],
-    mask_seen: bool,
-    meta: Mapping[str, Any],
-) -> None:
+@dataclass(frozen=True)
+class Card:
+    """What a checkpoint says of a model, beside its weights."""
+
+    model: str
+    params: TrainParams
+    n_users: int
+    item_ids: Ids  # (I,) the user's own id of items 1..I
+    popularity: NDArray[np.integer]  # (I,) training events of each
+    mask_seen: bool  # whether evaluation left out seen items
+    meta: Mapping[str, Any] = field(default_factory=dict)  # what JSON can hold: data, metric, ...
+
+
+def save(folder: Folder, state: Mapping[str, Tensor], card: Card) -> None:
     """Writes a checkpoint.
 
-    ``item_ids`` (I,) are the user's own ids of items 1..I, ``popularity`` (I,) counts their
-    training events, ``mask_seen`` says whether evaluation left out seen items, and ``meta`` is
-    anything worth keeping that JSON can hold (fingerprint of the data, metric, versions).
     ``model.json`` comes last: a folder that has it is complete.
     """
     from safetensors.torch import save as tensors_to_bytes
 
-    items = pa.table({"item": pa.array(item_ids), "popularity": pa.array(popularity, pa.int64())})
+    popularity = pa.array(card.popularity, pa.int64())
     buffer = BytesIO()
-    pq.write_table(items, buffer)
+    pq.write_table(pa.table({"item": pa.array(card.item_ids), "popularity": popularity}), buffer)
     # Tied weights share memory, which the format refuses: each name gets a copy of its own.
     tensors = {
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -67,12 +66,12 @@ def save(
     }
     about = {
         "format": FORMAT,
-        "model": model,
-        "params": params.model_dump(),
-        "n_items": len(item_ids),
-        "n_users": int(n_users),
-        "mask_seen": bool(mask_seen),
-        "meta": dict(meta),
+        "model": card.model,
+        "params": card.params.model_dump(),
+        "n_items": len(card.item_ids),
+        "n_users": int(card.n_users),
+        "mask_seen": bool(card.mask_seen),
+        "meta": dict(card.meta),
     }
     folder.write("items.parquet", buffer.getvalue())
     folder.write("model.safetensors", tensors_to_bytes(tensors))

@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # scipy takes a moment that --help should not wait for
     from scipy.sparse import csr_array
 
 LAGS, DECAY = 13, 0.7  # the weight of the last lag is 1 %
-CELLS = 2**21  # scores held at once: about 150 MB with all that is computed from them
+CELLS = 2**21  # scores held at once: about 100 MB with all that is computed from them
 
 Ints = NDArray[np.integer[Any]]
 
@@ -90,6 +90,7 @@ def _rank(
     from scipy.sparse import csr_array
 
     data, counts = split.dataset, np.concatenate([[0], split.counts()])
+    ladder = np.sort(counts[1:])
     first = data.offsets[held.users]
     ranks = np.empty(len(held.users), np.float32)
     for rows in _blocks(split, held, chain, lags):
@@ -98,45 +99,64 @@ def _rank(
         row, event = _before(np.maximum(first[rows], held.events[rows] - lags), held.events[rows])
         weights = DECAY ** (held.events[rows][row] - event - 1)
         scores = csr_array((weights, (row, data.items[event])), shape) @ chain
-        hidden = csr_array(shape, dtype=bool)
+        out = np.empty(0, np.int64), np.empty(0, np.int32)
         if mask_seen:
             row, event = _before(first[rows], held.events[rows])
-            other = data.items[event] != target[row]
-            cells = (row[other], data.items[event][other])
-            hidden = csr_array((np.ones(len(cells[0]), bool), cells), shape)
-        ranks[rows] = _ranks(scores, hidden, target, counts)
+            item = data.items[event]
+            if data.has_repeats:
+                row, item = np.divmod(np.unique(row * shape[1] + item), shape[1])
+            other = item != target[row]
+            out = row[other], item[other]
+        ranks[rows] = _ranks(scores, out, target, counts, ladder)
     return ranks
 
 
-def _ranks(scores: csr_array, hidden: csr_array, target: Ints, counts: Ints) -> NDArray[np.float64]:
-    """Returns the rank of each row's target: scores (B, I + 1), hidden (B, I + 1) -> (B,).
+def _ranks(
+    scores: csr_array, out: tuple[Ints, Ints], target: Ints, counts: Ints, ladder: Ints
+) -> NDArray[np.float64]:
+    """Returns the rank of each row's target by scores (B, I + 1): (B,).
 
-    Each competitor leads the target (1), ties (0) or trails (-1), by score and then by count. The
-    leads are added up as if no item had a score, which is known from the counts alone; then those
-    with a score and those that are hidden, which trail, are put right.
+    Competitors lead the target (1), tie with it (0) or trail (-1), by score and then by count;
+    the rank is (n + 1 + sum of the leads) / 2. Most have no score, and are not looked at. The
+    cells (row, item) that are out of the race trail, whatever they have.
     """
-    n_rows, n_items = scores.shape[0], scores.shape[1] - 1
-    own = np.asarray(scores[np.arange(n_rows), target]).ravel()
+    n_rows, n_items = scores.shape[0], len(ladder)
+    own = _at(scores, np.arange(n_rows), target)
+    n_scored = np.diff(scores.indptr)
+    limit = np.repeat(own, n_scored)
 
-    def lead(cells: Any, score: Any) -> NDArray[np.float64]:
-        row, item = cells.coords
-        by_score = np.sign(score - own[row])
-        by_count = np.sign(counts[item] - counts[target[row]])
-        result: NDArray[np.float64] = np.where(by_score == 0, by_count, by_score)
-        return result
+    def by_count(row: Ints, item: Ints) -> NDArray[np.float64]:
+        signs: NDArray[np.float64] = np.sign(counts[item] - counts[target[row]]).astype(np.float64)
+        return signs
 
-    ladder = np.sort(counts[1:])
-    below = np.searchsorted(ladder, counts[target])
-    above = n_items - np.searchsorted(ladder, counts[target], "right")
-    total = np.where(own > 0, -n_items, above - below).astype(np.float64)
-    scored, out = (scores - scores.multiply(hidden)).tocoo(), hidden.tocoo()
-    for cells, change in (
-        (scored, lead(scored, scored.data) - lead(scored, 0.0)),
-        (out, -1.0 - lead(out, 0.0)),
-    ):
-        total += np.bincount(cells.coords[0], weights=change, minlength=n_rows)
-    ranks: NDArray[np.float64] = (n_items + 1 + total) / 2
+    def added(row: Ints, leads: Any) -> NDArray[np.float64]:
+        return np.bincount(row, leads, n_rows).astype(np.float64)
+
+    # Where the target has a score, all without one trail, and what ties is seen by its count.
+    higher = np.concatenate([[0], np.cumsum(scores.data > limit)])
+    above = np.diff(higher[scores.indptr])
+    even = np.flatnonzero(scores.data == limit)
+    row = np.searchsorted(scores.indptr, even, "right") - 1
+    leads = 2 * above - n_items + added(row, 1 + by_count(row, scores.indices[even]))
+    # Where it has none, all with one lead, and the others are as their counts say.
+    bare = own == 0
+    by_counts = n_items - np.searchsorted(ladder, counts[target], "right")
+    by_counts -= np.searchsorted(ladder, counts[target])
+    row = np.repeat(np.arange(n_rows), np.where(bare, n_scored, 0))
+    item = scores.indices[np.repeat(bare, n_scored)]
+    leads = np.where(bare, by_counts + added(row, 1 - by_count(row, item)), leads)
+    ahead = np.sign(_at(scores, *out) - own[out[0]])
+    leads += added(out[0], -1 - np.where(ahead == 0, by_count(*out), ahead))
+    ranks: NDArray[np.float64] = (n_items + 1 + leads) / 2
     return ranks
+
+
+def _at(scores: csr_array, row: Ints, item: Ints) -> NDArray[np.float64]:
+    """Returns the scores of some cells; looks them up in a table where most cells have one."""
+    if not len(row):
+        return np.empty(0)
+    table = scores.toarray() if 4 * scores.nnz > scores.shape[0] * scores.shape[1] else scores
+    return np.asarray(table[row, item]).ravel()
 
 
 def _before(first: Ints, end: Ints) -> tuple[Ints, Ints]:
@@ -147,7 +167,7 @@ def _before(first: Ints, end: Ints) -> tuple[Ints, Ints]:
 
 
 def _blocks(split: Split, held: Held, chain: csr_array, lags: int) -> Iterator[slice]:
-    """Cuts the rows where the scores and histories would grow beyond ``CELLS``."""
+    """Cuts the rows where scores and histories would fill the memory."""
     first = split.dataset.offsets[held.users]
     row, event = _before(np.maximum(first, held.events - lags), held.events)
     followers = np.diff(chain.indptr)[split.dataset.items[event]]
@@ -155,7 +175,7 @@ def _blocks(split: Split, held: Held, chain: csr_array, lags: int) -> Iterator[s
     cells = np.cumsum(np.minimum(scored, chain.shape[0]) + held.events - first)
     start = 0
     while start < len(cells):
-        room = cells[start - 1] + CELLS if start else CELLS
+        room = CELLS + (cells[start - 1] if start else 0)
         end = max(start + 1, int(np.searchsorted(cells, room, "right")))
         yield slice(start, end)
         start = end

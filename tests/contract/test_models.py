@@ -479,14 +479,15 @@ def test_a_checkpoint_recommends_what_the_trained_model_did(
         train(model, data, steps=3)
     checkpoint.save(
         Folder.at(tmp_path),
-        model=name,
-        params=model.params,
-        state=model.state_dict(),
-        n_users=N_USERS,
-        item_ids=np.arange(1, N_ITEMS + 1),
-        popularity=np.ones(N_ITEMS, np.int64),
-        mask_seen=True,
-        meta={},
+        model.state_dict(),
+        checkpoint.Card(
+            model=name,
+            params=model.params,
+            n_users=N_USERS,
+            item_ids=np.arange(1, N_ITEMS + 1),
+            popularity=np.ones(N_ITEMS, np.int64),
+            mask_seen=True,
+        ),
     )
     loaded = checkpoint.load(Folder.at(tmp_path)).model
     for part in loaded.modules():

@@ -88,14 +88,15 @@ def checkpoint(folder: Path) -> Folder:
     best = Folder.at(folder / "best")
     checkpoint.save(
         best,
-        model="sasrec",
-        params=model.params,
-        state=model.state_dict(),
-        n_users=3,
-        item_ids=np.arange(100, 120),
-        popularity=np.arange(20),
-        mask_seen=True,
-        meta={},
+        model.state_dict(),
+        checkpoint.Card(
+            model="sasrec",
+            params=model.params,
+            n_users=3,
+            item_ids=np.arange(100, 120),
+            popularity=np.arange(20),
+            mask_seen=True,
+        ),
     )
     return best
 

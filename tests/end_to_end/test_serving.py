@@ -39,14 +39,15 @@ def best(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     folder = Folder.at(tmp_path_factory.mktemp("best"))
     checkpoint.save(
         folder,
-        model="sasrec",
-        params=model.params,
-        state=model.state_dict(),
-        n_users=3,
-        item_ids=np.arange(100, 120),
-        popularity=np.arange(20),
-        mask_seen=True,
-        meta={},
+        model.state_dict(),
+        checkpoint.Card(
+            model="sasrec",
+            params=model.params,
+            n_users=3,
+            item_ids=np.arange(100, 120),
+            popularity=np.arange(20),
+            mask_seen=True,
+        ),
     )
     return folder
 
@@ -134,6 +135,11 @@ def test_parameters_say_how_many_and_whether_again(post: Post, recommender: Reco
     assert sorted(row["items"]) == list(range(101, 120))  # as this model was evaluated
 
 
+def test_a_mistake_leaves_nothing_behind(post: Post) -> None:
+    assert post({"inputs": [[100]], "params": {"top_k": 3}})[0] == 400
+    assert [post({"inputs": [[100]], "params": {"k": 2}})[0] for _ in range(8)] == [200] * 8
+
+
 def test_the_request_on_the_page_is_understood(post: Post) -> None:
     page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
     (body,) = re.findall(r"-d '(.*)'", page)
@@ -150,6 +156,14 @@ def test_the_request_on_the_page_is_understood(post: Post) -> None:
     [
         ({"inputs": [[100]], "params": {"k": 0}}, "k: must be a whole number of at least 1, not 0"),
         ({"inputs": [100]}, "Expected list, but got int"),
+        (
+            {"inputs": [[100]], "params": {"top_k": 3, "k": 2}},
+            "params: there is no 'top_k'; there are: exclude_seen, k",
+        ),
+        (
+            {"inputs": [[100]], "params": {"exclud_seen": True}},
+            "params: there is no 'exclud_seen'; did you mean 'exclude_seen'?",
+        ),
     ],
 )
 def test_a_mistake_is_a_sentence(post: Post, body: object, sentence: str) -> None:

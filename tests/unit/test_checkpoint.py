@@ -99,7 +99,8 @@ def save(folder: Folder, **other: Any) -> None:
         "mask_seen": True,
         "meta": {"metric": "ndcg@10", "value": np.float64(0.25)},
     }
-    checkpoint.save(folder, **(given | other))
+    given |= other
+    checkpoint.save(folder, given.pop("state"), checkpoint.Card(**given))
 
 
 # Saving and loading.

@@ -47,14 +47,16 @@ def champion(folder: Path, item_ids: Any = (10, 20, 30, 40, 50, 60), **meta: Any
     params = Echo.Params()
     checkpoint.save(
         Folder.at(folder / "best"),
-        model="echo",
-        params=params,
-        state=Echo(params, len(item_ids), 4).state_dict(),
-        n_users=4,
-        item_ids=np.array(item_ids),
-        popularity=POPULARITY[: len(item_ids)],
-        mask_seen=False,
-        meta=meta,
+        Echo(params, len(item_ids), 4).state_dict(),
+        checkpoint.Card(
+            model="echo",
+            params=params,
+            n_users=4,
+            item_ids=np.array(item_ids),
+            popularity=POPULARITY[: len(item_ids)],
+            mask_seen=False,
+            meta=meta,
+        ),
     )
     return Folder.at(folder / "best")
 

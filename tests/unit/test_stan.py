@@ -251,14 +251,15 @@ def champion(tmp_path):
     folder = Folder.at(tmp_path / "best")
     checkpoint.save(
         folder,
-        model="stan",
-        params=model.params,
-        state=model.state_dict(),
-        n_users=3,
-        item_ids=split.dataset.item_ids,
-        popularity=model.sessions.counts[1:].numpy(),
-        mask_seen=True,
-        meta={},
+        model.state_dict(),
+        checkpoint.Card(
+            model="stan",
+            params=model.params,
+            n_users=3,
+            item_ids=split.dataset.item_ids,
+            popularity=model.sessions.counts[1:].numpy(),
+            mask_seen=True,
+        ),
     )
     return folder
 

@@ -325,14 +325,15 @@ def best(tmp_path: Path) -> Folder:
     folder = Folder.at(tmp_path / "best")
     checkpoint.save(
         folder,
-        model="sasrec",
-        params=model.params,
-        state=model.state_dict(),
-        n_users=3,
-        item_ids=np.arange(100, 120),
-        popularity=np.arange(20),
-        mask_seen=True,
-        meta={},
+        model.state_dict(),
+        checkpoint.Card(
+            model="sasrec",
+            params=model.params,
+            n_users=3,
+            item_ids=np.arange(100, 120),
+            popularity=np.arange(20),
+            mask_seen=True,
+        ),
     )
     return folder
 

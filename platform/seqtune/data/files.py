@@ -13,9 +13,9 @@ SHOWN = 8  # names of files in a message
 KINDS = f"{', '.join(TEXT)} (each also .gz) and {', '.join(PARQUET)}"
 
 
-def find(source: str, option: str = "--data") -> Path:
+def find(source: str) -> Path:
     """Returns the path of an existing, readable kind of file, or raises a UserError."""
-    place = f"{option} {source}"
+    place = f"--data {source}"
     if "://" in source:
         raise UserError(f"{place}: only local files are read; copy it to this machine first")
     path = Path(source).expanduser()

@@ -61,7 +61,7 @@ class Protocol:
 
     def _seen(self, dataset: Dataset) -> str:
         """Says what happens to seen items, and why: an option, where the data suggest the other."""
-        n, rows, copies = dataset.n_repeats, dataset.n_interactions, dataset.n_copies
+        n, rows = dataset.n_repeats, dataset.n_interactions
         fact = "no user has an item twice"
         if n:
             share, repeats = _percent(n / rows), "repeats" if n == 1 else "repeat"
@@ -71,7 +71,7 @@ class Protocol:
             return f"seen items are left out, {reason}"
         if not n:
             return f"seen items are ranked too, as --rank-seen says, although {fact}"
-        if copies:
+        if copies := dataset.n_copies:
             part = "" if copies == n else f" {copies:,} of them"
             fact += f",{part} at the same time, as a copied row does (--mask-seen leaves them out)"
         return f"seen items are ranked too, since {fact}"

@@ -70,18 +70,16 @@ def write_checkpoint(
     from seqtune import checkpoint
     from seqtune.versions import git_commit, versions
 
-    checkpoint.save(
-        to,
+    card = checkpoint.Card(
         model=plan.model,
         params=trial_params(plan.model, params),
-        state=weights,
         n_users=dataset.n_users,
         item_ids=dataset.item_ids,
         popularity=plan.protocol.split(dataset).counts(),
         mask_seen=plan.protocol.mask_seen,
         meta=about
         | {"data": dataset.name, "data_fingerprint": dataset.fingerprint}
-        | {"columns": dict(dataset.columns)}
-        | {"protocol": plan.protocol.sentence(dataset)}
+        | {"columns": dict(dataset.columns), "protocol": plan.protocol.sentence(dataset)}
         | {"git_commit": git_commit(), "versions": versions()},
     )
+    checkpoint.save(to, weights, card)
