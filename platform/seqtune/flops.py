@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from seqtune.batches import Windows, gather
 from seqtune.model import Model, Sequences
+
+Shape = Sequence[int]
 
 
 def count(run: Callable[[], None]) -> int:
@@ -22,7 +24,7 @@ def count(run: Callable[[], None]) -> int:
     Causal attention counts the pairs that it may look at, whatever the kernel computes; backward
     passes count two products for each forward one, without recomputation.
     """
-    with FlopCounterMode(display=False, custom_mapping=_MISSING) as counter:
+    with FlopCounterMode(display=False, custom_mapping=_formulas()) as counter:
         run()
     return int(counter.get_total_flops())
 
@@ -72,37 +74,37 @@ def matmul_peak(device: torch.device, dtype: torch.dtype = torch.float32) -> flo
     return 2 * size**3 / best
 
 
-def _product(left: Tensor, right: Tensor) -> int:
-    return 2 * left.numel() * right.shape[-1]
+def _product(left: Shape, right: Shape) -> int:
+    return 2 * math.prod(left) * right[-1]
 
 
-def _attention(q: Tensor, k: Tensor, v: Tensor, causal: bool, passes: int) -> int:
-    pairs = q.shape[:-1].numel() * k.shape[-2]
+def _attention(q: Shape, k: Shape, v: Shape, causal: bool, passes: int) -> int:
+    pairs = math.prod(q[:-1]) * k[-2]
     if causal:
-        pairs = pairs * (k.shape[-2] + 1) // (2 * k.shape[-2])
-    return 2 * passes * pairs * (q.shape[-1] + v.shape[-1])
+        pairs = pairs * (k[-2] + 1) // (2 * k[-2])
+    return 2 * passes * pairs * (q[-1] + v[-1])
 
 
-def _raw(formula: Callable[..., int]) -> Callable[..., int]:
-    formula._get_raw = True  # type: ignore[attr-defined]  # arguments, not their shapes
-    return formula
+def _formulas() -> dict[Any, Callable[..., int]]:
+    """Returns what torch's own table lacks, or counts otherwise: by operation, from shapes.
 
-
-_aten = torch.ops.aten
-_MISSING: dict[Any, Callable[..., int]] = {  # of torch's own table, or counted otherwise there
-    _aten.addmm_: _raw(lambda out, left, right, **_: _product(left, right)),
-    _aten._scaled_dot_product_flash_attention_for_cpu: _raw(
-        lambda q, k, v, p=0.0, causal=False, **_: _attention(q, k, v, causal, 1)
-    ),
-    _aten._scaled_dot_product_flash_attention_for_cpu_backward: _raw(
-        lambda d, q, k, v, out, lse, p, causal, **_: _attention(q, k, v, causal, 2)
-    ),
-    _aten._scaled_dot_product_flash_attention: _raw(
-        lambda q, k, v, p=0.0, causal=False, *_, **__: _attention(q, k, v, causal, 1)
-    ),
-    _aten._scaled_dot_product_flash_attention_backward: _raw(
-        lambda d, q, k, v, out, lse, cq, ck, mq, mk, p, causal, *_, **__: _attention(
-            q, k, v, causal, 2
-        )
-    ),
-}
+    The operations have no public names; tests/unit/test_flops.py says where they were seen.
+    """
+    aten = torch.ops.aten
+    return {
+        aten.addmm_: lambda out, left, right, **_: _product(left, right),
+        aten._scaled_dot_product_flash_attention_for_cpu: (
+            lambda q, k, v, p=0.0, causal=False, **_: _attention(q, k, v, causal, 1)
+        ),
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+            lambda d, q, k, v, out, lse, p, causal, **_: _attention(q, k, v, causal, 2)
+        ),
+        aten._scaled_dot_product_flash_attention: (
+            lambda q, k, v, p=0.0, causal=False, *_, **__: _attention(q, k, v, causal, 1)
+        ),
+        aten._scaled_dot_product_flash_attention_backward: (
+            lambda d, q, k, v, out, lse, cq, ck, mq, mk, p, causal, *_, **__: _attention(
+                q, k, v, causal, 2
+            )
+        ),
+    }

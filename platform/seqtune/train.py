@@ -309,5 +309,5 @@ def _check_precision(p: TrainParams, device: torch.device) -> None:
 
 
 def cpu_has_bf16() -> bool:
-    """Says whether this CPU multiplies in bf16."""
+    """Says whether this CPU multiplies in bf16: what oneDNN asks has no public name in torch."""
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

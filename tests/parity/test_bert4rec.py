@@ -8,13 +8,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
+from reference import Array, Weights, gelu, linear, normalised, post_norm_states, weights_of
 from seqtune.model import Batch, Model, Sequences
 from seqtune.models.bert4rec import BERT4Rec
 from seqtune.params import TrainParams
 
-Array = NDArray[np.float64]
 N_ITEMS, N_USERS, LENGTH = 17, 9, 6
 MASK = N_ITEMS + 1
 VARIANTS: list[dict[str, object]] = [
@@ -28,68 +27,29 @@ VARIANTS: list[dict[str, object]] = [
 ]
 
 
-def layer_norm(w: dict[str, Array], name: str, x: Array) -> Array:
-    centred = x - x.mean()
-    scaled: Array = centred / math.sqrt((centred**2).mean() + 1e-12)
-    return scaled * w[f"{name}.weight"] + w[f"{name}.bias"]
-
-
-def linear(w: dict[str, Array], name: str, x: Array) -> Array:
-    result: Array = w[f"{name}.weight"] @ x + w[f"{name}.bias"]
-    return result
-
-
-def gelu(x: Array) -> Array:
-    return np.array([v * (1 + math.erf(v / math.sqrt(2))) / 2 for v in x])
-
-
-def states(w: dict[str, Array], items: list[int], p: BERT4Rec.Params) -> list[Array]:
+def states(w: Weights, items: list[int], p: BERT4Rec.Params) -> list[Array]:
     """The output of the last block at each item; each looks at all of them."""
-    table, positions = w["item_embedding.weight"], w["body.position_embedding.weight"]
-    x = [layer_norm(w, "body.layer_norm", table[i] + positions[t]) for t, i in enumerate(items)]
-    size, width = p.embedding_size, p.embedding_size // p.n_heads
-    for layer in range(p.n_layers):
-        block = f"body.blocks.{layer}"
-        projected = [linear(w, f"{block}.attention.project_in", v) for v in x]
-        after = []
-        for t in range(len(x)):
-            mixed = np.zeros(size)
-            for head in range(p.n_heads):
-                part = slice(head * width, (head + 1) * width)
-                query = projected[t][:size][part]
-                keys = [v[size : 2 * size][part] for v in projected]
-                weights = np.exp([query @ key / math.sqrt(width) for key in keys])
-                weights /= weights.sum()
-                for weight, v in zip(weights, projected, strict=True):
-                    mixed[part] += weight * v[2 * size :][part]
-            y = layer_norm(
-                w, f"{block}.norm_1", x[t] + linear(w, f"{block}.attention.project_out", mixed)
-            )
-            inner = gelu(linear(w, f"{block}.feed_forward.widen", y))
-            y = y + linear(w, f"{block}.feed_forward.narrow", inner)
-            after.append(layer_norm(w, f"{block}.norm_2", y))
-        x = after
-    return x
+    return post_norm_states(w, items, p.n_layers, p.n_heads, causal=False)
 
 
-def scores_of(w: dict[str, Array], state: Array, p: BERT4Rec.Params) -> Array:
+def scores_of(w: Weights, state: Array, p: BERT4Rec.Params) -> Array:
     """The scores of items 1..I."""
     table = w["item_embedding.weight"][1 : N_ITEMS + 1]
     if not p.output_head:
         return np.array([row @ state for row in table])
-    state = layer_norm(w, "head.2", gelu(linear(w, "head.0", state)))
+    state = normalised(w, "head.2", gelu(linear(w, "head.0", state)))
     return np.array([row @ state for row in table]) + w["item_bias"][1:]
 
 
 def made(
     values: dict[str, object], data: Sequences, randomise: Callable[[Model], None]
-) -> tuple[BERT4Rec, dict[str, Array]]:
+) -> tuple[BERT4Rec, Weights]:
     sizes = {"embedding_size": 8, "inner_size": 12, "max_seq_len": LENGTH, "dropout_prob": 0.0}
     params = BERT4Rec.Params.model_validate(sizes | values)
     model = BERT4Rec(params, N_ITEMS, N_USERS)
     model.prepare(data)
     randomise(model)
-    return model, {key: x.double().numpy() for key, x in model.state_dict().items()}
+    return model, weights_of(model)
 
 
 @pytest.mark.parametrize("values", VARIANTS[:3], ids=str)
@@ -110,7 +70,7 @@ def test_scores(
 
 
 def cloze(
-    model: BERT4Rec, w: dict[str, Array], data: Sequences, batch: Batch, rng: torch.Generator
+    model: BERT4Rec, w: Weights, data: Sequences, batch: Batch, rng: torch.Generator
 ) -> list[tuple[int, Array, int]]:
     """Every masked position: its row, the scores of items 1..I there, and the hidden item."""
     length = model.params.max_seq_len

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
+from reference import Array, gelu, linear, normalised, softmax, weights_of
 from seqtune.model import Batch, History, Model, Sequences
 from seqtune.models.bsarec import BSARec
 from seqtune.params import TrainParams, build
@@ -31,8 +31,6 @@ VARIANTS: list[dict[str, object]] = [
     {"alpha": 1.0, "c": 0},
     {"alpha": 0.0, "official_pads": True},
 ]
-Array = NDArray[np.float64]
-erf = np.vectorize(math.erf)
 
 
 def low_pass(x: Array, c: int) -> Array:
@@ -44,24 +42,19 @@ def low_pass(x: Array, c: int) -> Array:
 
 def state(items: list[int], model: BSARec) -> Array:
     """The state of the last slot, from the whole window in every block."""
-    w = {key: value.double().numpy() for key, value in model.state_dict().items()}
-    p = model.params
+    w, p = weights_of(model), model.params
     length, n_heads, official = p.max_seq_len, p.n_heads, p.official_pads
     window = [0] * (length - len(items)) + items
 
-    def norm(v: Array, name: str) -> Array:
-        scaled = (v - v.mean()) / np.sqrt(v.var() + 1e-12)
-        result: Array = scaled * w[f"{name}.weight"] + w[f"{name}.bias"]
-        return result
-
     table, positions = w["item_embedding.weight"], w["position_embedding.weight"]
-    x = np.array([norm(table[i] + positions[t], "layer_norm") for t, i in enumerate(window)])
+    x = np.array(
+        [normalised(w, "layer_norm", table[i] + positions[t]) for t, i in enumerate(window)]
+    )
     for layer in range(p.n_layers):
         name = f"blocks.{layer}"
         low = low_pass(x, p.c)
         filtered = low + w[f"{name}.scale"][0, 0] ** 2 * (x - low)
-        joint = x @ w[f"{name}.attention.project_in.weight"].T
-        joint = joint + w[f"{name}.attention.project_in.bias"]
+        joint = linear(w, f"{name}.attention.project_in", x)
         size = p.embedding_size // n_heads
         out = np.empty_like(x)
         for t in range(length):
@@ -71,18 +64,15 @@ def state(items: list[int], model: BSARec) -> Array:
                 q, k, v = (joint[:, start + at : start + at + size] for start in (0, 8, 16))
                 scores = np.array([q[t] @ k[s] / math.sqrt(size) for s in range(length)])
                 hidden = np.array([s > t or window[s] == 0 for s in range(length)])
-                weights = np.exp(scores - 1e4 * hidden - (scores - 1e4 * hidden).max())
-                mixed.append(weights / weights.sum() @ v)
-            attended = w[f"{name}.attention.project_out.weight"] @ np.concatenate(mixed)
-            attended = attended + w[f"{name}.attention.project_out.bias"]
+                mixed.append(softmax(scores - 1e4 * hidden) @ v)
+            attended = linear(w, f"{name}.attention.project_out", np.concatenate(mixed))
             if window[t] == 0 and not official:
                 attended = 0 * attended
-            y = p.alpha * norm(x[t] + filtered[t], f"{name}.norm_filter")
-            y = y + (1 - p.alpha) * norm(x[t] + attended, f"{name}.norm_attention")
-            wide = w[f"{name}.feed_forward.widen.weight"] @ y + w[f"{name}.feed_forward.widen.bias"]
-            wide = wide * (1 + erf(wide / math.sqrt(2))) / 2
-            narrow = w[f"{name}.feed_forward.narrow.weight"] @ wide
-            out[t] = norm(y + narrow + w[f"{name}.feed_forward.narrow.bias"], f"{name}.norm")
+            y = p.alpha * normalised(w, f"{name}.norm_filter", x[t] + filtered[t])
+            y = y + (1 - p.alpha) * normalised(w, f"{name}.norm_attention", x[t] + attended)
+            wide = gelu(linear(w, f"{name}.feed_forward.widen", y))
+            narrow = linear(w, f"{name}.feed_forward.narrow", wide)
+            out[t] = normalised(w, f"{name}.norm", y + narrow)
         x = out
     last: Array = x[-1]
     return last

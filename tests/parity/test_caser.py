@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
+from reference import Array, weights_of
 from seqtune.model import Batch, History, Model, Sequences
 from seqtune.models.caser import Caser
 
 N_ITEMS, N_USERS = 17, 9
-Array = NDArray[np.float64]
 VARIANTS: list[dict[str, Any]] = [
     {},
     {"max_seq_len": 1},
@@ -34,7 +33,7 @@ ACTIVATE: dict[str, Callable[[Array], Array]] = {
 
 def slow_scores(model: Caser, user: int, items: list[int]) -> Array:
     """The scores of all items (I + 1,) after the items of one history."""
-    p, w = model.params, {k: v.double().numpy() for k, v in model.state_dict().items()}
+    p, w = model.params, weights_of(model)
     length, size = p.max_seq_len, p.embedding_size
     window = [0] * max(0, length - len(items)) + items[-length:] if items else [0] * length
     image = np.stack([w["item_embedding.weight"][i] for i in window])  # (L, d)

@@ -8,57 +8,18 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
+from reference import Array, Weights, post_norm_states, weights_of
 from seqtune.model import Batch, History, Model, Sequences
 from seqtune.models.cl4srec import CL4SRec
 from seqtune.params import TrainParams
 
-Array = NDArray[np.float64]
 N_ITEMS, N_USERS, LENGTH = 17, 9, 6
 
 
-def layer_norm(w: dict[str, Array], name: str, x: Array) -> Array:
-    centred = x - x.mean()
-    scaled: Array = centred / math.sqrt((centred**2).mean() + 1e-12)
-    return scaled * w[f"{name}.weight"] + w[f"{name}.bias"]
-
-
-def linear(w: dict[str, Array], name: str, x: Array) -> Array:
-    result: Array = w[f"{name}.weight"] @ x + w[f"{name}.bias"]
-    return result
-
-
-def gelu(x: Array) -> Array:
-    return np.array([v * (1 + math.erf(v / math.sqrt(2))) / 2 for v in x])
-
-
-def last_state(w: dict[str, Array], items: list[int], p: CL4SRec.Params) -> Array:
+def last_state(w: Weights, items: list[int], p: CL4SRec.Params) -> Array:
     """The state after the last item; each item looks at itself and those before it."""
-    table, positions = w["item_embedding.weight"], w["body.position_embedding.weight"]
-    x = [layer_norm(w, "body.layer_norm", table[i] + positions[t]) for t, i in enumerate(items)]
-    size, width = p.embedding_size, p.embedding_size // p.n_heads
-    for layer in range(p.n_layers):
-        block = f"body.blocks.{layer}"
-        projected = [linear(w, f"{block}.attention.project_in", v) for v in x]
-        after = []
-        for t in range(len(x)):
-            mixed = np.zeros(size)
-            for head in range(p.n_heads):
-                part = slice(head * width, (head + 1) * width)
-                query, seen = projected[t][:size][part], projected[: t + 1]
-                weights = np.exp([query @ v[size : 2 * size][part] / width**0.5 for v in seen])
-                weights /= weights.sum()
-                for weight, v in zip(weights, seen, strict=True):
-                    mixed[part] += weight * v[2 * size :][part]
-            y = layer_norm(
-                w, f"{block}.norm_1", x[t] + linear(w, f"{block}.attention.project_out", mixed)
-            )
-            inner = gelu(linear(w, f"{block}.feed_forward.widen", y))
-            y = y + linear(w, f"{block}.feed_forward.narrow", inner)
-            after.append(layer_norm(w, f"{block}.norm_2", y))
-        x = after
-    return x[-1]
+    return post_norm_states(w, items, p.n_layers, p.n_heads)[-1]
 
 
 def rows_of(history: History) -> list[list[int]]:
@@ -68,13 +29,13 @@ def rows_of(history: History) -> list[list[int]]:
 
 def made(
     values: dict[str, object], data: Sequences, randomise: Callable[[Model], None]
-) -> tuple[CL4SRec, dict[str, Array]]:
+) -> tuple[CL4SRec, Weights]:
     sizes = {"embedding_size": 8, "inner_size": 12, "max_seq_len": LENGTH, "dropout_prob": 0.0}
     params = CL4SRec.Params.model_validate(sizes | values)
     model = CL4SRec(params, N_ITEMS, N_USERS)
     model.prepare(data)
     randomise(model)
-    return model, {key: x.double().numpy() for key, x in model.state_dict().items()}
+    return model, weights_of(model)
 
 
 @pytest.mark.parametrize("values", [{}, {"n_layers": 1, "n_heads": 4}], ids=str)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
+from reference import Array, post_norm_states, softmax, weights_of
 from seqtune.model import Batch, Model, Sequences
 from seqtune.models.core import CORE
 from seqtune.params import TrainParams, build
@@ -32,52 +31,19 @@ VARIANTS: list[dict[str, object]] = [
     {"n_heads": 4, "n_layers": 1},
     {"layer_norm_eps": 0.1},
 ]
-Array = NDArray[np.float64]
-erf = np.vectorize(math.erf)
 
 
 def session(items: list[int], model: CORE) -> Array:
     """The unit vector of a session, from that session alone; the last weight needs no other."""
-    w = {key: value.double().numpy() for key, value in model.state_dict().items()}
-    p = model.params
+    w, p = weights_of(model), model.params
     x = w["item_embedding.weight"][items]
     if p.dnn_type == "ave":
         mean: Array = x.mean(0)
         return mean / np.sqrt(mean @ mean)
 
-    def norm(v: Array, name: str) -> Array:
-        scaled = (v - v.mean()) / np.sqrt(v.var() + p.layer_norm_eps)
-        result: Array = scaled * w[f"{name}.weight"] + w[f"{name}.bias"]
-        return result
-
-    positions = w["body.position_embedding.weight"]
-    z = [norm(v + positions[j], "body.layer_norm") for j, v in enumerate(x)]
-    for layer in range(p.n_layers):
-        name = f"body.blocks.{layer}"
-
-        def linear(v: Array, part: str, name: str = name) -> Array:
-            result: Array = w[f"{name}.{part}.weight"] @ v + w[f"{name}.{part}.bias"]
-            return result
-
-        q, k, v = zip(*(np.split(linear(u, "attention.project_in"), 3) for u in z), strict=True)
-        size = p.embedding_size // p.n_heads
-        after = []
-        for t in range(len(items)):  # causal: position t looks at 0..t
-            heads = []
-            for head in range(p.n_heads):
-                part = slice(head * size, (head + 1) * size)
-                scores = np.array([q[t][part] @ k[j][part] for j in range(t + 1)])
-                weights = np.exp(scores / math.sqrt(size))
-                heads.append(weights @ np.stack(v)[: t + 1, part] / weights.sum())
-            mixed = linear(np.concatenate(heads), "attention.project_out")
-            u = norm(z[t] + mixed, f"{name}.norm_1")
-            wide = linear(u, "feed_forward.widen")
-            wide = wide * (1 + erf(wide / math.sqrt(2))) / 2
-            after.append(norm(u + linear(wide, "feed_forward.narrow"), f"{name}.norm_2"))
-        z = after
+    z = post_norm_states(w, items, p.n_layers, p.n_heads, eps=p.layer_norm_eps)
     logits = np.array([w["weight.weight"][0] @ u + w["weight.bias"][0] for u in z])
-    weights = np.exp(logits) / np.exp(logits).sum()
-    total: Array = weights @ x
+    total: Array = softmax(logits) @ x
     return total / np.sqrt(total @ total)
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from reference import Array, post_norm_states, weights_of
 from seqtune.model import Batch, Model, Sequences
 from seqtune.models import duorec
 from seqtune.models.duorec import DuoRec
@@ -26,52 +26,12 @@ SMALL: dict[str, object] = {
     "ssl_lambda": 0.3,
     "ssl_lambda_sem": 0.7,
 }
-Array = NDArray[np.float64]
-
-
-def normalised(x: Array, gain: Array, bias: Array) -> Array:
-    return (x - x.mean()) / np.sqrt(x.var() + 1e-12) * gain + bias
-
-
-def gelu(x: Array) -> Array:
-    return np.array([0.5 * u * (1 + math.erf(u / math.sqrt(2))) for u in x])
 
 
 def state_after(items: list[int], model: DuoRec) -> Array:
     """The last state of a post-norm Transformer over a history, a query and a head at a time."""
-    w = {key: value.double().numpy() for key, value in model.state_dict().items()}
     p = model.params
-
-    def norm(x: Array, name: str) -> Array:
-        return normalised(x, w[f"{name}.weight"], w[f"{name}.bias"])
-
-    def linear(x: Array, name: str) -> Array:
-        result: Array = w[f"{name}.weight"] @ x + w[f"{name}.bias"]
-        return result
-
-    table, positions = w["item_embedding.weight"], w["body.position_embedding.weight"]
-    states = [norm(table[i] + positions[t], "body.layer_norm") for t, i in enumerate(items)]
-    for n in range(p.n_layers):
-        block = f"body.blocks.{n}"
-        qkv = [np.split(linear(x, f"{block}.attention.project_in"), 3) for x in states]
-        outputs = []
-        for t, x in enumerate(states):
-            heads = []
-            for h in range(p.n_heads):
-                size = p.embedding_size // p.n_heads
-                own = slice(h * size, (h + 1) * size)
-                logits = np.array([qkv[t][0][own] @ qkv[j][1][own] for j in range(t + 1)])
-                weights = np.exp(logits / np.sqrt(size))
-                weights /= weights.sum()
-                heads.append(sum(weights[j] * qkv[j][2][own] for j in range(t + 1)))
-            mixed = linear(np.concatenate(heads), f"{block}.attention.project_out")
-            y = norm(x + mixed, f"{block}.norm_1")
-            inner = gelu(linear(y, f"{block}.feed_forward.widen"))
-            outputs.append(
-                norm(y + linear(inner, f"{block}.feed_forward.narrow"), f"{block}.norm_2")
-            )
-        states = outputs
-    return states[-1]
+    return post_norm_states(weights_of(model), items, p.n_layers, p.n_heads)[-1]
 
 
 def info_nce(first: list[Array], second: list[Array], model: DuoRec, same: list[int]) -> float:

@@ -9,15 +9,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
+from reference import (
+    Array,
+    Weights,
+    attention,
+    linear,
+    normalised,
+    official_block,
+    sigmoid,
+    weights_of,
+)
 from seqtune.model import Batch, Model, Sequences
 from seqtune.models.esasrec import ESASRec
 from seqtune.negatives import Negatives
 from seqtune.params import TrainParams
 
-Array = NDArray[np.float64]
-Weights = dict[str, Array]
 N_ITEMS, N_USERS, LENGTH = 17, 9, 6
 SIZES: dict[str, Any] = {
     "embedding_size": 8,
@@ -36,60 +43,22 @@ VARIANTS: list[dict[str, Any]] = [
 ]
 
 
-def normalised(w: Weights, name: str, x: Array, eps: float) -> Array:
-    spread = math.sqrt(((x - x.mean()) ** 2).mean() + eps)
-    return (x - x.mean()) / spread * w[f"{name}.weight"] + w[f"{name}.bias"]
-
-
-def sigmoid(x: Array) -> Array:
-    return 1 / (1 + np.exp(-x))
-
-
-def attention(w: Weights, name: str, p: ESASRec.Params, query: Array, memory: list[Array]) -> Array:
-    """What the newest position takes from those up to it, with a bias by distance where asked."""
-    (wq, wk, wv), (bq, bk, bv) = (
-        np.split(w[f"{name}.attention.project_in.{part}"], 3) for part in ("weight", "bias")
-    )
-    size, t, mixed = p.embedding_size // p.n_heads, len(memory) - 1, []
-    for head in range(p.n_heads):
-        part = slice(head * size, (head + 1) * size)
-        q = (wq @ query + bq)[part]
-        scores = [q @ (wk @ m + bk)[part] / math.sqrt(size) for m in memory]
-        if p.use_relative_pos:
-            scores = [s + w[f"{name}.bias.weight"][t - j, head] for j, s in enumerate(scores)]
-        parts = np.exp(scores) / np.exp(scores).sum()
-        mixed.append(sum(a * (wv @ m + bv)[part] for a, m in zip(parts, memory, strict=True)))
-    return np.concatenate(mixed)
-
-
 def gated(w: Weights, name: str, p: ESASRec.Params, xs: list[Array]) -> list[Array]:
     """A LiGR block."""
-
-    def linear(part: str, x: Array) -> Array:
-        return w[f"{name}.{part}.weight"] @ x + w.get(f"{name}.{part}.bias", np.zeros(1))
 
     out = []
     for t, x in enumerate(xs):
         memory = [normalised(w, f"{name}.norm_1", m, 1e-5) for m in xs[: t + 1]]
-        mixed = attention(w, name, p, memory[t], memory)
-        x = x + sigmoid(linear("gate_1", x)) * linear("attention.project_out", mixed)
+        bias = None
+        if p.use_relative_pos:  # by distance
+            bias = w[f"{name}.bias.weight"][[t - j for j in range(t + 1)]]
+        mixed = attention(w, f"{name}.attention", p.n_heads, memory[t], memory, bias)
+        mixed = linear(w, f"{name}.attention.project_out", mixed)
+        x = x + sigmoid(linear(w, f"{name}.gate_1", x)) * mixed
         u = normalised(w, f"{name}.norm_2", x, 1e-5)
-        a, b = linear("feed_forward.gate", u), linear("feed_forward.widen", u)
-        narrowed = linear("feed_forward.narrow", a * sigmoid(a) * b)
-        out.append(x + sigmoid(linear("gate_2", x)) * narrowed)
-    return out
-
-
-def official(w: Weights, name: str, p: ESASRec.Params, xs: list[Array]) -> list[Array]:
-    """A block of SASRec's official code."""
-    out = []
-    for t, x in enumerate(xs):
-        query = normalised(w, f"{name}.norm_1", x, 1e-12)
-        y = query + attention(w, name, p, query, xs[: t + 1])
-        u = normalised(w, f"{name}.norm_2", y, 1e-12)
-        inner = w[f"{name}.feed_forward.widen.weight"] @ u + w[f"{name}.feed_forward.widen.bias"]
-        narrowed = w[f"{name}.feed_forward.narrow.weight"] @ np.maximum(inner, 0)
-        out.append(u + narrowed + w[f"{name}.feed_forward.narrow.bias"])
+        a, b = (linear(w, f"{name}.feed_forward.{part}", u) for part in ("gate", "widen"))
+        narrowed = linear(w, f"{name}.feed_forward.narrow", a * sigmoid(a) * b)
+        out.append(x + sigmoid(linear(w, f"{name}.gate_2", x)) * narrowed)
     return out
 
 
@@ -101,16 +70,17 @@ def states(w: Weights, p: ESASRec.Params, items: list[int]) -> list[Array]:
         for place, item in enumerate(items)
     ]
     for layer in range(p.n_layers):
-        xs = (gated if p.use_ligr else official)(w, f"body.blocks.{layer}", p, xs)
+        name = f"body.blocks.{layer}"
+        xs = gated(w, name, p, xs) if p.use_ligr else official_block(w, name, p.n_heads, xs)
     if p.use_ligr:
         return xs
-    return [normalised(w, "body.layer_norm", x, 1e-12) for x in xs]
+    return [normalised(w, "body.layer_norm", x) for x in xs]
 
 
 def make(randomise: Callable[[Model], None], values: dict[str, Any]) -> tuple[ESASRec, Weights]:
     model = ESASRec(ESASRec.Params.model_validate(SIZES | values), N_ITEMS, N_USERS)
     randomise(model)
-    return model, {key: value.double().numpy() for key, value in model.state_dict().items()}
+    return model, weights_of(model)
 
 
 @pytest.mark.parametrize("values", VARIANTS, ids=str)

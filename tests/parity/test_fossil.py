@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from reference import weights_of
 from seqtune.model import Batch, History, Model, Sequences
 from seqtune.models.fossil import FOSSIL
 
@@ -29,7 +30,7 @@ def slow_score(
     model: FOSSIL, user: int, items: list[int], candidate: int, summed: list[int] | None = None
 ) -> float:
     """The score of a candidate after ``items``; ``summed`` are those of the long-term term."""
-    p, w = model.params, {k: v.double().numpy() for k, v in model.state_dict().items()}
+    p, w = model.params, weights_of(model)
     history, candidates = w["item_embedding.weight"], w["item_embedding.weight"]
     if not p.tie_tables:
         candidates = w["output_embedding.weight"]

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from reference import Array, sigmoid, weights_of
 from seqtune import batches
 from seqtune.data import Split
 from seqtune.model import Batch, Model, Sequences
@@ -32,11 +32,6 @@ SEQUENCE: list[dict[str, object]] = [
     {"num_layers": layers, "train_mode": mode} for layers in (1, 2) for mode in ("rows", "prefixes")
 ]
 OFFICIAL: dict[str, object] = {"variant": "official", "train_mode": "sessions", "batch_size": 3}
-Array = NDArray[np.float64]
-
-
-def sg(x: Array) -> Array:
-    return 1 / (1 + np.exp(-x))
 
 
 def state_after(items: list[int], model: GRU4Rec) -> Array:
@@ -52,7 +47,7 @@ def state_after(items: list[int], model: GRU4Rec) -> Array:
             h = official_step(exact, model.params.item_input, item, h, [ONE] * (len(h) + 1))
         found: Array = h[-1].numpy()
         return found
-    w = {key: value.double().numpy() for key, value in model.state_dict().items()}
+    w = weights_of(model)
     size = model.params.hidden_size
     inputs = [w["item_embedding.weight"][i] for i in items]
     for layer in range(model.params.num_layers):
@@ -63,8 +58,8 @@ def state_after(items: list[int], model: GRU4Rec) -> Array:
             (x_r, x_z, x_n), (h_r, h_z, h_n) = (
                 [matrix[g] @ vector for g in gates] for matrix, vector in ((w_ih, x), (w_hh, state))
             )
-            z = sg(x_z + h_z)
-            state = (1 - z) * np.tanh(x_n + sg(x_r + h_r) * h_n) + z * state
+            z = sigmoid(x_z + h_z)
+            state = (1 - z) * np.tanh(x_n + sigmoid(x_r + h_r) * h_n) + z * state
             states.append(state)
         inputs = states
     last: Array = w["dense.weight"] @ state + w["dense.bias"]
@@ -103,7 +98,7 @@ def official_step(
 
 def scores_after(items: list[int], model: GRU4Rec) -> Array:
     """Scores of all items by id; that of the padding means nothing."""
-    w = {key: value.double().numpy() for key, value in model.state_dict().items()}
+    w = weights_of(model)
     scores: Array = w["item_embedding.weight"] @ state_after(items, model)
     return scores + w["item_bias.weight"][:, 0] if "item_bias.weight" in w else scores
 
@@ -173,7 +168,7 @@ def sampled_loss(kind: str, s: float, others: Array, k: int) -> float:
     if kind == "gbce":
         alpha, t = k / (N_ITEMS - 1), 0.75
         beta = alpha * (t * (1 - 1 / alpha) + 1 / alpha)
-    total = -beta * np.log(sg(np.float64(s))) - np.log(1 - sg(others)).sum()
+    total = -beta * np.log(sigmoid(np.float64(s))) - np.log(1 - sigmoid(others)).sum()
     return float(total / (k + 1 if kind == "gbce" else 1))
 
 
@@ -252,7 +247,7 @@ def test_a_session_after_the_other_equals_the_equations(
             else:
                 r = np.where(s > 0, s, 0.5 * (np.exp(s) - 1))  # elu_param
                 w = np.exp(r[others]) / np.exp(r[others]).sum()
-                expected -= np.log((w * sg(r[n] - r[others])).sum())
+                expected -= np.log((w * sigmoid(r[n] - r[others])).sum())
                 expected += 1.3 * (w * r[others] ** 2).sum()
         assert len(drawn[-1]) == len(batch.events) + 5
         assert term.total.item() == pytest.approx(expected, rel=1e-5)

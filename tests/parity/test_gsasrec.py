@@ -9,15 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
+from reference import Array, Weights, normalised, official_block, weights_of
 from seqtune.model import Batch, Model, Sequences
 from seqtune.models.gsasrec import GSASRec
 from seqtune.negatives import Negatives
 from seqtune.params import TrainParams
 
-Array = NDArray[np.float64]
-Weights = dict[str, Array]
 N_ITEMS, N_USERS, LENGTH = 17, 9, 6
 SIZES: dict[str, Any] = {
     "embedding_size": 8,
@@ -29,11 +27,6 @@ SIZES: dict[str, Any] = {
 }
 
 
-def normalised(w: Weights, name: str, x: Array) -> Array:
-    spread = math.sqrt(((x - x.mean()) ** 2).mean() + 1e-12)
-    return (x - x.mean()) / spread * w[f"{name}.weight"] + w[f"{name}.bias"]
-
-
 def states(w: Weights, p: GSASRec.Params, items: list[int]) -> list[Array]:
     """The state after each of a user's items, the blocks as in SASRec's official code."""
     first = p.max_seq_len - len(items) if p.pos == "rev" else 0
@@ -41,33 +34,15 @@ def states(w: Weights, p: GSASRec.Params, items: list[int]) -> list[Array]:
         w["item_embedding.weight"][item] + w["body.position_embedding.weight"][first + place]
         for place, item in enumerate(items)
     ]
-    size = p.embedding_size // p.n_heads
     for layer in range(p.n_layers):
-        name, out = f"body.blocks.{layer}", []
-        matrices, biases = (w[f"{name}.attention.project_in.{part}"] for part in ("weight", "bias"))
-        (wq, wk, wv), (bq, bk, bv) = np.split(matrices, 3), np.split(biases, 3)
-        for t, x in enumerate(xs):
-            query = normalised(w, f"{name}.norm_1", x)  # keys and values are not normalised
-            mixed = []
-            for head in range(p.n_heads):
-                part = slice(head * size, (head + 1) * size)
-                q = (wq @ query + bq)[part]
-                scores = [q @ (wk @ xs[j] + bk)[part] / math.sqrt(size) for j in range(t + 1)]
-                parts = np.exp(scores) / np.exp(scores).sum()
-                mixed.append(sum(parts[j] * (wv @ xs[j] + bv)[part] for j in range(t + 1)))
-            u = normalised(w, f"{name}.norm_2", query + np.concatenate(mixed))
-            inner = w[f"{name}.feed_forward.widen.weight"] @ u
-            inner = np.maximum(inner + w[f"{name}.feed_forward.widen.bias"], 0)
-            narrowed = w[f"{name}.feed_forward.narrow.weight"] @ inner
-            out.append(u + narrowed + w[f"{name}.feed_forward.narrow.bias"])
-        xs = out
+        xs = official_block(w, f"body.blocks.{layer}", p.n_heads, xs)
     return [normalised(w, "body.layer_norm", x) for x in xs]
 
 
 def make(randomise: Callable[[Model], None], values: dict[str, Any]) -> tuple[GSASRec, Weights]:
     model = GSASRec(GSASRec.Params.model_validate(SIZES | values), N_ITEMS, N_USERS)
     randomise(model)
-    return model, {key: value.double().numpy() for key, value in model.state_dict().items()}
+    return model, weights_of(model)
 
 
 def table_of(w: Weights, p: GSASRec.Params) -> Array:

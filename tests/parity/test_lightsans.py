@@ -8,8 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
+from reference import Array, gelu, linear, normalised, softmax, weights_of
 from seqtune.model import Batch, History, Model, Sequences
 from seqtune.models.lightsans import LightSANs
 from seqtune.params import TrainParams, build
@@ -28,42 +28,24 @@ VARIANTS: list[dict[str, object]] = [
     for mask in (True, False)
     for sizes in ({}, {"n_heads": 4, "n_layers": 3, "k_interests": 6}, {"n_layers": 1})
 ]
-Array = NDArray[np.float64]
-erf = np.vectorize(math.erf)
-
-
-def softmax(x: Array, axis: int) -> Array:
-    e = np.exp(x - x.max(axis, keepdims=True))
-    result: Array = e / e.sum(axis, keepdims=True)
-    return result
 
 
 def state(items: list[int], model: LightSANs) -> Array:
     """The state at the last item, with every product written out at all positions."""
-    w = {key: value.double().numpy() for key, value in model.state_dict().items()}
-    p = model.params
+    w, p = weights_of(model), model.params
     last, axis = len(items) - 1, {"interest": 1, "query": 0}[p.softmax_axis]
     if not p.pad_mask:
         items = items + [0] * (p.max_seq_len - len(items))
 
-    def norm(x: Array, name: str) -> Array:
-        scaled = (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 1e-12)
-        result: Array = scaled * w[f"{name}.weight"] + w[f"{name}.bias"]
-        return result
-
-    def linear(x: Array, name: str) -> Array:
-        result: Array = x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
-        return result
-
-    x = norm(w["item_embedding.weight"][items], "layer_norm")
+    x = normalised(w, "layer_norm", w["item_embedding.weight"][items])
     positions = w["position_embedding.weight"][: len(items)]
     for layer in range(p.n_layers):
         name = f"blocks.{layer}"
-        q, k, v = (linear(x, f"{name}.{part}") for part in ("query", "key", "value"))
+        q, k, v = (linear(w, f"{name}.{part}", x) for part in ("query", "key", "value"))
         theta = w[f"{name}.theta"]
         interests_k = softmax(k @ theta[0], 0).T @ k
         interests_v = softmax(v @ theta[1], 0).T @ v
-        both = linear(norm(positions, f"{name}.positions.0"), f"{name}.positions.1")
+        both = linear(w, f"{name}.positions.1", normalised(w, f"{name}.positions.0", positions))
         size = p.embedding_size // p.n_heads
         heads = []
         for head in range(p.n_heads):
@@ -73,10 +55,9 @@ def state(items: list[int], model: LightSANs) -> Array:
             scores = both[:, :8][:, part] @ both[:, 8:][:, part].T / math.sqrt(2 * size)
             by_position = softmax(scores / math.sqrt(size), axis) @ v[:, part]
             heads.append(by_item + by_position)
-        y = norm(x + linear(np.concatenate(heads, 1), f"{name}.out"), f"{name}.norm_1")
-        wide = linear(y, f"{name}.feed_forward.widen")
-        wide = wide * (1 + erf(wide / math.sqrt(2))) / 2
-        x = norm(y + linear(wide, f"{name}.feed_forward.narrow"), f"{name}.norm_2")
+        y = normalised(w, f"{name}.norm_1", x + linear(w, f"{name}.out", np.concatenate(heads, 1)))
+        wide = gelu(linear(w, f"{name}.feed_forward.widen", y))
+        x = normalised(w, f"{name}.norm_2", y + linear(w, f"{name}.feed_forward.narrow", wide))
     result: Array = x[last]
     return result
 

@@ -9,15 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
+from reference import Array, Weights, gelu, linear, normalised, weights_of
 from seqtune.model import Batch, Model, Sequences
 from seqtune.models.linrec import LinRec
 from seqtune.negatives import Negatives
 from seqtune.params import TrainParams
 
-Array = NDArray[np.float64]
-Weights = dict[str, Array]
 N_ITEMS, N_USERS, LENGTH = 17, 9, 6
 SIZES: dict[str, Any] = {
     "embedding_size": 8,
@@ -35,15 +33,6 @@ VARIANTS: list[dict[str, Any]] = [
     {"pad_mask": False, "k_norm": "sequence", "n_layers": 3},
     {"causal": True},
 ]
-
-
-def normalised(w: Weights, name: str, x: Array) -> Array:
-    spread = math.sqrt(((x - x.mean()) ** 2).mean() + 1e-12)
-    return (x - x.mean()) / spread * w[f"{name}.weight"] + w[f"{name}.bias"]
-
-
-def linear(w: Weights, name: str, x: Array) -> Array:
-    return w[f"{name}.weight"] @ x + w[f"{name}.bias"]
 
 
 def elu(x: Array) -> Array:
@@ -86,8 +75,7 @@ def states(w: Weights, p: LinRec.Params, items: list[int]) -> list[Array]:
         name, out = f"body.blocks.{layer}", []
         for x, a in zip(xs, attention(w, f"{name}.attention", p, xs), strict=True):
             y = normalised(w, f"{name}.norm_1", x + a)
-            inner = linear(w, f"{name}.feed_forward.widen", y)
-            inner = np.array([v * 0.5 * (1 + math.erf(v / math.sqrt(2))) for v in inner])
+            inner = gelu(linear(w, f"{name}.feed_forward.widen", y))
             f = linear(w, f"{name}.feed_forward.narrow", inner)
             out.append(normalised(w, f"{name}.norm_2", y + f))
         xs = out
@@ -97,7 +85,7 @@ def states(w: Weights, p: LinRec.Params, items: list[int]) -> list[Array]:
 def make(randomise: Callable[[Model], None], values: dict[str, Any]) -> tuple[LinRec, Weights]:
     model = LinRec(LinRec.Params.model_validate(SIZES | values), N_ITEMS, N_USERS)
     randomise(model)
-    return model, {key: value.double().numpy() for key, value in model.state_dict().items()}
+    return model, weights_of(model)
 
 
 @pytest.mark.parametrize("values", VARIANTS, ids=str)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
+from reference import Array, sigmoid, weights_of
 from seqtune.model import Batch, Model, Sequences
 from seqtune.models.narm import NARM
 from seqtune.params import TrainParams, build
@@ -28,16 +28,11 @@ VARIANTS: list[dict[str, object]] = [
     {"attn_norm": "none", "n_layers": 2, "train_mode": "prefixes"},
     {"train_mode": "prefixes"},
 ]
-Array = NDArray[np.float64]
-
-
-def sg(x: Array) -> Array:
-    return 1 / (1 + np.exp(-x))
 
 
 def state_after(items: list[int], model: NARM) -> Array:
     """The state after a history, from that history alone."""
-    w = {key: value.double().numpy() for key, value in model.state_dict().items()}
+    w = weights_of(model)
     inputs = [w["item_embedding.weight"][i] for i in items]
     for layer in range(model.params.n_layers):
         gates = np.split(w[f"layers.{layer}.weight_ih_l0"], 3)
@@ -46,13 +41,13 @@ def state_after(items: list[int], model: NARM) -> Array:
         u_r, u_z, u_n = np.split(w[f"layers.{layer}.weight_hh_l0"], 3)
         h, states = np.zeros(model.params.hidden_size), []
         for x in inputs:
-            reset, update = sg(w_r @ x + u_r @ h + b_r), sg(w_z @ x + u_z @ h + b_z)
+            reset, update = sigmoid(w_r @ x + u_r @ h + b_r), sigmoid(w_z @ x + u_z @ h + b_z)
             new = np.tanh(w_n @ x + reset * (u_n @ h) + b_n)
             h = (1 - update) * new + update * h
             states.append(h)
         inputs = states
     key, query, v = w["key.weight"], w["query.weight"], w["energy.weight"][0]
-    energies = np.array([v @ sg(key @ h_j + query @ states[-1]) for h_j in states])
+    energies = np.array([v @ sigmoid(key @ h_j + query @ states[-1]) for h_j in states])
     if model.params.attn_norm == "softmax":
         energies = np.exp(energies - energies.max())
         energies /= energies.sum()

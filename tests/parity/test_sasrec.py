@@ -9,15 +9,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
+from reference import (
+    Array,
+    Weights,
+    attention,
+    gelu,
+    linear,
+    normalised,
+    official_block,
+    post_norm_block,
+    relu,
+    weights_of,
+)
 from seqtune.model import Batch, Model, Sequences
 from seqtune.models.sasrec import SASRec
 from seqtune.negatives import Negatives
 from seqtune.params import TrainParams
 
-Array = NDArray[np.float64]
-Weights = dict[str, Array]
 N_ITEMS, N_USERS, LENGTH = 17, 9, 6
 SIZES: dict[str, Any] = {
     "embedding_size": 8,
@@ -39,35 +48,19 @@ VARIANTS: list[dict[str, Any]] = [
 ]
 
 
-def normalised(w: Weights, name: str, x: Array) -> Array:
-    spread = math.sqrt(((x - x.mean()) ** 2).mean() + 1e-12)
-    return (x - x.mean()) / spread * w[f"{name}.weight"] + w[f"{name}.bias"]
+ACTIVATIONS = {"relu": relu, "gelu": gelu}
 
 
-def linear(w: Weights, name: str, x: Array) -> Array:
-    return w[f"{name}.weight"] @ x + w[f"{name}.bias"]
-
-
-def activated(kind: str, x: Array) -> Array:
-    if kind == "relu":
-        return np.array([max(v, 0.0) for v in x])
-    return np.array([v * 0.5 * (1 + math.erf(v / math.sqrt(2))) for v in x])
-
-
-def attention(w: Weights, name: str, n_heads: int, query: Array, memory: list[Array]) -> Array:
-    """What one query takes from the vectors up to its own place."""
-    (wq, wk, wv), (bq, bk, bv) = (
-        np.split(w[f"{name}.project_in.{part}"], 3) for part in ("weight", "bias")
-    )
-    size = len(query) // n_heads
-    mixed = []
-    for head in range(n_heads):
-        part = slice(head * size, (head + 1) * size)
-        q = (wq @ query + bq)[part]
-        scores = [q @ (wk @ m + bk)[part] / math.sqrt(size) for m in memory]
-        weights = np.exp(scores) / np.exp(scores).sum()
-        mixed.append(sum(a * (wv @ m + bv)[part] for a, m in zip(weights, memory, strict=True)))
-    return np.concatenate(mixed)
+def pre_norm_block(w: Weights, name: str, p: SASRec.Params, xs: list[Array]) -> list[Array]:
+    out = []
+    for t, x in enumerate(xs):
+        memory = [normalised(w, f"{name}.norm_1", m) for m in xs[: t + 1]]
+        mixed = attention(w, f"{name}.attention", p.n_heads, memory[t], memory)
+        y = x + linear(w, f"{name}.attention.project_out", mixed)
+        inner = linear(w, f"{name}.feed_forward.widen", normalised(w, f"{name}.norm_2", y))
+        inner = ACTIVATIONS[p.activation](inner)
+        out.append(y + linear(w, f"{name}.feed_forward.narrow", inner))
+    return out
 
 
 def states(w: Weights, p: SASRec.Params, items: list[int]) -> list[Array]:
@@ -81,31 +74,13 @@ def states(w: Weights, p: SASRec.Params, items: list[int]) -> list[Array]:
         x = vector + w["body.position_embedding.weight"][position]
         xs.append(normalised(w, "body.layer_norm", x) if p.norm == "post" else x)
     for layer in range(p.n_layers):
-        name, out = f"body.blocks.{layer}", []
-
-        def a(query: Array, memory: list[Array], name: str = name) -> Array:
-            mixed = attention(w, f"{name}.attention", p.n_heads, query, memory)
-            if p.norm == "sasrec":  # the official one has no projection after the heads
-                return mixed
-            return linear(w, f"{name}.attention.project_out", mixed)
-
-        def f(x: Array, name: str = name) -> Array:
-            inner = activated(p.activation, linear(w, f"{name}.feed_forward.widen", x))
-            return linear(w, f"{name}.feed_forward.narrow", inner)
-
-        for t, x in enumerate(xs):
-            if p.norm == "post":
-                y = normalised(w, f"{name}.norm_1", x + a(x, xs[: t + 1]))
-                out.append(normalised(w, f"{name}.norm_2", y + f(y)))
-            elif p.norm == "pre":
-                memory = [normalised(w, f"{name}.norm_1", m) for m in xs[: t + 1]]
-                y = x + a(memory[t], memory)
-                out.append(y + f(normalised(w, f"{name}.norm_2", y)))
-            else:
-                query = normalised(w, f"{name}.norm_1", x)
-                u = normalised(w, f"{name}.norm_2", query + a(query, xs[: t + 1]))
-                out.append(u + f(u))
-        xs = out
+        name = f"body.blocks.{layer}"
+        if p.norm == "post":
+            xs = post_norm_block(w, name, p.n_heads, xs)
+        elif p.norm == "pre":
+            xs = pre_norm_block(w, name, p, xs)
+        else:
+            xs = official_block(w, name, p.n_heads, xs, ACTIVATIONS[p.activation])
     return xs if p.norm == "post" else [normalised(w, "body.layer_norm", x) for x in xs]
 
 
@@ -145,10 +120,6 @@ def slow_loss(
         scores = [float(state @ table[item]) for item in negatives]
         total += loss_of(kind, float(state @ table[target]), scores, k, beta)
     return total
-
-
-def weights_of(model: Model) -> Weights:
-    return {key: value.double().numpy() for key, value in model.state_dict().items()}
 
 
 def make(randomise: Callable[[Model], None], values: dict[str, Any]) -> SASRec:

@@ -48,5 +48,30 @@ def test_every_item_scored_in_place_counts() -> None:
     assert flops.count(lambda: torch.mm(left, right, out=out)) == 2 * 5 * 3 * 7
 
 
+SEEN = "2.13"  # the release of torch in which these operations were seen to have these names
+
+
+def test_the_operations_that_are_counted_are_those_of_torch() -> None:
+    """They are private: where this fails in another release, look for their names there."""
+    for operation in flops._formulas():
+        assert operation.overloads(), (
+            f"{operation} was seen in torch {SEEN}, not {torch.__version__}"
+        )
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_attention_counts_the_pairs_it_may_look_at(causal: bool) -> None:
+    q, k, v = (torch.randn(2, 3, 10, 4, requires_grad=True) for _ in range(3))
+    pairs = 2 * 3 * (10 * 11 // 2 if causal else 10 * 10)
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def both() -> None:
+        attend(q, k, v, is_causal=causal).sum().backward()
+
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.FLASH_ATTENTION):
+        assert flops.count(lambda: attend(q, k, v, is_causal=causal)) == 2 * 2 * 4 * pairs, SEEN
+        assert flops.count(both) == 3 * 2 * 2 * 4 * pairs, SEEN
+
+
 def test_the_peak_is_above_what_a_small_product_reaches() -> None:
     assert flops.matmul_peak(torch.device("cpu")) > 1e9

@@ -682,6 +682,14 @@ def test_a_batch_must_have_two_windows_for_each_worker() -> None:
         run(home=Home(world_size=2), tokens_per_batch=9)
 
 
+def test_what_is_asked_about_bf16_is_what_the_processor_has() -> None:
+    """The question is private to torch: it was seen in 2.13. This is what it comes to on x86."""
+    has = torch.cpu.get_capabilities()
+    if has["architecture"] != "x86_64":
+        pytest.skip("the capabilities of other processors have other names")
+    assert train.cpu_has_bf16() == (has["avx512_bw"] and has["avx512_vl"] and has["avx512_dq"])
+
+
 def test_a_cpu_without_bf16_refuses_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "cpu_has_bf16", lambda: False)
     with pytest.raises(UserError, match="precision bf16: this CPU has no such arithmetic"):

@@ -29,15 +29,10 @@ class Sessions(nn.Module):
         self.counts: Tensor = nn.Buffer(none.new_zeros(n_items + 1))  # training events of each item
         nobody = torch.full((n_users + 1,), -1)
         self.of_user: Tensor = nn.Buffer(nobody)  # session of a user; -1: none, as of strangers
+        self.register_load_state_dict_pre_hook(_make_room)  # type: ignore[no-untyped-call]
 
     def __len__(self) -> int:
         return len(self.times)
-
-    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *more: Any) -> None:
-        for name in BY_DATA:
-            if (given := state.get(prefix + name)) is not None:
-                setattr(self, name, torch.empty_like(given, device=self.counts.device))
-        super()._load_from_state_dict(state, prefix, *more)
 
     def build(self, data: Sequences, length: int) -> None:
         """Indexes the training events, the last ``length`` of each user."""
@@ -87,6 +82,13 @@ class Sessions(nn.Module):
         shared = torch.zeros_like(found, dtype=total.dtype)
         shared[row, rank] = total[row, session]
         return found, shared
+
+
+def _make_room(sessions: Sessions, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Gives buffers the lengths of those that are about to be loaded."""
+    for name in BY_DATA:
+        if (given := state.get(prefix + name)) is not None:
+            setattr(sessions, name, torch.empty_like(given, device=sessions.counts.device))
 
 
 def runs(begin: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:

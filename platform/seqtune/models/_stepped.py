@@ -16,8 +16,7 @@ class Stepped(nn.Module):
 
     Items enter the first layer by the table of the output (shared), by one of their own with
     vectors of ``input_size`` (separate), or as one-hot vectors (one_hot), where the first of the
-    two ``dropout`` rates acts on the first layer's output and not on its input. Each matrix and
-    each gate is drawn from U(-b, b), b^2 = 6 / (rows + columns); biases begin at 0.
+    two ``dropout`` rates acts on the first layer's output and not on its input.
 
     Hidasi & Karatzoglou, arXiv 1706.03847; their code carries what is dropped, too.
     """
@@ -43,9 +42,13 @@ class Stepped(nn.Module):
         self.input_dropout = ByteDropout(0 if one_hot else of_inputs)
         self.dropout = nn.ModuleList(map(ByteDropout, rates))
         self.carried: Tensor = nn.Buffer(torch.zeros(1, sum(sizes)), persistent=False)
+
+    def initialise(self, shared: nn.Embedding) -> None:
+        """Draws each matrix and each gate from U(-b, b), b^2 = 6 / (rows + columns); biases: 0."""
+        initialise(shared, nn.init.xavier_uniform_)
         initialise(self.layers, lambda w: [nn.init.xavier_uniform_(gate) for gate in w.chunk(3)])
         if self.table is not None:
-            n = 3 if one_hot else 1
+            n = 3 if isinstance(self.layers[0], OneHotGRU) else 1
             initialise(self.table, lambda w: [nn.init.xavier_uniform_(g) for g in w.chunk(n, 1)])
 
     def forward(self, history: History, shared: nn.Embedding) -> Tensor:

@@ -97,10 +97,10 @@ class GRU4Rec(Encoder):
             sizes = [int(n) for n in p.layers.split("/") if n] or [p.hidden_size] * p.num_layers
             rates = p.dropout_prob, p.dropout_p_hidden
             self.item_embedding = ItemEmbedding(n_items, sizes[-1])
-            self.item_bias = ItemEmbedding(n_items, 1)
             self.stepped = Stepped(n_items, sizes, p.item_input, size, rates)
-            initialise(self.item_embedding, nn.init.xavier_uniform_)
+            self.stepped.initialise(self.item_embedding)
             self.dense: Callable[[Tensor], Tensor] = nn.Identity()
+            self.item_bias = ItemEmbedding(n_items, 1)
             nn.init.zeros_(self.item_bias.weight)
         else:
             self.item_embedding = ItemEmbedding(n_items, size)
