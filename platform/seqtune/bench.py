@@ -24,6 +24,7 @@ from seqtune.evaluate import evaluate
 from seqtune.meter import Meter, TimeIsUp
 from seqtune.model import Model, Sequences, model_class
 from seqtune.options import TrainOptions
+from seqtune.params import declaration, training
 from seqtune.train import Home, make_optimizer, train
 from seqtune.trial import device as this_device
 from seqtune.trial import read, trial_params
@@ -62,15 +63,17 @@ def run(options: TrainOptions, seconds: float, threads: int, started: float) -> 
     torch.set_num_threads(threads)
     dataset = read(options)
     given = paramsfile.given_by(options)
-    values = paramsfile.point(given, paramsfile.overrides(options, given)) | FOREVER
+    values = paramsfile.point(given, paramsfile.overrides(options, given))
+    values |= FOREVER if declaration(options.model).is_trained else {}
     params, split = trial_params(options.model, values), leave_one_out(dataset)
+    trains = training(params)
     kind, device = model_class(options.model), this_device()
     data = batches.sequences(split, device, times=kind.uses_times)
     torch.manual_seed(params.seed)
     model = kind(params, data.n_items, data.n_users).to(device)
     model.prepare(data)
     meter = Meter(seconds=seconds, warm_up=WARM_UP, wait=_wait)
-    if make_optimizer(model, params) is not None:
+    if make_optimizer(model, trains) is not None:
         with contextlib.suppress(TimeIsUp):
             # The first epoch is evaluated always: one user costs next to nothing.
             lone = replace(split, valid=split.valid.sample(1, seed=0))
@@ -78,13 +81,13 @@ def run(options: TrainOptions, seconds: float, threads: int, started: float) -> 
     users, users_per_second = _evaluation(model, data, split, seconds)
     unit = 2**20 if sys.platform == "darwin" else 2**10
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-    half = params.precision == "bf16"
+    half = trains.precision == "bf16"
     peak = flops.matmul_peak(device, torch.bfloat16 if half else torch.float32)
     trained = meter.targets / meter.elapsed if meter.targets else None
     per_target, tokens = 0.0, 0.0
     if trained:
         rng = torch.Generator(device).manual_seed(0)
-        per_target, tokens = flops.needed(model, batches.windows(split, params), data, rng)
+        per_target, tokens = flops.needed(model, batches.windows(split, trains), data, rng)
     return Cost(
         model=options.model,
         data=dataset.name,

@@ -24,7 +24,7 @@ from torch import Tensor
 from seqtune import data
 from seqtune.errors import UserError
 from seqtune.model import History, Model, model_class
-from seqtune.params import TrainParams, build, check_model
+from seqtune.params import Params, build, check_model
 from seqtune.storage import Folder
 
 FORMAT = 1
@@ -39,7 +39,7 @@ def save(
     folder: Folder,
     *,
     model: str,
-    params: TrainParams,
+    params: Params,
     state: Mapping[str, Tensor],
     n_users: int,
     item_ids: Ids,

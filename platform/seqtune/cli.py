@@ -26,7 +26,14 @@ from seqtune import __version__
 from seqtune.cluster import check_lasting, in_job
 from seqtune.errors import UserError, nearest
 from seqtune.options import RESULTS, StudyOptions, TrainOptions, command, parse_duration
-from seqtune.params import check, check_model, declaration, model_names, parse_assignment
+from seqtune.params import (
+    check,
+    check_model,
+    check_name,
+    declaration,
+    model_names,
+    parse_assignment,
+)
 from seqtune.paramsfile import check_point, given_by
 
 if TYPE_CHECKING:
@@ -591,6 +598,7 @@ def _assignments(options: StudyOptions | TrainOptions) -> dict[str, object]:
     values: dict[str, object] = {}
     for text in options.set:
         name, value = parse_assignment(text)
+        name = check_name(declaration(options.model).params, name, "--set")
         if name in values:
             raise UserError(f"--set {text}: {name} is set twice; keep one")
         values[name] = value
@@ -652,6 +660,8 @@ def _explain(model: str) -> None:
                 line.append(f"   {row.allowed}", "dim")
             console.print(line)
             show(row.description, 6)
+            if row.origin:
+                show(f"default from: {row.origin}", 6, "dim")
             if row.searched:
                 show(f"searched: {row.searched}", 6, "green")
 
@@ -671,6 +681,7 @@ def _explain(model: str) -> None:
         show(f"({LETTERS})", style="dim")
     show_rows(f"Hyperparameters of {model}", chapter.own)
     show_rows("Of every model", chapter.shared)
+    show("\n".join(f"{fact.name} is {fact.told}" for fact in chapter.facts))
     console.print(
         Text(f"\nFix one with --set NAME=VALUE. The search space is {chapter.space}.", "dim")
     )

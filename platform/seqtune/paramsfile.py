@@ -20,7 +20,15 @@ from typing import Any
 
 from seqtune.errors import UserError
 from seqtune.options import StudyOptions, TrainOptions
-from seqtune.params import TrainParams, build, check, check_name, declaration, parse_assignment
+from seqtune.params import (
+    Params,
+    aliases,
+    build,
+    check,
+    check_name,
+    declaration,
+    parse_assignment,
+)
 from seqtune.space import Dimension, Given, read_dimension
 from seqtune.yamlfile import Keys, kind, parse, text_of
 
@@ -52,7 +60,8 @@ def overrides(options: StudyOptions | TrainOptions, given: Given) -> dict[str, A
     """Returns what comes before the file: ``--seed`` and ``--set``."""
     in_file = "seed" in given.lines and options.seed == 0
     seed = {} if in_file else {"seed": options.seed}
-    return seed | dict(parse_assignment(text) for text in options.set)
+    params, pairs = declaration(options.model).params, map(parse_assignment, options.set)
+    return seed | {check_name(params, name, "--set"): value for name, value in pairs}
 
 
 def without(given: Given, chosen: Collection[str]) -> Given:
@@ -76,21 +85,21 @@ def point(given: Given, chosen: Mapping[str, Any]) -> dict[str, Any]:
     return {**given.values, **chosen}
 
 
-def check_point(params: type[TrainParams], given: Given, chosen: Mapping[str, Any]) -> None:
+def check_point(params: type[Params], given: Given, chosen: Mapping[str, Any]) -> None:
     """Checks the point that is trained against the rules of the model."""
     sources = ["--set"] if chosen or not given.place else []
     sources += [given.place] if given.place else []
     build(params, point(given, chosen), " with ".join(sources))
 
 
-def read(path: str, model: str, params: type[TrainParams]) -> Given:
+def read(path: str, model: str, params: type[Params]) -> Given:
     """Reads what a file says about a model, and checks every value by its declaration.
 
     Raises:
         UserError: one sentence for the first mistake, with the place and the nearest fix.
     """
     content = _content(path)
-    block = _block(content, path, model)
+    block = _block(content, path, model).renamed(aliases(params))
     values: dict[str, Any] = {}
     dimensions: list[Dimension] = []
     notes = _unused(content, block, path)
@@ -162,7 +171,7 @@ def _unused(content: Keys, block: Keys, path: str) -> list[str]:
     return [f"not used of {path}: {', '.join(parts)} (the options of seqtune say this)"]
 
 
-def _patience(block: Keys, params: type[TrainParams]) -> Any:
+def _patience(block: Keys, params: type[Params]) -> Any:
     stopping = block.get("early_stopping")
     if not isinstance(stopping, Keys) or "patience" not in stopping:
         return None
@@ -321,9 +330,9 @@ POOR: tuple[tuple[str, str, Condition, str], ...] = (
     ),
     (
         "narm",
-        "attn_dropout_prob",
+        "decoder_dropout_prob",
         lambda v, p: v < 0.25,
-        "this is the dropout before the decoder, not one of attention; 0.5 is the paper's",
+        "this is the dropout before the decoder, not one of attention; 0.5 is the authors'",
     ),
     (
         "sasrec gsasrec",

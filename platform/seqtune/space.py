@@ -24,7 +24,15 @@ from pathlib import Path
 from typing import Any
 
 from seqtune.errors import UserError, nearest
-from seqtune.params import TrainParams, build, check, check_model, check_name, declaration
+from seqtune.params import (
+    Params,
+    aliases,
+    build,
+    check,
+    check_model,
+    check_name,
+    declaration,
+)
 from seqtune.yamlfile import Keys, kind, parse, text_of
 
 if typing.TYPE_CHECKING:
@@ -154,11 +162,11 @@ class Space:
     place: str
     start: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    declared: type[TrainParams] | None = None  # None: the model's own file says
+    declared: type[Params] | None = None  # None: the model's own file says
     given: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
-    def params(self) -> type[TrainParams]:
+    def params(self) -> type[Params]:
         """The declaration of the hyperparameters."""
         # Looked up, not stored: a class that was read without torch cannot be pickled.
         return self.declared or declaration(self.model).params
@@ -179,7 +187,7 @@ class Space:
         """Returns the point that trial 0 runs; see ``notes`` for what it changes."""
         return dict(self.start)
 
-    def build(self, values: Mapping[str, Any]) -> TrainParams:
+    def build(self, values: Mapping[str, Any]) -> Params:
         """Returns the hyperparameters of a point; UserError where it breaks a rule."""
         return build(self.params, values, self.place)
 
@@ -218,7 +226,7 @@ def load_space(
     path: str | Path | None,
     model: str,
     overrides: Mapping[str, Any] | None = None,
-    declared: type[TrainParams] | None = None,
+    declared: type[Params] | None = None,
     given: Given | None = None,
 ) -> Space:
     """Reads a search space and checks every value that it can produce.
@@ -238,7 +246,8 @@ def load_space(
         model = check_model(model)
     params = declared or declaration(model).params
     chosen = {
-        name: check(params, name, value, "--set") for name, value in (overrides or {}).items()
+        check_name(params, name, "--set"): check(params, name, value, "--set")
+        for name, value in (overrides or {}).items()
     }
     given = given or Given()
     values = {name: value for name, value in given.values.items() if name not in chosen}
@@ -268,7 +277,7 @@ def load_space(
 
 
 def _read_space(
-    path: str | Path | None, model: str, params: type[TrainParams]
+    path: str | Path | None, model: str, params: type[Params]
 ) -> tuple[str, dict[str, Any], list[Dimension]]:
     """Returns the name of the file, what it fixes and what it searches."""
     file = Path(path) if path is not None else shipped(model)
@@ -284,9 +293,9 @@ def _read_space(
 
     _check_keys(content, SECTIONS)
     _check_file_is_for(model, content, place)
-    section = _section(content, "fixed", place)
+    section = _section(content, "fixed", place).renamed(aliases(params))
     fixed = {name: check(params, name, value, section.at(name)) for name, value in section.items()}
-    section = _section(content, "space", place)
+    section = _section(content, "space", place).renamed(aliases(params))
     dimensions = []
     for name in section:
         check_name(params, name, section.at(name))
@@ -327,7 +336,7 @@ def _led_by(
     return held, notes
 
 
-def _defaults(params: type[TrainParams]) -> dict[str, Any]:
+def _defaults(params: type[Params]) -> dict[str, Any]:
     return {name: field.default for name, field in params.model_fields.items()}
 
 
@@ -365,7 +374,7 @@ def _check_file_is_for(model: str, content: Keys, place: str) -> None:
 # One dimension
 
 
-def read_dimension(params: type[TrainParams], name: str, section: Keys) -> Dimension:
+def read_dimension(params: type[Params], name: str, section: Keys) -> Dimension:
     """Reads and checks ``section[name]``, the specification of a dimension."""
     spec, place = section[name], section.at(name)
     if not isinstance(spec, Keys):
@@ -387,7 +396,7 @@ def read_dimension(params: type[TrainParams], name: str, section: Keys) -> Dimen
     return dataclasses.replace(_range(params, name, spec), when=when)
 
 
-def _choices(params: type[TrainParams], name: str, spec: Keys) -> tuple[Any, ...]:
+def _choices(params: type[Params], name: str, spec: Keys) -> tuple[Any, ...]:
     place, values = spec.at("choice"), spec["choice"]
     if not isinstance(values, list) or not values:
         raise UserError(
@@ -403,7 +412,7 @@ def _choices(params: type[TrainParams], name: str, spec: Keys) -> tuple[Any, ...
     return tuple(choices)
 
 
-def _range(params: type[TrainParams], name: str, spec: Keys) -> Dimension:
+def _range(params: type[Params], name: str, spec: Keys) -> Dimension:
     place = spec.at("low")
     number = _number_type(params, name)
     if number is None:
@@ -458,7 +467,7 @@ def _step(name: str, spec: Keys, low: float, high: float, number: type) -> float
 
 
 def _conditions(
-    params: type[TrainParams], name: str, spec: Keys
+    params: type[Params], name: str, spec: Keys
 ) -> tuple[tuple[str, tuple[Any, ...]], ...]:
     when = spec.get("when")
     if when is None:
@@ -471,7 +480,7 @@ def _conditions(
     conditions = []
     for other, values in when.items():
         place = when.at(other)
-        check_name(params, other, f"{place}: {name}.when")
+        other = check_name(params, other, f"{place}: {name}.when")
         values = values if isinstance(values, list) else [values]
         if not values:
             raise UserError(f"{place}: {name}.when.{other} must list one or more values")
@@ -480,7 +489,7 @@ def _conditions(
     return tuple(conditions)
 
 
-def _number_type(params: type[TrainParams], name: str) -> type | None:
+def _number_type(params: type[Params], name: str) -> type | None:
     annotation = params.model_fields[name].annotation
     options = typing.get_args(annotation) or (annotation,)  # the parts of int | None
     return next((kind for kind in (int, float) if kind in options), None)

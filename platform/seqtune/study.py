@@ -27,7 +27,7 @@ from seqtune import cluster, paramsfile, probe, search, trial
 from seqtune.data import Dataset, leave_one_out
 from seqtune.errors import UserError
 from seqtune.options import StudyOptions, TrainOptions, command, duration
-from seqtune.params import declaration
+from seqtune.params import declaration, training
 from seqtune.plots import plots
 from seqtune.report import Finalist, StudyResult, TrialRow, to_json, to_markdown
 from seqtune.space import Given, Space, load_space
@@ -138,7 +138,7 @@ def run(options: StudyOptions, view: StudyView) -> StudyResult:
 def _first_look(options: StudyOptions, given: Given, chosen: Row) -> tuple[StudyOptions, Row, str]:
     """Keeps a study of the demo set short, where nothing else is asked for, and says so."""
     options = replace(options, time_budget=options.time_budget or DEMO_BUDGET)
-    own = declaration(options.model).params.model_fields["epochs"].default
+    own = declaration(options.model).epochs
     if own > DEMO_EPOCHS and "epochs" not in given.lines:
         chosen = {"epochs": DEMO_EPOCHS} | chosen
     usual = "some" if "epochs" in given.lines else own
@@ -261,7 +261,7 @@ def _share(
         kept = probe.Share(**about["share"]) if "share" in about else None
         return kept if kept and (kept.concurrency, kept.cpus) in ways else None
     values = space.defaults()
-    epochs = space.build(values).epochs
+    epochs = training(space.build(values)).epochs
     if not probe.pays(dataset.n_interactions, epochs, options.trials, options.time_budget):
         return None
     view.preparing("measuring how many trials at a time get most done")
@@ -355,7 +355,7 @@ def _trial_name(one: TuneTrial) -> str:
 
 
 def _scheduler(options: StudyOptions, space: Space) -> TrialScheduler:
-    epochs = space.build(space.defaults()).epochs
+    epochs = training(space.build(space.defaults())).epochs
     if options.scheduler == "none" or epochs < 2:
         return FIFOScheduler()
     return Asha(

@@ -27,7 +27,8 @@ from seqtune.errors import UserError
 from seqtune.evaluate import evaluate
 from seqtune.model import Encoder, Model, Term, model_class
 from seqtune.nn import ItemEmbedding, UserEmbedding
-from seqtune.params import TrainParams
+from seqtune.params import Params, training
+from seqtune.params import Trained as TrainParams
 
 State = dict[str, Any]
 Row = dict[str, Any]
@@ -66,7 +67,7 @@ class Trained:
 
 def train(
     model_name: str,
-    params: TrainParams,
+    params: Params,
     split: Split,
     home: Home | None = None,
     *,
@@ -90,9 +91,9 @@ def train(
 
 
 def _train(
-    model_name: str, p: TrainParams, split: Split, home: Home, metric: str, mask_seen: bool
+    model_name: str, params: Params, split: Split, home: Home, metric: str, mask_seen: bool
 ) -> Trained:
-    kind = model_class(model_name)
+    kind, p = model_class(model_name), training(params)
     data = batches.sequences(split, home.device, times=kind.uses_times)
     windows = batches.windows(split, p)
     batch_size = windows.batch_size(p)
@@ -101,7 +102,7 @@ def _train(
     shard = (home.rank, home.world_size)
 
     torch.manual_seed(p.seed)
-    model = kind(p, data.n_items, data.n_users).to(home.device)
+    model = kind(params, data.n_items, data.n_users).to(home.device)
     model.prepare(data)
     if p.compile and isinstance(model, Encoder):
         model.compile_encoder()
@@ -272,7 +273,7 @@ def sparse_tables(model: Model, home: Home) -> list[tuple[nn.Embedding, Tensor]]
     to which the rows are added in place; the optimizer updates all rows, as ever. On a GPU, dense
     ones cost less than to wait for the rows that are padding; several workers exchange dense ones.
     """
-    if home.device.type != "cpu" or home.world_size > 1 or model.params.compile:
+    if home.device.type != "cpu" or home.world_size > 1 or training(model.params).compile:
         return []
     tables: list[tuple[nn.Embedding, Tensor]] = [
         (part, torch.zeros_like(part.weight))

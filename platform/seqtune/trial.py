@@ -21,7 +21,7 @@ from seqtune import paramsfile
 from seqtune.data import Dataset, Split, leave_one_out, load
 from seqtune.errors import UserError
 from seqtune.options import StudyOptions, TrainOptions
-from seqtune.params import TrainParams, build
+from seqtune.params import Params, build, declaration
 from seqtune.report import Finalist, TrainResult
 from seqtune.saver import Saver
 from seqtune.storage import Folder
@@ -130,7 +130,7 @@ def hopeless(error: BaseException) -> str | None:
     return None
 
 
-def trial_params(model: str, values: Row) -> TrainParams:
+def trial_params(model: str, values: Row) -> Params:
     """Builds the hyperparameters of a trial."""
     from seqtune.model import model_class
 
@@ -139,7 +139,7 @@ def trial_params(model: str, values: Row) -> TrainParams:
 
 def train_here(
     plan: Plan,
-    params: TrainParams,
+    params: Params,
     folder: Folder,
     dataset: Dataset,
     report: Callable[[Row], None],
@@ -180,7 +180,7 @@ def train_here(
 
 def train_in_workers(
     plan: Plan,
-    params: TrainParams,
+    params: Params,
     folder: Folder,
     dataset: Dataset,
     callbacks: list[Any],
@@ -304,7 +304,8 @@ def test(
     fresh_start(plan.cpus)
     state = load_state(plan.trial_folder(number))
     assert state is not None, f"trial {number} has a value and no state"
-    params = params | {"eval_every": state.get("eval_every") or params.get("eval_every", 1)}
+    if declaration(plan.model).is_trained:
+        params = params | {"eval_every": state.get("eval_every") or params.get("eval_every", 1)}
     found, ranks = evaluate_on_test(plan, params, state["best_model"], dataset)
     valid = {name: value for name, value in state["best"].items() if name != "epoch"}
     if checkpoint_to is not None:
@@ -443,7 +444,7 @@ def _training_folder(
 
 
 def _train_in_own_workers(
-    plan: Plan, params: TrainParams, folder: Folder, dataset: Dataset, view: TrainView
+    plan: Plan, params: Params, folder: Folder, dataset: Dataset, view: TrainView
 ) -> None:
     from ray.util.queue import Queue
 

@@ -22,7 +22,7 @@ from seqtune import batches, metrics
 from seqtune.data import Split, leave_one_out, load
 from seqtune.evaluate import evaluate
 from seqtune.model import History, Model
-from seqtune.params import TrainParams
+from seqtune.params import Params
 
 LAGS = 5
 
@@ -31,7 +31,7 @@ class Floor(Model):
     """A function from histories to scores, as a model."""
 
     def __init__(self, split: Split, scores: Callable[[History], np.ndarray]) -> None:
-        super().__init__(TrainParams(max_seq_len=LAGS), split.dataset.n_items, 1)
+        super().__init__(Params(max_seq_len=LAGS), split.dataset.n_items, 1)
         self.scores = scores
 
     def score(self, history: History) -> Tensor:

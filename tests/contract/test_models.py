@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from seqtune import checkpoint, params, paramsfile
 from seqtune.errors import UserError
 from seqtune.model import Batch, Encoder, History, Model, Sequences, Term, model_class
-from seqtune.params import PrefixParams, TrainParams
+from seqtune.params import OnPrefixes, Params, Trained, training
 from seqtune.storage import Folder
 
 NAMES = params.model_names()
@@ -62,7 +62,7 @@ D64: dict[str, object] = {
     "n_heads": 2,
     "max_seq_len": 50,
 }
-GRU: dict[str, object] = {"embedding_size": 64, "hidden_size": 128, "num_layers": 1}
+GRU: dict[str, object] = {"embedding_size": 64, "hidden_size": 128, "n_layers": 1}
 OFFICIAL = 5 * (64 * 64 + 64) + 4 * 64  # a block of the official SASRec, inner_size = d
 LIGR = (3 * 64**2 + 3 * 64) + (64**2 + 64) + 4 * 64 + 2 * (64**2 + 64) + 3 * 4 * 64**2
 BEAUTY = 12_101  # items; the table has one row more
@@ -89,7 +89,7 @@ COUNTS: dict[str, list[tuple[dict[str, object], int, int, int]]] = {
     "lightsans": [(D64 | {"k_interests": 5}, BEAUTY, 9, 896_000)],
     "gsasrec": [
         (
-            D64 | {"inner_size": 64, "reuse_item_embeddings": reuse},
+            D64 | {"inner_size": 64, "tie_weights": reuse},
             3416,
             9,
             (2 - reuse) * 3417 * 64 + 50 * 64 + 2 * 64 + 2 * OFFICIAL,
@@ -103,7 +103,7 @@ COUNTS: dict[str, list[tuple[dict[str, object], int, int, int]]] = {
     ],
     "gru4rec": [
         (GRU, 1349, 9, 168_384),  # ML-100K
-        (GRU | {"num_layers": 2}, 1349, 9, 168_384 + 6 * 128**2),
+        (GRU | {"n_layers": 2}, 1349, 9, 168_384 + 6 * 128**2),
         (
             GRU | {"variant": "official", "train_mode": "sessions"},
             1349,
@@ -144,6 +144,9 @@ COUNTS: dict[str, list[tuple[dict[str, object], int, int, int]]] = {
 
 # Models and data to try them on.
 
+# Choices that are no model's own: of the optimizer, of how to sample, and the mode.
+OTHERS = set(Trained.model_fields) - {"loss_type"}
+
 
 def fields(name: str) -> dict[str, Any]:
     return params.declaration(name).params.model_fields
@@ -160,7 +163,7 @@ def options(name: str, field: str) -> tuple[object, ...]:
 def choices(name: str) -> Iterator[dict[str, object]]:
     """Each train mode as it is, and with every other choice of the model, one at a time."""
     modes = options(name, "train_mode") or (None,)
-    own = [f for f in fields(name) if f not in TrainParams.model_fields and f != "train_mode"]
+    own = [f for f in fields(name) if f not in OTHERS]
     others = [
         {field: value}
         for field in own
@@ -188,7 +191,7 @@ def small(name: str, values: dict[str, object]) -> dict[str, object]:
     return known | values
 
 
-def build(name: str, values: dict[str, object]) -> TrainParams:
+def build(name: str, values: dict[str, object]) -> Params:
     try:
         return params.build(model_class(name).Params, small(name, values), "test")
     except UserError as rule:  # a choice and a way to sample that exclude each other
@@ -278,7 +281,7 @@ def batch_of(model: Model, data: Sequences, users: range = range(N_USERS)) -> Ba
     """One batch with every training target of these users, in the model's train mode."""
     mask = (data.users[data.targets] >= users.start) & (data.users[data.targets] < users.stop)
     events = data.targets[mask]
-    mode = getattr(model.params, "train_mode", "rows")
+    mode: str = training(model.params).train_mode
     if mode == "sessions":  # each event as if it began a session
         history, where = data.before(events, 1), torch.arange(len(events))
     elif mode == "prefixes":
@@ -379,7 +382,8 @@ def test_warprec_has_blocks_of_our_models() -> None:
 def test_the_block_of_warprec_is_read_unchanged_and_trains(name: str, data: Sequences) -> None:
     kind = model_class(name)
     given = paramsfile.read(str(WARPREC), name, kind.Params)
-    assert given.values.keys() == BLOCKS[name].keys()
+    known = params.aliases(kind.Params)
+    assert given.values.keys() == {known.get(key, key) for key in BLOCKS[name]}
     assert (given.notes, given.dimensions) == ((), ())
     built = params.build(kind.Params, paramsfile.point(given, {}), "test")
     assert built == kind.Params.model_validate(BLOCKS[name])
@@ -499,8 +503,8 @@ def test_a_checkpoint_recommends_what_the_trained_model_did(
 @every_model
 def test_rows_are_refused_where_they_would_leak(name: str) -> None:
     rows = {"train_mode": "rows"}
-    if issubclass(model_class(name).Params, PrefixParams):
-        with pytest.raises(UserError, match=r"train_mode rows would leak, .*; use prefixes"):
+    if issubclass(model_class(name).Params, OnPrefixes):
+        with pytest.raises(UserError, match=r"train_mode must be 'prefixes', .* would leak"):
             params.build(model_class(name).Params, rows, "test")
 
 
@@ -625,7 +629,7 @@ def test_one_row_of_one_item(name: str, choice: dict[str, object], data: Sequenc
         where=torch.tensor([0]),
         targets=data.items[event],
         events=event,
-        prefixes=getattr(model.params, "train_mode", "rows") == "prefixes",
+        prefixes=training(model.params).train_mode == "prefixes",
     )
     loss = total(model(batch, torch.Generator().manual_seed(0)))
     loss.backward()

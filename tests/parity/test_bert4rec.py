@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from seqtune.model import Batch, Model, Sequences
 from seqtune.models.bert4rec import BERT4Rec
-from seqtune.params import TrainParams
+from seqtune.params import Trained
 
 Array = NDArray[np.float64]
 N_ITEMS, N_USERS, LENGTH = 17, 9, 6
@@ -137,7 +137,7 @@ def cloze(
 def test_loss(
     values: dict[str, object],
     data: Sequences,
-    make_batch: Callable[[TrainParams], Batch],
+    make_batch: Callable[[Trained], Batch],
     randomise: Callable[[Model], None],
 ) -> None:
     model, w = made(values, data, randomise)
@@ -153,7 +153,7 @@ def test_loss(
 def test_losses_that_sample(
     kind: str,
     data: Sequences,
-    make_batch: Callable[[TrainParams], Batch],
+    make_batch: Callable[[Trained], Batch],
     randomise: Callable[[Model], None],
 ) -> None:
     """With one set of negatives per row, so that a row mistaken for another would show.

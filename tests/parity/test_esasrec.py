@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from seqtune import losses
 from seqtune.model import Batch, Model, Sequences
 from seqtune.models.esasrec import ESASRec
-from seqtune.params import TrainParams
+from seqtune.params import Trained
 
 Array = NDArray[np.float64]
 Weights = dict[str, Array]
@@ -149,7 +149,7 @@ def test_scores(
 def test_loss(
     values: dict[str, Any],
     data: Sequences,
-    make_batch: Callable[[TrainParams], Batch],
+    make_batch: Callable[[Trained], Batch],
     randomise: Callable[[Model], None],
     drawn: list[losses.Negatives],
 ) -> None:

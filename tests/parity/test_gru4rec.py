@@ -14,7 +14,7 @@ from seqtune import batches, losses
 from seqtune.data import Split
 from seqtune.model import Batch, Model, Sequences
 from seqtune.models.gru4rec import GRU4Rec
-from seqtune.params import TrainParams, build
+from seqtune.params import Trained, build
 
 N_ITEMS, N_USERS, LENGTH = 17, 9, 6
 SMALL: dict[str, object] = {
@@ -44,7 +44,7 @@ def state_after(items: list[int], model: GRU4Rec) -> Array:
     w = {key: value.double().numpy() for key, value in model.state_dict().items()}
     official, size = model.params.variant == "official", model.params.hidden_size
     inputs = [w["item_embedding.weight"][i] for i in items]
-    for layer in range(model.params.num_layers):
+    for layer in range(model.params.n_layers):
         names = [f"gru.{kind}_l{layer}" for kind in ("weight_ih", "weight_hh")]
         if official:
             kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -107,7 +107,7 @@ def test_cross_entropy_equals_the_equations(
     values: dict[str, object],
     randomise: Callable[[Model], None],
     data: Sequences,
-    make_batch: Callable[[TrainParams], Batch],
+    make_batch: Callable[[Trained], Batch],
 ) -> None:
     model = made(randomise, **values).train()
     batch, expected = make_batch(model.params), 0.0
@@ -142,7 +142,7 @@ def test_sampled_losses_equal_the_equations(
     sharing: str,
     mode: str,
     randomise: Callable[[Model], None],
-    make_batch: Callable[[TrainParams], Batch],
+    make_batch: Callable[[Trained], Batch],
     drawn: list[losses.Negatives],
 ) -> None:
     values = {"loss_type": kind, "neg_sharing": sharing, "train_mode": mode, "neg_samples": 4}

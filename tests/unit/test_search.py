@@ -17,7 +17,7 @@ from ray.tune.search import Searcher
 from sqlalchemy import Engine, event
 
 from seqtune.errors import UserError
-from seqtune.params import Depth, Dropout, Heads, TrainParams
+from seqtune.params import Depth, Dropout, Heads, Trained
 from seqtune.report import TrialRow
 from seqtune.search import (
     OptunaSearcher,
@@ -32,7 +32,7 @@ from seqtune.space import Space, load_space
 
 
 class Toy:
-    class Params(TrainParams):
+    class Params(Trained):
         n_layers: Depth = 2
         n_heads: Heads = 2
         dropout_prob: Dropout = 0.2

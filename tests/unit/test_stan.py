@@ -7,7 +7,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from pydantic import Field
 
 from seqtune import batches, checkpoint, study
 from seqtune.data import Dataset, leave_one_out
@@ -16,7 +15,7 @@ from seqtune.evaluate import evaluate
 from seqtune.model import History
 from seqtune.models.stan import STAN
 from seqtune.options import StudyOptions
-from seqtune.params import Declaration, TrainParams, build
+from seqtune.params import Declaration, Epochs, Trained, build, declaration, training
 from seqtune.space import Given
 from seqtune.storage import Folder
 from seqtune.train import Home, train
@@ -292,21 +291,22 @@ def test_a_file_brings_the_times_of_its_histories(champion, tmp_path):
 # Nothing is trained.
 
 
-@pytest.mark.parametrize("epochs", [0, 1, 200])
-def test_any_number_of_epochs_is_one_evaluation(epochs):
+def test_training_is_one_evaluation():
     split = cycles()
     rows = []
-    p = build(STAN.Params, {"epochs": epochs, "causal_neighbors": False}, "--set")
-    assert p.epochs == 0
+    p = build(STAN.Params, {"causal_neighbors": False}, "--set")
     trained = train("stan", p, split, Home(report=rows.append), metric="hr@1")
     assert [row["epoch"] for row in rows] == [0]
     assert rows[0]["finished"]
     assert trained.best["hr@1"] > 0.9
 
 
-def test_a_negative_number_of_epochs_is_a_mistake():
-    with pytest.raises(UserError, match="--set: epochs must be greater than or equal to 0, not -1"):
-        build(STAN.Params, {"epochs": -1}, "--set")
+def test_there_is_nothing_to_set_about_training():
+    with pytest.raises(UserError, match="--set: stan has no hyperparameter 'epochs'; there are"):
+        build(STAN.Params, {"epochs": 10}, "--set")
+    assert not declaration("stan").is_trained
+    assert training(STAN.Params(seed=3)).epochs == 0
+    assert training(STAN.Params(seed=3)).seed == 3
 
 
 @pytest.mark.parametrize("name", ["lambda_1", "lambda_2", "lambda_3"])
@@ -362,8 +362,8 @@ def test_a_first_look_has_no_more_epochs_than_the_model(model, chosen, epochs, w
 
 
 def test_a_first_look_only_lowers_the_epochs_of_a_model(monkeypatch):
-    class Few(TrainParams):
-        epochs: int = Field(7, ge=0, description="Few.")
+    class Few(Trained):
+        epochs: Epochs = 7
 
     monkeypatch.setattr(study, "declaration", lambda name: Declaration(name, Few, ""))
     _, chosen, note = study._first_look(StudyOptions(model="few", data="demo"), Given(), {})

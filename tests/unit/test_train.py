@@ -28,7 +28,7 @@ from seqtune.errors import UserError
 from seqtune.evaluate import Ranking
 from seqtune.model import Batch, Term, model_class
 from seqtune.models.sasrec import SASRec
-from seqtune.params import TrainParams
+from seqtune.params import Params
 from seqtune.storage import Folder
 from seqtune.train import DivergedError, Home, Row, State, Trained
 
@@ -41,7 +41,7 @@ SMALL = {"embedding_size": 8, "max_seq_len": 20, "batch_size": 32, "epochs": 6} 
 }
 
 
-def params(model: str = "sasrec", **values: Any) -> TrainParams:
+def params(model: str = "sasrec", **values: Any) -> Params:
     """Hyperparameters with which an epoch takes a few hundredths of a second."""
     own: dict[str, Any] = {"hidden_size": 8} if model == "gru4rec" else TRANSFORMER
     return model_class(model).Params.model_validate(SMALL | own | values)
@@ -527,7 +527,7 @@ def gradient_norms(monkeypatch: pytest.MonkeyPatch, **values: Any) -> list[float
     norms: list[float] = []
     make = train.make_optimizer
 
-    def spied(model: nn.Module, p: TrainParams) -> torch.optim.Optimizer | None:
+    def spied(model: nn.Module, p: Any) -> torch.optim.Optimizer | None:
         optimizer = make(model, p)
         assert optimizer is not None
 

@@ -11,41 +11,53 @@ Cost: O(L (D H + H^2)), L steps in turn, and ce O(I D) a target; official scores
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from seqtune import losses
-from seqtune.model import Batch, Encoder, History, Sequences, Term
+from seqtune.model import Batch, Contract, Encoder, History, Sequences, Term
 from seqtune.nn import ByteDropout, ItemEmbedding, at, initialise
-from seqtune.params import Calibration, Dropout, Hidden, TrainParams
+from seqtune.params import Dropout, Hidden, ItemDropout, RecurrentDepth, Sources, Trained
 
 
 class GRU4Rec(Encoder):
     """GRU over items; in variant sequence, a linear layer back to the size of an item vector."""
 
-    class Params(TrainParams):
+    class Params(Trained):
         """The hyperparameters of GRU4Rec."""
 
-        variant: Literal["sequence", "official"] = Field("sequence", description="Whose GRU4Rec.")
+        variant: Literal["sequence", "official"] = Field(
+            "sequence", description="The network is RecBole's (sequence) or the authors' own."
+        )
         hidden_size: Hidden = 128
-        num_layers: int = Field(1, ge=1, le=8, description="Recurrent layers.")
-        dropout_prob: Dropout = 0.3  # of item vectors: the authors' dropout_p_embed
+        n_layers: RecurrentDepth = Field(1, validation_alias="num_layers")
+        dropout_prob: ItemDropout = 0.3  # the authors' dropout_p_embed
         train_mode: Literal["rows", "prefixes", "sessions"] = Field(
-            "rows", description="Training samples: rows or prefixes; sessions for official."
-        )
+            "rows", description="A sample is a row or a prefix; official steps through sessions."
+        )  # type: ignore[assignment]  # one more than the usual
         loss_type: Literal["ce", "sampled_softmax", "bce", "bpr", "gbce", "bpr_max"] = Field(
-            "ce", description="Loss; official: ce (over targets and samples of a step) or bpr_max."
+            "ce", description="Official takes ce (over targets and samples of a step) or bpr_max."
+        )  # type: ignore[assignment]  # one more than the usual
+        dropout_p_hidden: Dropout = Field(0.0, description="This share of the states is dropped.")
+        n_sample: int = Field(
+            2048, ge=0, le=1_000_000, description="Official draws k items a step."
         )
-        gbce_t: Calibration = 0.75
-        dropout_p_hidden: float = Field(0.0, ge=0, lt=1, description="Dropout rate of states.")
-        n_sample: int = Field(2048, ge=0, le=1_000_000, description="Official: samples per step.")
-        sample_alpha: float = Field(0.5, ge=0, le=1, description="Official: drawn ~ count ** it.")
-        logq: float = Field(0.0, ge=0, le=1, description="Official: correction of ce for sampling.")
-        bpreg: float = Field(1.0, ge=0, le=100, description="Official: regularisation in bpr_max.")
-        elu_param: float = Field(0.5, ge=0, le=100, description="Official: ELU in bpr_max; 0: off.")
+        sample_alpha: float = Field(0.5, ge=0, le=1, description="They are drawn ~ count ** alpha.")
+        logq: float = Field(0.0, ge=0, le=1, description="Official corrects ce for the sampling.")
+        bpreg: float = Field(1.0, ge=0, le=100, description="It weighs the penalty in bpr_max.")
+        elu_param: float = Field(
+            0.5, ge=0, le=100, description="In bpr_max it bends scores; 0: no."
+        )
+
+        sources: ClassVar[Sources] = {
+            "variant hidden_size dropout_prob train_mode": "ours: RecBole's, whose network suits "
+            "histories of users",
+            "n_layers loss_type dropout_p_hidden n_sample sample_alpha": "official",
+            "logq bpreg elu_param": "official",
+        }
 
         @model_validator(mode="after")
         def _agrees_with_variant(self) -> Self:
@@ -58,11 +70,12 @@ class GRU4Rec(Encoder):
                     raise ValueError(f"{rule}, not {value!r}")
             return self
 
+    contract = Contract(settings=({"variant": "official", "train_mode": "sessions"},))
     params: Params
 
     def __init__(self, params: Params, n_items: int, n_users: int) -> None:
         super().__init__(params, n_items, n_users)
-        size, hidden, layers = params.embedding_size, params.hidden_size, params.num_layers
+        size, hidden, layers = params.embedding_size, params.hidden_size, params.n_layers
         self.official = params.variant == "official"
         self.item_embedding = ItemEmbedding(n_items, hidden if self.official else size)
         self.dropout = ByteDropout(params.dropout_prob)
