@@ -59,6 +59,7 @@ class FOSSIL(Encoder):
         neg_samples: NegSamples = 64
         reject: Reject = "seen"
         weight_decay: Literal[0] = Field(0, description="It has no matrices, which alone decay.")
+        precision: Literal["fp32"] = Field("fp32", description="It has no matrix products inside.")
 
         sources: ClassVar[Sources] = {
             "tie_weights item_bias loss_type reject": "paper",
@@ -68,7 +69,7 @@ class FOSSIL(Encoder):
             "history": "ours: training then sums up what prediction does",
             "learning_rate": "ours: a sum without layers bears larger steps",
             "neg_samples": "ours: the single one of the paper makes noisy steps",
-            "weight_decay": "paper",
+            "weight_decay precision": "paper",
         }
 
         @model_validator(mode="after")
