@@ -79,7 +79,7 @@ Params = Annotated[
     str | None,
     _option(
         WHAT,
-        "Hyperparameters in place of the published defaults, as WarpRec writes them "
+        "Hyperparameters in place of the defaults, as WarpRec writes them "
         "(models: {DuoRec: {...}}); lists are searched.",
         metavar="FILE",
     ),
@@ -188,7 +188,7 @@ def tune(
     min_item: MinItem = 1,
     mask_seen: MaskSeen = None,
     trials: Annotated[
-        int, _option(SEARCH, "Trials, the published defaults included.", metavar="N", min=1)
+        int, _option(SEARCH, "Trials, the defaults included.", metavar="N", min=1)
     ] = 20,
     time_budget: Annotated[
         str | None, _option(SEARCH, "Stop after this time: 90s, 15m, 1h30m.", metavar="TIME")
@@ -236,7 +236,7 @@ def tune(
 ) -> None:
     """Searches for the best hyperparameters of a model on your interactions.
 
-    The published defaults, or the values of --params, run first, so that the report can say what
+    The defaults, or the values of --params, run first, so that the report can say what
     tuning gained.
     """
     if list_:
@@ -340,7 +340,7 @@ def train(
         bool, _option(WHERE, "Continue the training in --out.", "--resume", metavar="")
     ] = False,
 ) -> None:
-    """Trains a model once: the published defaults, changed by --params and by --set."""
+    """Trains a model once: the defaults, changed by --params and by --set."""
     options = TrainOptions(
         model=_needed(model),
         data=data,

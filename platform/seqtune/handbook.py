@@ -88,7 +88,7 @@ class Chapter:
                 _value(field.default),
                 allowed_values(field),
                 searched.get(key, ""),
-                field.description or "",
+                _description(field),
                 _value(common[key].default)
                 if key in common and common[key].default != field.default
                 else "",
@@ -209,6 +209,11 @@ def allowed_values(field: FieldInfo) -> str:
 
 def _value(value: object) -> str:
     return "null" if value is None else value_text(value)
+
+
+def _description(field: FieldInfo) -> str:
+    alias = field.validation_alias
+    return f"{field.description}{f' WarpRec calls it {alias}.' if alias else ''}"
 
 
 def _searched(model: str) -> tuple[dict[str, str], str]:

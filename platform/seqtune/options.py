@@ -11,7 +11,7 @@ from pathlib import Path
 from seqtune.errors import UserError
 
 RESULTS = "seqtune-results"
-PUBLISHED = "published defaults"  # what trial 0 runs, unless a file says otherwise
+DEFAULTS = "defaults"  # what trial 0 runs, unless a file says otherwise
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class StudyOptions:
 
     @property
     def baseline(self) -> str:
-        """What trial 0 runs: the published defaults, or the values of a file."""
-        return PUBLISHED if self.params is None else f"values of {Path(self.params).name}"
+        """What trial 0 runs: the defaults, or the values of a file."""
+        return DEFAULTS if self.params is None else f"values of {Path(self.params).name}"
 
 
 @dataclass(frozen=True)

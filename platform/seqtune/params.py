@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import ast
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
@@ -39,6 +39,7 @@ from pydantic.fields import FieldInfo
 from seqtune.errors import UserError, nearest
 
 MODELS = Path(__file__).parent / "models"
+SAMPLING = ("sampled_softmax", "bce", "bpr", "gbce", "window_bce")  # losses that draw neg_samples
 
 # What every model has.
 
@@ -404,6 +405,51 @@ def build(params: type[P], values: Mapping[str, object], place: str) -> P:
         return params.model_validate(named)
     except ValidationError as error:
         raise UserError(_sentence(params, error, place)) from None
+
+
+def fitted(
+    params: type[Params],
+    values: Mapping[str, Any],
+    n_items: int,
+    place: str,
+    given: Collection[str] | None = None,
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Returns the values that suit data of ``n_items`` items, and a sentence for each changed one.
+
+    Defaults, and values that nobody insists on, are lowered to what the data allow.
+
+    Args:
+        params: the hyperparameters of a model.
+        values: those that differ from the defaults.
+        n_items: the items of the data.
+        place: where the values stand, for mistakes.
+        given: those that the user gave; None: all of ``values``.
+
+    Raises:
+        UserError: a value that was given cannot work with these data.
+    """
+    p = training(build(params, values, place))
+    if p.loss_type not in SAMPLING:
+        return dict(values), ()
+    k, most = p.neg_samples, n_items - 1
+    is_given = "neg_samples" in {
+        check_name(params, n, place) for n in (values if given is None else given)
+    }
+    if most < 1:
+        raise UserError(f"{place}: loss_type {p.loss_type} needs 2 items or more, not {n_items}")
+    if k < 1:
+        raise UserError(
+            f"{place}: neg_samples must be at least 1 with loss_type {p.loss_type}, not {k}"
+        )
+    if k > most and is_given and p.loss_type == "gbce":
+        raise UserError(
+            f"{place}: neg_samples must be at most {most} with loss_type gbce, one less than the "
+            f"{n_items} items of the data, not {k}"
+        )
+    if k <= most or is_given:
+        return dict(values), ()
+    note = f"neg_samples is {most} in place of {k}, since the data have {n_items} items."
+    return dict(values) | {"neg_samples": most}, (note,)
 
 
 def check(params: type[Params], name: str, value: object, place: str) -> Any:

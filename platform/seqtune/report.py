@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqtune.metrics import METRICS, parse_metric
-from seqtune.options import PUBLISHED, duration
+from seqtune.options import DEFAULTS, duration
 from seqtune.significance import Comparison, compare, holm
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class StudyResult:
     champion: str = ""  # name of the registered model
     best_hit_10: float | None = None  # generated data: the best HR@10 that any model can reach
     notes: tuple[str, ...] = ()
-    baseline: str = PUBLISHED  # what trial 0 ran
+    baseline: str = DEFAULTS  # what trial 0 ran
 
     @property
     def tuned(self) -> bool:
@@ -188,7 +188,7 @@ def changes(result: StudyResult) -> Iterator[tuple[str, str, str, bool]]:
 
 def short(baseline: str) -> str:
     """Names what trial 0 runs in a word, for labels: ``defaults``, or ``file``."""
-    return "defaults" if baseline == PUBLISHED else "file"
+    return "defaults" if baseline == DEFAULTS else "file"
 
 
 def value_text(value: object) -> str:

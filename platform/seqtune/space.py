@@ -151,7 +151,7 @@ class Space:
     """What a study searches: some hyperparameters fixed, some sampled, the rest at their defaults.
 
     ``dimensions`` stand in an order in which conditions come before what depends on them.
-    ``start`` is the point of trial 0: the model's published defaults, moved into the space where
+    ``start`` is the point of trial 0: the model's defaults, moved into the space where
     they are outside; ``notes`` says what was moved or dropped. ``given`` are values that
     stand in for defaults of what is sampled: ``start`` has them as they are.
     """

@@ -17,7 +17,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from seqtune.options import PUBLISHED, duration
+from seqtune.options import DEFAULTS, duration
 from seqtune.report import bar, short, value_text
 
 REFRESHES = 2  # per second; drawing takes about a millisecond
@@ -57,7 +57,7 @@ class StudyView:
         metric: str,
         budget: float | None = None,
         console: Console | None = None,
-        baseline: str = PUBLISHED,
+        baseline: str = DEFAULTS,
     ) -> None:
         self.metric, self.budget = metric, budget
         self.baseline, self.label = baseline, short(baseline)  # of trial 0

@@ -138,7 +138,7 @@ def test_the_defaults_may_win() -> None:
     result = study(winner=0)
     assert not result.tuned
     assert gains(result) == {}
-    assert "no trial did better than the published defaults (trial 0)" in verdict(result)
+    assert "no trial did better than the defaults (trial 0)" in verdict(result)
     text = shown(result)
     assert "default = best (trial 0)" in text
     assert "changed" not in text

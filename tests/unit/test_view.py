@@ -120,9 +120,9 @@ def test_before_the_first_result() -> None:
     start(view)
     assert "none yet" in frame(view)
     view.trial_started(0, {}, is_default=True)
-    assert "starting            the published defaults" in frame(view)
+    assert "starting            the defaults" in frame(view)
     view.trial_result(0, 1, 0.05, 0.05)
-    assert "ndcg@10 0.0500 by the published defaults (trial 0)" in frame(view)
+    assert "ndcg@10 0.0500 by the defaults (trial 0)" in frame(view)
     view.study_ended()
 
 

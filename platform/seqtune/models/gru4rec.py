@@ -42,15 +42,11 @@ class GRU4Rec(Encoder):
             "ce", description="Official takes ce (over targets and samples of a step) or bpr_max."
         )  # type: ignore[assignment]  # one more than the usual
         dropout_p_hidden: Dropout = Field(0.0, description="This share of the states is dropped.")
-        n_sample: int = Field(
-            2048, ge=0, le=1_000_000, description="Official draws k items a step."
-        )
-        sample_alpha: float = Field(0.5, ge=0, le=1, description="They are drawn ~ count ** alpha.")
+        n_sample: int = Field(2048, ge=0, le=1_000_000, description="A step draws this many items.")
+        sample_alpha: float = Field(0.5, ge=0, le=1, description="Items are drawn ~ count^alpha.")
         logq: float = Field(0.0, ge=0, le=1, description="Official corrects ce for the sampling.")
-        bpreg: float = Field(1.0, ge=0, le=100, description="It weighs the penalty in bpr_max.")
-        elu_param: float = Field(
-            0.5, ge=0, le=100, description="In bpr_max it bends scores; 0: no."
-        )
+        bpreg: float = Field(1.0, ge=0, le=100, description="A penalty in bpr_max has this weight.")
+        elu_param: float = Field(0.5, ge=0, le=100, description="Scores in bpr_max pass this ELU.")
 
         sources: ClassVar[Sources] = {
             "variant hidden_size dropout_prob train_mode": "ours: RecBole's, whose network suits "
@@ -98,7 +94,7 @@ class GRU4Rec(Encoder):
 
     def hidden(self, history: History) -> Tensor:  # the recurrent states: (B, L) -> (B, L, H)
         x = self.dropout(self.item_embedding(history.items))
-        states: Tensor = self.state_dropout(self.gru(x, getattr(history, "continues", None))[0])
+        states: Tensor = self.state_dropout(self.gru(x, history.continues)[0])
         return states
 
     def encode(self, history: History) -> Tensor:
