@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from seqtune.data.split import Split
 from seqtune.errors import UserError
 from seqtune.model import Batch, Sequences
-from seqtune.params import TrainParams
+from seqtune.params import Trained
 
 Ints = NDArray[np.int64]
 CHUNK = 50  # batches within which windows are sorted by length: full batches, yet random ones
@@ -42,7 +42,7 @@ class Windows:
     def __len__(self) -> int:
         return len(self.start)
 
-    def batch_size(self, params: TrainParams) -> int:
+    def batch_size(self, params: Trained) -> int:
         """Returns the windows of an optimizer step that ``tokens_per_batch`` comes to, if any."""
         if not params.tokens_per_batch:
             return params.batch_size
@@ -132,9 +132,9 @@ def target_events(split: Split) -> Ints:
     return np.flatnonzero((event > first) & (event < end))
 
 
-def windows(split: Split, params: TrainParams) -> Windows:
+def windows(split: Split, params: Trained) -> Windows:
     """Returns the windows that the model's ``train_mode`` asks for."""
-    mode = getattr(params, "train_mode", "rows")
+    mode: str = params.train_mode  # a model may have more than the usual two
     if mode == "sessions":
         if params.tokens_per_batch:
             raise UserError(

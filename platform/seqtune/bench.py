@@ -27,6 +27,7 @@ from seqtune.meter import Meter, TimeIsUp
 from seqtune.model import Model, Sequences, model_class
 from seqtune.optimizer import make_optimizer
 from seqtune.options import BenchOptions
+from seqtune.params import training
 from seqtune.space.asked import Asked
 from seqtune.study.loop import device as this_device
 from seqtune.study.plan import trial_params
@@ -70,14 +71,14 @@ def run(asked: Asked[BenchOptions], started: float) -> Cost:
     declared = declaration(options.model).params.model_fields
     forever = {name: value for name, value in FOREVER.items() if name in declared}
     params = trial_params(options.model, {**asked.values, **forever})
-    split = leave_one_out(dataset)
+    split, trains = leave_one_out(dataset), training(params)
     kind, device = model_class(options.model), this_device()
     data = batches.sequences(split, device, times=kind.uses_times)
     torch.manual_seed(params.seed)
     model = kind(params, data.n_items, data.n_users).to(device)
     model.prepare(data)
     meter = Meter(seconds=options.seconds, warm_up=WARM_UP, wait=_wait)
-    if make_optimizer(model, params) is not None:
+    if make_optimizer(model, trains) is not None:
         with contextlib.suppress(TimeIsUp):
             # The first epoch is evaluated always: one user costs next to nothing.
             lone = replace(split, valid=split.valid.sample(1, seed=0))
@@ -85,13 +86,13 @@ def run(asked: Asked[BenchOptions], started: float) -> Cost:
     users, users_per_second = _evaluation(model, data, split, options.seconds)
     unit = 2**20 if sys.platform == "darwin" else 2**10
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-    half = params.precision == "bf16"
+    half = trains.precision == "bf16"
     peak = flops.matmul_peak(device, torch.bfloat16 if half else torch.float32)
     trained = meter.targets / meter.elapsed if meter.targets else None
     per_target, tokens = 0.0, 0.0
     if trained:
         rng = torch.Generator(device).manual_seed(0)
-        per_target, tokens = flops.needed(model, batches.windows(split, params), data, rng)
+        per_target, tokens = flops.needed(model, batches.windows(split, trains), data, rng)
     return Cost(
         model=options.model,
         data=dataset.name,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from seqtune.errors import UserError, nearest
-from seqtune.params import TrainParams
+from seqtune.params import Params, Trained
 
 MODELS = Path(__file__).parent / "models"
 
@@ -19,13 +19,23 @@ class Declaration:
     """What a model's file declares, read without running the model."""
 
     name: str
-    params: type[TrainParams]
+    params: type[Params]
     doc: str
 
     @property
     def summary(self) -> str:
         """The first line of the model's docstring."""
         return self.doc.splitlines()[0]
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the model is trained at all: STAN is not."""
+        return issubclass(self.params, Trained)
+
+    @property
+    def epochs(self) -> int:
+        """The epochs that a training takes at most by default."""
+        return int(self.params.model_fields["epochs"].default) if self.is_trained else 0
 
 
 def model_names() -> list[str]:

@@ -25,7 +25,7 @@ from torch import Tensor
 from seqtune.catalogue import check_model
 from seqtune.errors import UserError
 from seqtune.model import History, Model, model_class
-from seqtune.params import TrainParams, build
+from seqtune.params import Params, build
 from seqtune.storage import Folder
 
 FORMAT = 1
@@ -41,7 +41,7 @@ class Card:
     """What a checkpoint says of a model, beside its weights."""
 
     model: str
-    params: TrainParams
+    params: Params
     n_users: int
     item_ids: Ids  # (I,) the user's own id of items 1..I
     popularity: NDArray[np.integer]  # (I,) training events of each

@@ -9,7 +9,8 @@ Item ids are 1..I; 0 is padding. Rows are padded on the right.
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar, NamedTuple
 
@@ -21,7 +22,8 @@ from seqtune import losses
 from seqtune.catalogue import check_model
 from seqtune.negatives import Negatives, Sampler, seen_keys
 from seqtune.nn import Transformer
-from seqtune.params import TrainParams
+from seqtune.params import Params as AnyParams
+from seqtune.params import Trained
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,11 @@ class History:
     items: Tensor  # (B, L) item ids, right-padded with 0
     lengths: Tensor  # (B,) real items of each row
     times: Tensor | None = None  # (B, L) Unix milliseconds, for models with uses_times
+    continues: Tensor | None = None  # (B,) row of the batch before that holds the event before, or
+    # -1 where a session begins; in the first batch of an epoch all do. None: a history is whole
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Batch(History):
     """Histories with the targets that follow them.
 
@@ -43,12 +47,10 @@ class Batch(History):
     mode a row is one event, L = 1 and N = B, and ``continues`` ties it to the batch before.
     """
 
-    where: Tensor = None  # type: ignore[assignment]  # (N,) flat positions b * L + t with a target
-    targets: Tensor = None  # type: ignore[assignment]  # (N,) the item that follows
-    events: Tensor = None  # type: ignore[assignment]  # (N,) index of the target in Sequences.items
+    where: Tensor  # (N,) flat positions b * L + t with a target
+    targets: Tensor  # (N,) the item that follows
+    events: Tensor  # (N,) index of the target in Sequences.items
     prefixes: bool = False
-    continues: Tensor | None = None  # (B,) row of the batch before that holds the event before, or
-    # -1 where a session begins; in the first batch of an epoch all do
 
     def grid(self) -> Tensor:
         """Returns the targets in their positions, 0 where there is none: (B, L)."""
@@ -112,23 +114,48 @@ class Sequences:
         return History(self.users[events], items, lengths, times)
 
 
+@dataclass(frozen=True)
+class Contract:
+    """What ``tests/contract`` asks of a model that is not what it asks of all others."""
+
+    # Further settings in which everything is tried, beside the defaults.
+    settings: tuple[Mapping[str, object], ...] = ()
+    # Values that make a model small, and values with which it learns the test's cycle fast.
+    small: Mapping[str, object] = field(default_factory=dict)
+    learning: Mapping[str, object] = field(default_factory=dict)
+    # Values with which a loss has no chance in it, beside those of dropout.
+    certain: Mapping[str, object] = field(default_factory=dict)
+    # Share of the items after a cycle of items that the model must rank first when it is trained:
+    # in each train mode, with any other choice, and with the choices named here.
+    learns: float = 0.95
+    learns_anyhow: float = 0.5
+    learns_with: Mapping[tuple[str, object], float] = field(default_factory=dict)
+    # The items of a history score high whatever follows: they are near to its mean, or were never
+    # a negative. They are left out of that ranking.
+    favours_history: bool = False
+    # Weights that were published, but have no influence.
+    idle_weights: frozenset[str] = frozenset()
+
+
 class Model(nn.Module):
     """A sequential recommender.
 
     A subclass declares ``Params``, and computes ``loss`` and ``score``. Its constructor takes the
     hyperparameters, the number of items and of users, and draws its initial weights from torch's
-    global generator, which the caller seeds.
+    global generator, which the caller seeds. A model that is not trained has no loss, and its
+    ``Params`` are no ``Trained``.
     """
 
-    class Params(TrainParams):
+    class Params(AnyParams):
         """The hyperparameters of the model."""
 
     uses_times: ClassVar[bool] = False  # History.times is filled
-    params: TrainParams
+    contract: ClassVar[Contract] = Contract()  # for the tests
+    params: AnyParams
     n_items: int
     n_users: int
 
-    def __init__(self, params: TrainParams, n_items: int, n_users: int) -> None:
+    def __init__(self, params: AnyParams, n_items: int, n_users: int) -> None:
         super().__init__()
         self.params, self.n_items, self.n_users = params, n_items, n_users
 
@@ -155,8 +182,13 @@ class Encoder(Model):
     the state at position t may depend on items 1..t only, else it must allow prefixes alone.
     """
 
+    class Params(Trained):
+        """The hyperparameters of the model."""
+
+    params: Trained
     item_embedding: nn.Embedding
     sequences: Sequences  # the training events
+    in_batch: float = 0.0  # share of the negatives that are drawn from the items of the batch
     seen: Tensor | None = None  # keys of what users have seen, where negatives are rejected by it
     log_q: Tensor | None = None  # (V,) subtracted from scores in a loss that samples, where given
 
@@ -215,7 +247,7 @@ class Encoder(Model):
     def prepare(self, sequences: Sequences) -> None:
         """Keeps the events, and notes what users have seen where negatives are rejected by it."""
         p, self.sequences = self.params, sequences
-        if p.reject == "seen" and getattr(p, "loss_type", "ce") != "ce":
+        if p.reject == "seen" and p.loss_type != "ce":
             users = sequences.users.long()
             events = torch.arange(len(users), device=users.device)
             kept = events <= sequences.ends[users]
@@ -226,12 +258,8 @@ class Encoder(Model):
         return self.next_item(self.states_at_targets(batch), batch, rng)
 
     def next_item(self, states: Tensor, batch: Batch, rng: torch.Generator) -> dict[str, Term]:
-        """Returns the terms of predicting ``batch.targets`` from states (N, D).
-
-        The loss is the one that ``params.loss_type`` names; a model without it has ``ce``.
-        """
-        p = self.params
-        kind = getattr(p, "loss_type", "ce")
+        """Returns the terms of predicting ``batch.targets`` from states (N, D)."""
+        kind = self.params.loss_type
         if kind == "ce":
             table, bias = self.output()
             total = losses.ce(states, table, batch.targets, self.n_items, bias)
@@ -249,8 +277,7 @@ class Encoder(Model):
     def sampled(self, positive: Tensor, negative: Tensor) -> Tensor:
         """Returns the loss that ``params.loss_type`` names, of scores (N,) and (N, k)."""
         p = self.params
-        kind, gbce_t = getattr(p, "loss_type", "ce"), getattr(p, "gbce_t", 0.75)
-        return losses.sampled(kind, positive, negative, self.n_items, gbce_t)
+        return losses.sampled(p.loss_type, positive, negative, self.n_items, p.gbce_t)
 
     def candidate_scores(
         self, states: Tensor, batch: Batch, rng: torch.Generator
@@ -275,7 +302,7 @@ class Encoder(Model):
             sharing = "row" if p.neg_samples >= 32 else "position"
         if batch.prefixes and sharing == "row":
             sharing = "position"  # a row has one target
-        n_pool = int(getattr(p, "mn_ratio", 0.0) * p.neg_samples)
+        n_pool = int(self.in_batch * p.neg_samples)
         sampler = Sampler(self.n_items, p.neg_samples, sharing, p.reject, self.seen, n_pool)
         rows = batch.where // batch.items.shape[1]
         return sampler.draw(batch.targets, rows, batch.users, rng, pool=batch.items)
@@ -318,7 +345,8 @@ class TransformerEncoder(Encoder):
 
     def encode(self, history: History) -> Tensor:
         """Returns the state after each item: (B, L) -> (B, L, D)."""
-        return self.body.forward(self.vectors(history), history.lengths)
+        states: Tensor = self.body(self.vectors(history), history.lengths)
+        return states
 
     def encode_last(self, history: History) -> Tensor:
         """Returns the state after the last item: (B, L) -> (B, D), one query in the last block."""
@@ -336,6 +364,7 @@ def model_class(name: str) -> type[Model]:
 
 __all__ = [
     "Batch",
+    "Contract",
     "Encoder",
     "History",
     "Model",

@@ -13,11 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqtune.params import TransformerParams
+from seqtune.params import Activation, Blocks, Norm, Position
 
-Norm = Literal["post", "pre", "sasrec"]
-Position = Literal["abs", "rev"]
-Activation = Literal["gelu", "relu"]
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
 EPS = 1e-12  # of layer normalisation: RecBole's; it runs in fp32
 
@@ -117,7 +114,7 @@ class _DropBytes(torch.autograd.Function):
 
 
 class Attention(nn.Module):
-    """Multi-head attention, causal where no mask is given (so that flash kernels apply).
+    """Multi-head attention.
 
     ``project`` adds the output projection, which the official SASRec lacks. Dropout on the
     weights costs the flash kernel on a CPU.
@@ -129,20 +126,32 @@ class Attention(nn.Module):
         self.project_in = Stacked(size, 3)  # queries, keys, values
         self.project_out = nn.Linear(size, size) if project else nn.Identity()
 
-    def forward(self, query: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, Q, D), (B, L, D) -> (B, Q, D); mask (B, 1, 1 or Q, L) is True where one may look."""
+    def forward(
+        self,
+        memory: Tensor,
+        query: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        causal: bool = False,
+    ) -> Tensor:
+        """Returns what queries (B, Q, D) find in a memory (B, L, D): (B, Q, D).
+
+        Without ``query`` the memory asks itself, in one matmul. ``mask`` (B, 1, 1 or Q, L) is True
+        where one may look; ``causal`` needs none, so that flash kernels apply.
+        """
         size = memory.shape[-1]
-        if query is memory:
+        if query is None:
             q, k, v = self.project_in(memory).chunk(3, dim=-1)
         else:
             weight, bias = self.project_in.weight, self.project_in.bias
             q = F.linear(query, weight[:size], bias[:size])
             k, v = F.linear(memory, weight[size:], bias[size:]).chunk(2, dim=-1)
         q, k, v = (x.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for x in (q, k, v))
-        result: Tensor = self.project_out(self.mix(q, k, v, mask).transpose(1, 2).flatten(2))
+        mixed = self.mix(q, k, v, mask, causal)  # (B, H, Q, D / H)
+        result: Tensor = self.project_out(mixed.transpose(1, 2).flatten(2))
         return result
 
-    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
         """(B, H, Q, D / H), twice (B, H, L, D / H) -> (B, H, Q, D / H)."""
         return F.scaled_dot_product_attention(
             q,
@@ -150,7 +159,7 @@ class Attention(nn.Module):
             v,
             attn_mask=mask,
             dropout_p=self.dropout if self.training else 0.0,
-            is_causal=mask is None,
+            is_causal=causal,
         )
 
 
@@ -180,29 +189,46 @@ class Block(nn.Module):
     """
 
     def __init__(
-        self, size: int, attention: nn.Module, feed_forward: nn.Module, dropout: float, norm: Norm
+        self,
+        size: int,
+        attention: nn.Module,
+        feed_forward: nn.Module,
+        dropout: float,
+        norm: Norm,
+        eps: float = EPS,
     ) -> None:
         super().__init__()
         self.norm, self.attention, self.feed_forward = norm, attention, feed_forward
-        self.norm_1, self.norm_2 = nn.LayerNorm(size, EPS), nn.LayerNorm(size, EPS)
+        self.norm_1, self.norm_2 = nn.LayerNorm(size, eps), nn.LayerNorm(size, eps)
         self.dropout = ByteDropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, only: Tensor | None = None) -> Tensor:
-        """(B, L, D) -> (B, L, D), or (B, Q, D) at positions ``only`` (B, Q), at less cost."""
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        only: Tensor | None = None,
+    ) -> Tensor:
+        """(B, L, D) -> (B, L, D), or (B, Q, D) at positions ``only`` (B, Q), at less cost.
 
-        def rows(y: Tensor) -> Tensor:  # the positions that are wanted
-            return y if only is None else at(y, only)
-
+        ``mask`` and ``causal`` are those of ``Attention``.
+        """
+        asked = x if only is None else at(x, only)
         if self.norm == "post":
-            x = self.norm_1(rows(x) + self.dropout(self.attention(rows(x), x, mask)))
+            query = None if only is None else asked
+            x = self.norm_1(
+                asked + self.dropout(self.attention(x, query, mask=mask, causal=causal))
+            )
             x = self.norm_2(x + self.dropout(self.feed_forward(x)))
         elif self.norm == "pre":
             memory = self.norm_1(x)
-            x = rows(x) + self.dropout(self.attention(rows(memory), memory, mask))
+            query = None if only is None else at(memory, only)
+            x = asked + self.dropout(self.attention(memory, query, mask=mask, causal=causal))
             x = x + self.dropout(self.feed_forward(self.norm_2(x)))
         else:
-            query = self.norm_1(rows(x))
-            x = self.norm_2(query + self.attention(query, x, mask))
+            query = self.norm_1(asked)
+            x = self.norm_2(query + self.attention(x, query, mask=mask, causal=causal))
             x = x + self.dropout(self.feed_forward(x))
         return x
 
@@ -210,64 +236,65 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """Turns item vectors into states: positions, dropout, blocks, normalisation.
 
-    The default is RecBole's SASRec body: LN and dropout on the sum of item and position vectors,
-    post-norm blocks. Otherwise dropout alone, and an LN after the last block.
+    ``block`` makes one block. ``layer_norm`` stands first (on the sum of item and position vectors,
+    for blocks that normalise their output), last (after the last block) or nowhere.
     """
 
     def __init__(
         self,
         size: int,
         max_seq_len: int,
-        *,
         n_layers: int,
-        n_heads: int,
-        inner_size: int,
+        block: Callable[[], nn.Module],
+        *,
         dropout: float,
-        attn_dropout: float = 0.0,
-        norm: Norm = "post",
+        layer_norm: Literal["first", "last", "none"] = "first",
         position: Position = "abs",
-        activation: Activation = "gelu",
         causal: bool = True,
+        eps: float = EPS,
     ) -> None:
         super().__init__()
-        self.position, self.causal, self.norm = position, causal, norm
+        self.position, self.causal, self.normalised = position, causal, layer_norm
         self.position_embedding = nn.Embedding(max_seq_len, size)
-        self.layer_norm = nn.LayerNorm(size, EPS)
+        self.layer_norm = nn.Identity() if layer_norm == "none" else nn.LayerNorm(size, eps)
         self.dropout = ByteDropout(dropout)
-        official = norm == "sasrec"
-        self.blocks = nn.ModuleList(
-            Block(
-                size,
-                Attention(size, n_heads, attn_dropout, project=not official),
-                FeedForward(size, inner_size, activation, dropout if official else 0.0),
-                dropout,
-                norm,
-            )
-            for _ in range(n_layers)
-        )
+        self.blocks = nn.ModuleList(block() for _ in range(n_layers))
 
     @classmethod
     def of(
         cls,
-        params: TransformerParams,
-        norm: Norm = "post",
+        params: Blocks,
+        *,
+        norm: Norm | None = "post",
         position: Position = "abs",
         activation: Activation = "gelu",
         causal: bool = True,
+        eps: float = EPS,
+        block: Callable[[], nn.Module] | None = None,
     ) -> Self:
-        """Builds the one that the hyperparameters describe."""
+        """Builds the one that the hyperparameters describe; the default is RecBole's SASRec body.
+
+        ``block`` makes another kind of block. ``norm`` says how blocks normalise, and with it what
+        is left to do before the first one or after the last one: nothing where it is None.
+        """
+        size, rate, official = params.embedding_size, params.dropout_prob, norm == "sasrec"
+
+        def usual() -> nn.Module:
+            attention = Attention(size, params.n_heads, params.attn_dropout_prob, not official)
+            inner_dropout = rate if official else 0.0
+            feed_forward = FeedForward(size, params.inner_size, activation, inner_dropout)
+            return Block(size, attention, feed_forward, rate, norm or "post", eps)
+
         return cls(
-            params.embedding_size,
+            size,
             params.max_seq_len,
-            n_layers=params.n_layers,
-            n_heads=params.n_heads,
-            inner_size=params.inner_size,
-            dropout=params.dropout_prob,
-            attn_dropout=params.attn_dropout_prob,
-            norm=norm,
+            params.n_layers,
+            block or usual,
+            dropout=rate,
+            layer_norm="none" if norm is None else "first" if norm == "post" else "last",
             position=position,
-            activation=activation,
             causal=causal,
+            eps=eps,
         )
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
@@ -275,7 +302,7 @@ class Transformer(nn.Module):
         mask = None if self.causal else real(lengths, x.shape[1])
         x = self.embed(x, lengths)
         for block in self.blocks:
-            x = block(x, mask)
+            x = block(x, mask=mask, causal=self.causal)
         return self.finish(x)
 
     def last(self, x: Tensor, lengths: Tensor) -> Tensor:
@@ -294,20 +321,20 @@ class Transformer(nn.Module):
         mask = real(lengths, x.shape[1])
         x = self.embed(x, lengths)
         for block in self.blocks[:-1]:
-            x = block(x, None if self.causal else mask)
-        return self.finish(self.blocks[-1](x, mask, only=positions))
+            x = block(x, mask=None if self.causal else mask, causal=self.causal)
+        return self.finish(self.blocks[-1](x, mask=mask, only=positions))
 
     def embed(self, x: Tensor, lengths: Tensor) -> Tensor:
         """Adds the position vectors to the item vectors, with dropout: (B, L, D) -> (B, L, D)."""
         x = x + self.position_embedding(self.positions(x.shape[1], lengths))
-        if self.norm == "post":
+        if self.normalised == "first":
             x = self.layer_norm(x)
         dropped: Tensor = self.dropout(x)
         return dropped
 
     def finish(self, x: Tensor) -> Tensor:
         """Normalises what the last block left: (..., D) -> (..., D)."""
-        if self.norm != "post":
+        if self.normalised == "last":
             x = self.layer_norm(x)
         return x
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from seqtune.model import Model
 from seqtune.nn import ItemEmbedding, UserEmbedding
-from seqtune.params import TrainParams
+from seqtune.params import Trained, training
 
 LARGE_TABLE = 50_000  # rows from which an embedding table gets row-sparse gradients, on a CPU
 
@@ -63,7 +63,7 @@ class Adagrad(torch.optim.Optimizer):
         weight.addcmul_(velocity, used.to(weight.dtype))
 
 
-def make_optimizer(model: nn.Module, p: TrainParams) -> torch.optim.Optimizer | None:
+def make_optimizer(model: nn.Module, p: Trained) -> torch.optim.Optimizer | None:
     """Returns the optimizer; None for a model without parameters.
 
     Weight decay is decoupled and spares biases, gains and embedding tables.
@@ -94,7 +94,7 @@ def sparse_tables(
     to which the rows are added in place; the optimizer updates all rows, as ever. On a GPU, dense
     ones cost less than to wait for the rows that are padding; several workers exchange dense ones.
     """
-    if device.type != "cpu" or world_size > 1 or model.params.compile:
+    if device.type != "cpu" or world_size > 1 or training(model.params).compile:
         return []
     tables: list[tuple[nn.Embedding, Tensor]] = [
         (part, torch.zeros_like(part.weight))
@@ -120,7 +120,7 @@ def release(tables: list[tuple[nn.Embedding, Tensor]]) -> None:
 
 
 def set_learning_rate(
-    optimizer: torch.optim.Optimizer, p: TrainParams, step: int, total_steps: int
+    optimizer: torch.optim.Optimizer, p: Trained, step: int, total_steps: int
 ) -> None:
     """Sets the step size: linear warm-up, then constant, or down to zero over all epochs."""
     scale = min(1.0, (step + 1) / p.warmup_steps) if p.warmup_steps else 1.0

@@ -33,7 +33,7 @@ from seqtune.optimizer import (
     set_learning_rate,
     sparse_tables,
 )
-from seqtune.params import TrainParams
+from seqtune.params import Params, Trained, training
 
 State = dict[str, Any]
 Row = dict[str, Any]
@@ -60,7 +60,7 @@ class Home:
 
 
 @dataclass(frozen=True)
-class Trained:
+class Outcome:
     """What training leaves: the model at its best, and how it got there."""
 
     model: Model
@@ -71,13 +71,13 @@ class Trained:
 
 def train(
     model_name: str,
-    params: TrainParams,
+    params: Params,
     split: Split,
     home: Home | None = None,
     *,
     metric: str = "ndcg@10",
     mask_seen: bool | None = None,
-) -> Trained:
+) -> Outcome:
     """Trains until the validation ``metric`` has not improved for ``patience`` epochs.
 
     The first epoch, the last and each multiple of ``eval_every`` are evaluated. After each
@@ -95,9 +95,9 @@ def train(
 
 
 def _train(
-    model_name: str, p: TrainParams, split: Split, home: Home, metric: str, mask_seen: bool
-) -> Trained:
-    kind = model_class(model_name)
+    model_name: str, params: Params, split: Split, home: Home, metric: str, mask_seen: bool
+) -> Outcome:
+    kind, p = model_class(model_name), training(params)
     data = batches.kept_sequences(split, home.device, times=kind.uses_times)
     windows = batches.windows(split, p)
     batch_size = windows.batch_size(p)
@@ -106,7 +106,7 @@ def _train(
     shard = (home.rank, home.world_size)
 
     torch.manual_seed(p.seed)
-    model = kind(p, data.n_items, data.n_users).to(home.device)
+    model = kind(params, data.n_items, data.n_users).to(home.device)
     model.prepare(data)
     if p.compile and isinstance(model, Encoder):
         model.compile_encoder()
@@ -185,22 +185,22 @@ def _train(
     model.load_state_dict(state["best_model"])
     model.eval()
     release(tables)
-    return Trained(model, state["best"], state["ranks"], state["history"])
+    return Outcome(model, state["best"], state["ranks"], state["history"])
 
 
-def finished(state: State, p: TrainParams) -> bool:
+def finished(state: State, p: Trained) -> bool:
     """Says, after an evaluation, whether it was at the last epoch or the best one is long ago."""
     if not state["history"] or state["history"][-1]["epoch"] != state["epoch"]:
         return False
     return bool(state["epoch"] >= p.epochs or state["epoch"] - state["best"]["epoch"] >= p.patience)
 
 
-def due(state: State, p: TrainParams) -> bool:
+def due(state: State, p: Trained) -> bool:
     """Says whether an epoch that has just ended is evaluated."""
     return state["epoch"] in (1, p.epochs) or not state["epoch"] % (state["eval_every"] or 1)
 
 
-def cadence(train_seconds: float, cost: float, p: TrainParams, home: Home) -> int:
+def cadence(train_seconds: float, cost: float, p: Trained, home: Home) -> int:
     """Returns after how many epochs to evaluate, so that it costs a tenth of training at most.
 
     ``cost`` are the seconds of one evaluation and of saving what it found, ``train_seconds`` those
@@ -284,7 +284,7 @@ def restore(
 
 
 def _check_sizes(
-    p: TrainParams, windows: batches.Windows, batch_size: int, ranks: int, data_name: str
+    p: Trained, windows: batches.Windows, batch_size: int, ranks: int, data_name: str
 ) -> None:
     if windows.continues is not None and ranks > 1:
         raise UserError(
@@ -300,7 +300,7 @@ def _check_sizes(
         raise UserError(f"{place} must be at least {2 * ranks}: 2 per worker")
 
 
-def _check_precision(p: TrainParams, device: torch.device) -> None:
+def _check_precision(p: Trained, device: torch.device) -> None:
     if p.precision == "bf16" and device.type == "cpu" and not cpu_has_bf16():
         raise UserError(
             "precision bf16: this CPU has no such arithmetic and would take twenty times as long; "

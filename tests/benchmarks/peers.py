@@ -171,7 +171,7 @@ CASES = [
         "caser",
         "Caser",
         "embedding_size=64 nh=8 nv=4 dropout_prob=0.4 loss_type=CE",
-        "embedding_size=64 n_h=8 n_v=4 dropout_prob=0.4 loss_type=ce target_len=1 tie_output=true",
+        "embedding_size=64 n_h=8 n_v=4 dropout_prob=0.4 loss_type=ce target_len=1 tie_weights=true",
     ),
     ml_100k(
         "bsarec",

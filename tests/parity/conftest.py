@@ -18,7 +18,7 @@ from seqtune import batches
 from seqtune.data import Dataset, Split, leave_one_out
 from seqtune.model import Batch, Model, Sequences
 from seqtune.negatives import Negatives, Sampler
-from seqtune.params import TrainParams
+from seqtune.params import Trained
 
 N_ITEMS, N_USERS, LENGTH = 17, 9, 6  # models here have max_seq_len LENGTH
 
@@ -46,10 +46,10 @@ def data(split: Split) -> Sequences:
 
 
 @pytest.fixture(scope="session")
-def make_batch(split: Split, data: Sequences) -> Callable[[TrainParams], Batch]:
+def make_batch(split: Split, data: Sequences) -> Callable[[Trained], Batch]:
     """Returns a function from hyperparameters to one batch with all training windows."""
 
-    def make(params: TrainParams) -> Batch:
+    def make(params: Trained) -> Batch:
         windows = batches.windows(split, params)
         (batch,) = batches.epoch(windows, data, batch_size=1000, seed=(0, 0))
         return batch

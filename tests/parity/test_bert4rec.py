@@ -12,7 +12,7 @@ import torch
 from reference import Array, Weights, gelu, linear, normalised, post_norm_states, weights_of
 from seqtune.model import Batch, Model, Sequences
 from seqtune.models.bert4rec import BERT4Rec
-from seqtune.params import TrainParams
+from seqtune.params import Trained
 
 N_ITEMS, N_USERS, LENGTH = 17, 9, 6
 MASK = N_ITEMS + 1
@@ -97,7 +97,7 @@ def cloze(
 def test_loss(
     values: dict[str, object],
     data: Sequences,
-    make_batch: Callable[[TrainParams], Batch],
+    make_batch: Callable[[Trained], Batch],
     randomise: Callable[[Model], None],
 ) -> None:
     model, w = made(values, data, randomise)
@@ -113,7 +113,7 @@ def test_loss(
 def test_losses_that_sample(
     kind: str,
     data: Sequences,
-    make_batch: Callable[[TrainParams], Batch],
+    make_batch: Callable[[Trained], Batch],
     randomise: Callable[[Model], None],
 ) -> None:
     """With one set of negatives per row, so that a row mistaken for another would show.

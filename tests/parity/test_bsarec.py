@@ -12,7 +12,7 @@ import torch
 from reference import Array, gelu, linear, normalised, softmax, weights_of
 from seqtune.model import Batch, History, Model, Sequences
 from seqtune.models.bsarec import BSARec
-from seqtune.params import TrainParams, build
+from seqtune.params import Trained, build
 
 N_ITEMS, N_USERS, LENGTH = 17, 9, 6
 SMALL: dict[str, object] = {
@@ -114,7 +114,7 @@ def test_scores_of_an_empty_history(randomise: Callable[[Model], None]) -> None:
 @pytest.mark.parametrize("values", VARIANTS[:3], ids=str)
 def test_loss(
     values: dict[str, object],
-    make_batch: Callable[[TrainParams], Batch],
+    make_batch: Callable[[Trained], Batch],
     randomise: Callable[[Model], None],
 ) -> None:
     model = made(values, randomise).train()

@@ -21,8 +21,8 @@ VARIANTS: list[dict[str, Any]] = [
     {"max_seq_len": 4, "n_v": 1, "act_conv": "tanh"},
     {"target_len": 1, "act_fc": "tanh"},
     {"user_embedding": False},
-    {"tie_output": True},
-    {"tie_output": True, "user_embedding": False},
+    {"tie_weights": True},
+    {"tie_weights": True, "user_embedding": False},
 ]
 LOSSES = ["window_bce", "ce", "sampled_softmax", "bce", "bpr", "gbce"]
 ACTIVATE: dict[str, Callable[[Array], Array]] = {
@@ -58,7 +58,7 @@ def slow_scores(model: Caser, user: int, items: list[int]) -> Array:
     if p.user_embedding:
         table = w["user_embedding.weight"]
         z = np.concatenate([z, table[user] if user < N_USERS else table.mean(0)])
-    if p.tie_output:
+    if p.tie_weights:
         z = w["project.weight"] @ z + w["project.bias"]
         scores: Array = w["item_embedding.weight"] @ z
     else:
@@ -124,7 +124,7 @@ def test_scores(
 
 @pytest.mark.parametrize("train_mode", ["rows", "prefixes"])
 @pytest.mark.parametrize("loss_type", LOSSES)
-@pytest.mark.parametrize("values", [{}, {"target_len": 1}, {"tie_output": True}], ids=str)
+@pytest.mark.parametrize("values", [{}, {"target_len": 1}, {"tie_weights": True}], ids=str)
 def test_loss(
     values: dict[str, Any],
     loss_type: str,

@@ -12,7 +12,7 @@ import torch
 from reference import Array, Weights, post_norm_states, weights_of
 from seqtune.model import Batch, History, Model, Sequences
 from seqtune.models.cl4srec import CL4SRec
-from seqtune.params import TrainParams
+from seqtune.params import Trained
 
 N_ITEMS, N_USERS, LENGTH = 17, 9, 6
 
@@ -67,7 +67,7 @@ def test_loss(
     mode: str,
     values: dict[str, object],
     data: Sequences,
-    make_batch: Callable[[TrainParams], Batch],
+    make_batch: Callable[[Trained], Batch],
     randomise: Callable[[Model], None],
 ) -> None:
     model, w = made(values | {"train_mode": mode}, data, randomise)

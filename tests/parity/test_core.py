@@ -11,14 +11,14 @@ import torch
 from reference import Array, post_norm_states, softmax, weights_of
 from seqtune.model import Batch, Model, Sequences
 from seqtune.models.core import CORE
-from seqtune.params import TrainParams, build
+from seqtune.params import Trained, build
 
 N_ITEMS, N_USERS, LENGTH = 17, 9, 6
 SMALL: dict[str, object] = {
     "embedding_size": 8,
     "inner_size": 12,
     "max_seq_len": LENGTH,
-    "hidden_dropout_prob": 0.0,
+    "dropout_prob": 0.0,
     "attn_dropout_prob": 0.0,
     "session_dropout": 0.0,
     "item_dropout": 0.0,
@@ -75,9 +75,7 @@ def test_scores_equal_the_equations(model: CORE, data: Sequences) -> None:
     torch.testing.assert_close(found.double(), torch.from_numpy(expected), atol=1e-5, rtol=1e-5)
 
 
-def test_the_loss_equals_the_equations(
-    model: CORE, make_batch: Callable[[TrainParams], Batch]
-) -> None:
+def test_the_loss_equals_the_equations(model: CORE, make_batch: Callable[[Trained], Batch]) -> None:
     model.train()
     batch = make_batch(model.params)
     expected, width = 0.0, batch.items.shape[1]
@@ -90,7 +88,7 @@ def test_the_loss_equals_the_equations(
 
 
 def test_sampled_scores_are_those_of_the_ranking(
-    model: CORE, make_batch: Callable[[TrainParams], Batch]
+    model: CORE, make_batch: Callable[[Trained], Batch]
 ) -> None:
     """Every negative drawn from one item: BPR of two cosines over the temperature, by hand."""
     values = model.params.model_dump() | {"loss_type": "bpr", "neg_samples": 1, "reject": "none"}
@@ -110,7 +108,7 @@ def test_sampled_scores_are_those_of_the_ranking(
 def test_all_prefixes_in_one_pass_have_the_gradients_of_one_pass_each(
     dnn_type: str,
     randomise: Callable[[Model], None],
-    make_batch: Callable[[TrainParams], Batch],
+    make_batch: Callable[[Trained], Batch],
 ) -> None:
     gradients = []
     for mode in ("rows", "prefixes"):

@@ -23,7 +23,7 @@ from reference import (
 from seqtune.model import Batch, Model, Sequences
 from seqtune.models.esasrec import ESASRec
 from seqtune.negatives import Negatives
-from seqtune.params import TrainParams
+from seqtune.params import Trained
 
 N_ITEMS, N_USERS, LENGTH = 17, 9, 6
 SIZES: dict[str, Any] = {
@@ -119,7 +119,7 @@ def test_scores(
 def test_loss(
     values: dict[str, Any],
     data: Sequences,
-    make_batch: Callable[[TrainParams], Batch],
+    make_batch: Callable[[Trained], Batch],
     randomise: Callable[[Model], None],
     drawn: list[Negatives],
 ) -> None:

@@ -19,10 +19,10 @@ VARIANTS: list[dict[str, Any]] = [
     {},
     {"order_len": 1, "alpha": 1.0},
     {"order_len": 9, "alpha": 0.0},
-    {"tie_tables": True},
+    {"tie_weights": True},
     {"item_bias": False},
     {"history": "all"},
-    {"history": "all", "tie_tables": True, "item_bias": False},
+    {"history": "all", "tie_weights": True, "item_bias": False},
 ]
 
 
@@ -32,7 +32,7 @@ def slow_score(
     """The score of a candidate after ``items``; ``summed`` are those of the long-term term."""
     p, w = model.params, weights_of(model)
     history, candidates = w["item_embedding.weight"], w["item_embedding.weight"]
-    if not p.tie_tables:
+    if not p.tie_weights:
         candidates = w["output_embedding.weight"]
     n = items[-p.max_seq_len :] if summed is None else summed
     if p.history == "all":

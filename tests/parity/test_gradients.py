@@ -19,7 +19,7 @@ from seqtune import batches
 from seqtune.data import Split
 from seqtune.model import Batch, Encoder, History, Model, Sequences, model_class
 from seqtune.negatives import Negatives
-from seqtune.params import TrainParams
+from seqtune.params import Trained
 
 LOSSES = ["ce", "sampled_softmax", "bce", "bpr", "gbce"]
 SHARINGS = ["position", "row", "batch"]
@@ -75,7 +75,7 @@ def test_loss_and_gradients_are_those_of_the_plain_formulation(
 ) -> None:
     kind = model_class(name)
     own = {"train_mode": mode, "loss_type": loss_type, "neg_sharing": sharing}
-    params: TrainParams = kind.Params(**SIZES, **own)
+    params: Trained = kind.Params(**SIZES, **own)
     model = kind(params, data.n_items, data.n_users)
     assert isinstance(model, Encoder)
     randomise(model)

@@ -17,7 +17,7 @@ from seqtune.model import Batch, Model, Sequences
 from seqtune.models.gru4rec import GRU4Rec
 from seqtune.negatives import Negatives, Popularity
 from seqtune.nn import ByteDropout
-from seqtune.params import TrainParams, build
+from seqtune.params import Trained, build
 from seqtune.train import train
 
 N_ITEMS, N_USERS, LENGTH = 17, 9, 6
@@ -50,7 +50,7 @@ def state_after(items: list[int], model: GRU4Rec) -> Array:
     w = weights_of(model)
     size = model.params.hidden_size
     inputs = [w["item_embedding.weight"][i] for i in items]
-    for layer in range(model.params.num_layers):
+    for layer in range(model.params.n_layers):
         w_ih, w_hh = (w[f"gru.{kind}_l{layer}"] for kind in ("weight_ih", "weight_hh"))
         gates = [slice(gate * size, (gate + 1) * size) for gate in range(3)]
         state, states = np.zeros(size), []
@@ -145,7 +145,7 @@ def test_cross_entropy_equals_the_equations(
     values: dict[str, object],
     randomise: Callable[[Model], None],
     data: Sequences,
-    make_batch: Callable[[TrainParams], Batch],
+    make_batch: Callable[[Trained], Batch],
 ) -> None:
     model = made(randomise, **values).train()
     batch, expected = make_batch(model.params), 0.0
@@ -180,7 +180,7 @@ def test_sampled_losses_equal_the_equations(
     sharing: str,
     mode: str,
     randomise: Callable[[Model], None],
-    make_batch: Callable[[TrainParams], Batch],
+    make_batch: Callable[[Trained], Batch],
     drawn: list[Negatives],
 ) -> None:
     values = {"loss_type": kind, "neg_sharing": sharing, "train_mode": mode, "neg_samples": 4}

@@ -14,7 +14,7 @@ from reference import Array, Weights, normalised, official_block, weights_of
 from seqtune.model import Batch, Model, Sequences
 from seqtune.models.gsasrec import GSASRec
 from seqtune.negatives import Negatives
-from seqtune.params import TrainParams
+from seqtune.params import Trained
 
 N_ITEMS, N_USERS, LENGTH = 17, 9, 6
 SIZES: dict[str, Any] = {
@@ -46,14 +46,14 @@ def make(randomise: Callable[[Model], None], values: dict[str, Any]) -> tuple[GS
 
 
 def table_of(w: Weights, p: GSASRec.Params) -> Array:
-    return w["item_embedding.weight" if p.reuse_item_embeddings else "output_embedding.weight"]
+    return w["item_embedding.weight" if p.tie_weights else "output_embedding.weight"]
 
 
 @pytest.mark.parametrize(
     "values",
     [
         {},
-        {"n_heads": 1, "reuse_item_embeddings": True},
+        {"n_heads": 1, "tie_weights": True},
         {"n_layers": 1, "n_heads": 4, "pos": "abs"},
     ],
     ids=str,
@@ -84,7 +84,7 @@ def probability(score: float) -> float:
     [
         {},
         {"reject": "none", "neg_sharing": "position"},
-        {"gbce_t": 0.0, "neg_sharing": "row", "reuse_item_embeddings": True},
+        {"gbce_t": 0.0, "neg_sharing": "row", "tie_weights": True},
         {"gbce_t": 1.0, "neg_samples": N_ITEMS - 1, "neg_sharing": "row"},
         {"gbce_t": 0.5, "neg_samples": 1, "neg_sharing": "batch"},
         {"max_seq_len": 4, "window_stride": 2},
@@ -94,7 +94,7 @@ def probability(score: float) -> float:
 )
 def test_loss(
     values: dict[str, Any],
-    make_batch: Callable[[TrainParams], Batch],
+    make_batch: Callable[[Trained], Batch],
     randomise: Callable[[Model], None],
     drawn: list[Negatives],
 ) -> None:

@@ -14,7 +14,7 @@ from reference import Array, Weights, gelu, linear, normalised, weights_of
 from seqtune.model import Batch, Model, Sequences
 from seqtune.models.linrec import LinRec
 from seqtune.negatives import Negatives
-from seqtune.params import TrainParams
+from seqtune.params import Trained
 
 N_ITEMS, N_USERS, LENGTH = 17, 9, 6
 SIZES: dict[str, Any] = {
@@ -117,7 +117,7 @@ def test_scores(
 )
 def test_loss(
     values: dict[str, Any],
-    make_batch: Callable[[TrainParams], Batch],
+    make_batch: Callable[[Trained], Batch],
     randomise: Callable[[Model], None],
     drawn: list[Negatives],
 ) -> None:

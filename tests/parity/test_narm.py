@@ -11,15 +11,15 @@ import torch
 from reference import Array, sigmoid, weights_of
 from seqtune.model import Batch, Model, Sequences
 from seqtune.models.narm import NARM
-from seqtune.params import TrainParams, build
+from seqtune.params import Trained, build
 
 N_ITEMS, N_USERS, LENGTH = 17, 9, 6
 SMALL: dict[str, object] = {
     "embedding_size": 8,
     "hidden_size": 10,
     "max_seq_len": LENGTH,
-    "hidden_dropout_prob": 0.0,
-    "attn_dropout_prob": 0.0,
+    "dropout_prob": 0.0,
+    "decoder_dropout_prob": 0.0,
 }
 VARIANTS: list[dict[str, object]] = [
     {},
@@ -81,7 +81,7 @@ def test_scores_equal_the_equations(model: NARM, data: Sequences) -> None:
 
 
 def test_the_loss_equals_the_equations(
-    model: NARM, data: Sequences, make_batch: Callable[[TrainParams], Batch]
+    model: NARM, data: Sequences, make_batch: Callable[[Trained], Batch]
 ) -> None:
     model.train()
     batch = make_batch(model.params)
@@ -98,7 +98,7 @@ def test_the_loss_equals_the_equations(
 
 
 def test_all_positions_in_one_pass_have_the_gradients_of_one_pass_per_prefix(
-    randomise: Callable[[Model], None], data: Sequences, make_batch: Callable[[TrainParams], Batch]
+    randomise: Callable[[Model], None], data: Sequences, make_batch: Callable[[Trained], Batch]
 ) -> None:
     gradients = []
     for mode in ("rows", "prefixes"):

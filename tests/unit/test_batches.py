@@ -9,7 +9,7 @@ from seqtune.data import Dataset, leave_one_out
 from seqtune.errors import UserError
 from seqtune.models.gru4rec import GRU4Rec
 from seqtune.models.sasrec import SASRec
-from seqtune.params import TrainParams
+from seqtune.params import OnPrefixes, Trained
 
 CPU = torch.device("cpu")
 
@@ -182,7 +182,7 @@ def test_shards_of_a_batch_make_up_the_batch():
 
 
 def test_a_model_may_train_on_rows_longer_than_its_window():
-    class Short(TrainParams):
+    class Short(Trained):
         @property
         def row_shape(self) -> tuple[int, int]:
             return 7, 4
@@ -193,8 +193,5 @@ def test_a_model_may_train_on_rows_longer_than_its_window():
 
 
 def test_the_mode_is_the_params():
-    class Prefixes(TrainParams):
-        train_mode: str = "prefixes"
-
-    assert batches.windows(SPLIT, Prefixes()).prefixes
-    assert not batches.windows(SPLIT, TrainParams()).prefixes
+    assert batches.windows(SPLIT, OnPrefixes()).prefixes
+    assert not batches.windows(SPLIT, Trained()).prefixes

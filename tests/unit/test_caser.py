@@ -125,7 +125,7 @@ def test_without_users_all_users_are_alike() -> None:
 
 
 def test_states_are_not_forced_to_be_positive() -> None:
-    states = model(tie_output=True).eval().encode_last(history([0, 1], [1, 2, 3]))
+    states = model(tie_weights=True).eval().encode_last(history([0, 1], [1, 2, 3]))
     assert (states < 0).any()
 
 

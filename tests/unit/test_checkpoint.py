@@ -18,7 +18,7 @@ from seqtune import checkpoint
 from seqtune.checkpoint import Recommendation, Recommender
 from seqtune.errors import UserError
 from seqtune.model import Encoder, History
-from seqtune.params import TrainParams
+from seqtune.params import Trained
 from seqtune.storage import Folder
 
 N_ITEMS = 6
@@ -42,10 +42,10 @@ PADDING, SPECIAL = 100.0, 99.0  # scores that would win if they were ever in the
 class Follower(Encoder):
     """Scores by the last item alone; one special item beside the catalogue, as BERT4Rec has."""
 
-    class Params(TrainParams):
+    class Params(Trained):
         max_seq_len: int = 3
 
-    def __init__(self, params: TrainParams, n_items: int, n_users: int) -> None:
+    def __init__(self, params: Trained, n_items: int, n_users: int) -> None:
         super().__init__(params, n_items, n_users)
         self.item_embedding = nn.Embedding(n_items + 2, n_items + 2)
         self.states = nn.Parameter(torch.rand(n_items + 2, n_items + 2))

@@ -324,7 +324,7 @@ def test_a_model_is_explained(run: Run) -> None:
     assert run("models", "sasrec")[1] == out
     lines = [line.rstrip() for line in out.splitlines()]
     at = lines.index("  n_layers = 2   1 to 32")
-    assert lines[at + 1] == "      Number of encoder blocks."
+    assert lines[at + 1] == "      The encoder has this many blocks."
     at = lines.index("  learning_rate = 0.001   above 0, at most 10")
     assert lines[at + 2].startswith("      searched: 0.")
     assert "  optimizer = adamw   adamw | adagrad" in lines

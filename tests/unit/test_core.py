@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from seqtune.errors import UserError
 from seqtune.model import Batch, History
 from seqtune.models.core import CORE
-from seqtune.params import BlockParams, TransformerParams, build
+from seqtune.params import build
 
 N_ITEMS = 9
 NO_DROPOUT: dict[str, object] = {
-    "hidden_dropout_prob": 0.0,
+    "dropout_prob": 0.0,
     "attn_dropout_prob": 0.0,
     "session_dropout": 0.0,
     "item_dropout": 0.0,
@@ -146,7 +146,7 @@ def test_a_mask_of_the_table_serves_the_whole_step() -> None:
 
 
 @pytest.mark.parametrize(
-    "rate", ["hidden_dropout_prob", "attn_dropout_prob", "session_dropout", "item_dropout"]
+    "rate", ["dropout_prob", "attn_dropout_prob", "session_dropout", "item_dropout"]
 )
 def test_every_rate_of_dropout_is_used(rate: str) -> None:
     plain = model(**NO_DROPOUT).train()
@@ -177,11 +177,7 @@ def test_items_are_drawn_uniformly_and_the_rest_normally() -> None:
     assert not made.item_embedding.weight[0].any()
 
 
-def test_no_rate_of_dropout_has_two_names() -> None:
-    assert "dropout_prob" not in CORE.Params.model_fields
-    with pytest.raises(UserError, match="core has no hyperparameter 'dropout_prob'"):
-        model(dropout_prob=0.1)
-    assert set(TransformerParams.model_fields) - set(BlockParams.model_fields) == {
-        "dropout_prob",
-        "attn_dropout_prob",
-    }
+def test_warprecs_name_of_a_rate_is_understood() -> None:
+    assert model(hidden_dropout_prob=0.1).params == model(dropout_prob=0.1).params
+    with pytest.raises(UserError, match="hidden_dropout_prob and dropout_prob are one hyperparam"):
+        build(CORE.Params, {"dropout_prob": 0.1, "hidden_dropout_prob": 0.1}, "test")

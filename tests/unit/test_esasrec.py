@@ -109,11 +109,11 @@ def test_relative_positions_weigh_by_distance() -> None:
     assert mask.shape == (1, 1, 4, 4)
     assert mask[0, 0, 3].tolist() == [0, 50, 0, 0]
     assert mask[0, 0, 1].tolist() == [0, 0, -math.inf, -math.inf]
-    mixed = block.attention(memory, memory, mask)
+    mixed = block.attention(memory, mask=mask)
     value = torch.nn.functional.linear(memory[:, 1], block.attention.project_in.weight[16:])
     torch.testing.assert_close(mixed[:, 3], block.attention.project_out(value))
     torch.testing.assert_close(
-        mixed[:, 2], block.attention(memory[:, :3], memory[:, :3], mask[..., :3, :3])[:, 2]
+        mixed[:, 2], block.attention(memory[:, :3], mask=mask[..., :3, :3])[:, 2]
     )
     last = block.biases(block.bias, 4, torch.tensor([[3], [1]]))
     assert last[:, :, 0].equal(mask[0, :, [3, 1]].transpose(0, 1))

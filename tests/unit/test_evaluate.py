@@ -6,7 +6,7 @@ from seqtune import batches
 from seqtune.data import Dataset, leave_one_out
 from seqtune.evaluate import evaluate
 from seqtune.model import Model
-from seqtune.params import TrainParams
+from seqtune.params import Params
 
 CPU = torch.device("cpu")
 
@@ -28,7 +28,7 @@ class Fixed(Model):
     """Scores item i of user u by a table, and remembers what it was shown."""
 
     def __init__(self, table):
-        super().__init__(TrainParams(max_seq_len=4), len(table[0]) - 1, len(table))
+        super().__init__(Params(max_seq_len=4), len(table[0]) - 1, len(table))
         self.table, self.seen = torch.tensor(table), {}
 
     def score(self, history):

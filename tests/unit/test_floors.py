@@ -126,7 +126,7 @@ def test_the_ranks_are_those_of_evaluate() -> None:
     from seqtune.data import load
     from seqtune.evaluate import evaluate
     from seqtune.model import History, Model
-    from seqtune.params import TrainParams
+    from seqtune.params import Trained
 
     split = leave_one_out(load("tiny"))
     sequences = batches.sequences(split, torch.device("cpu"))
@@ -135,7 +135,7 @@ def test_the_ranks_are_those_of_evaluate() -> None:
         def score(self, history: History) -> torch.Tensor:
             return sequences.counts().float().repeat(len(history.items), 1)
 
-    model = Popular(TrainParams(), split.dataset.n_items, 1)
+    model = Popular(Trained(), split.dataset.n_items, 1)
     for mask_seen in (True, False):
         theirs = evaluate(model, sequences, split, split.test, mask_seen=mask_seen).ranks
         ours = floors.floors(split, mask_seen=mask_seen)[0].test_ranks

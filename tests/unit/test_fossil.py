@@ -165,9 +165,9 @@ def test_all_refuses_candidates_that_were_seen(values: dict[str, object]) -> Non
         build(FOSSIL.Params, {"history": "all"} | values, "--set")
 
 
-@pytest.mark.parametrize("tie_tables", [False, True])
-def test_the_penalty_counts_both_tables_and_the_weights_of_lags(tie_tables: bool) -> None:
-    made = model(reg_weight=0.5, tie_tables=tie_tables)
+@pytest.mark.parametrize("tie_weights", [False, True])
+def test_the_penalty_counts_both_tables_and_the_weights_of_lags(tie_weights: bool) -> None:
+    made = model(reg_weight=0.5, tie_weights=tie_weights)
     term = made(batch(), torch.Generator().manual_seed(0))["l2"]
     table, _ = made.output()
     parts = [vectors(made, 1, 2, 3, 6), table[1:5], made.eta, made.user_eta.weight]

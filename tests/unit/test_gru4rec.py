@@ -169,6 +169,7 @@ def step(model, items, continues):
         lengths=torch.ones(n, dtype=torch.long),
         where=rows,
         targets=torch.ones(n, dtype=torch.long),
+        events=rows,
         continues=torch.tensor(continues),
     )
     return model.states_at_targets(batch)

@@ -79,7 +79,7 @@ def test_targets_among_the_negatives_are_left_out_unless_kept() -> None:
 def test_states_are_compared_with_a_table_of_their_own() -> None:
     history = History(torch.tensor([0]), torch.tensor([[1, 2]]), torch.tensor([2]))
     for reuse in (False, True):
-        made = model(reuse_item_embeddings=reuse).eval()
+        made = model(tie_weights=reuse).eval()
         before = made.score(history)
         made.item_embedding.weight.data[5] += 1  # no item of the history
         changed = (made.score(history) != before).nonzero().tolist()

@@ -10,7 +10,7 @@ import pytest
 from pydantic import Field, create_model
 
 from seqtune.catalogue import declaration, model_names
-from seqtune.params import TrainParams
+from seqtune.params import Trained
 from seqtune.report import handbook
 from seqtune.report.handbook import Block, Chapter, blocks
 from seqtune.space import load_space
@@ -41,10 +41,12 @@ def test_a_docstring_has_a_line_a_citation_and_a_cost(name: str) -> None:
 @every_model
 def test_a_chapter_has_every_hyperparameter_once(name: str) -> None:
     chapter, params = Chapter.of(name), declaration(name).params
-    rows = {row.name: row for row in (*chapter.own, *chapter.shared)}
-    assert len(rows) == len(chapter.own) + len(chapter.shared)
+    everything = (*chapter.own, *chapter.shared, *chapter.facts)
+    rows = {row.name: row for row in everything}
+    assert len(rows) == len(everything)
     assert set(rows) == set(params.model_fields)
-    assert {row.name for row in chapter.shared} == set(TrainParams.model_fields)
+    assert {row.name for row in chapter.shared} <= set(Trained.model_fields)
+    assert {row.name for row in chapter.facts} <= set(Trained.model_fields)
     space = load_space(None, name)
     sampled = {d.name: d.text for d in space.dimensions}
     for key, row in rows.items():
@@ -76,8 +78,11 @@ def test_the_page_has_the_model(name: str, page: str) -> None:
     section = page.split(f"\n## {name}\n")[1].split("\n## ")[0]
     assert "\n**Cost.** " in section
     for field in declaration(name).params.model_fields:
-        if field not in TrainParams.model_fields:
+        if field not in Trained.model_fields:
             assert section.count(f"\n| `{field}` |") == 1
+    for fact in Chapter.of(name).facts:
+        assert section.count(f"\n`{fact.name}` is always {fact.default}. ") == 1
+        assert f"\n| `{fact.name}` |" not in section
 
 
 def test_tables_of_the_page_are_whole(page: str) -> None:
@@ -89,10 +94,12 @@ def test_tables_of_the_page_are_whole(page: str) -> None:
 
 
 def test_what_is_common_stands_once_and_differences_stand_with_the_model(page: str) -> None:
-    assert page.count("Seed of initialisation, order, dropout.") == 1
+    assert page.count("It seeds the initial weights, the order and dropout.") == 1
     duorec = page.split("\n## duorec\n")[1].split("\n## ")[0]
-    assert "| `batch_size` | 256 (usually 128) | 1 to 1,000,000 | 64, 128, 256 |" in duorec
-    assert "| `train_mode` | prefixes | rows \\| prefixes | no, fixed at rows |" in duorec
+    size = "| `batch_size` | 256 (usually 128) | official code | 1 to 1,000,000 | 64, 128, 256 |"
+    assert size in duorec
+    mode = "| `train_mode` | prefixes (usually rows) | official code | rows \\| prefixes |"
+    assert f"{mode} no, fixed at rows (declared: prefixes) |" in duorec
     assert "| `eval_every` |" not in duorec  # as everywhere, and not searched
 
 
@@ -103,8 +110,9 @@ def test_the_overview_says_how_models_train() -> None:
     assert handbook.samples("gru4rec") == ("rows", "prefixes", "sessions")  # official alone
     assert handbook.losses("gsasrec")[0] == "gbce"
     assert handbook.losses("sasrec") == ("ce", "sampled_softmax", "bce", "bpr", "gbce")
-    assert handbook.is_trained("sasrec")
-    assert not handbook.is_trained("stan")
+    assert handbook.samples("bert4rec") == ("rows",)
+    assert declaration("sasrec").is_trained
+    assert not declaration("stan").is_trained
 
 
 # Words.

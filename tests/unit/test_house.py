@@ -130,14 +130,14 @@ def test_every_model_has_a_search_space_and_every_space_a_model() -> None:
 
 
 def test_model_files_stay_short() -> None:
-    """About a hundred lines below the docstring, which explains the model and may be as long."""
+    """About a hundred lines below the docstring, which may be as long, and the imports."""
     lines = {}
     for path in (PACKAGE / "models").glob("[!_]*.py"):
         source = path.read_text()
-        docstring = ast.parse(source).body[0]
-        lines[path.name] = len(source.splitlines()) - (docstring.end_lineno or 0)
+        head = [n for n in ast.parse(source).body if isinstance(n, ast.ImportFrom | ast.Import)]
+        lines[path.name] = len(source.splitlines()) - (head[-1].end_lineno or 0)
     assert "sasrec.py" in lines
-    long = {name: count for name, count in lines.items() if count > 125}
+    long = {name: count for name, count in lines.items() if count > 120}
     assert not long, "what two models share belongs in nn.py or losses.py"
 
 

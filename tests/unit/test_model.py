@@ -10,7 +10,7 @@ from torch import nn
 
 from seqtune.model import Batch, Encoder, History, Sequences
 from seqtune.negatives import Negatives, Sampler
-from seqtune.params import TrainParams
+from seqtune.params import Trained
 
 N_ITEMS = 40
 # User 0: 1 2 3 | 4 5; user 1: 6 7 | 8 9. Behind the bar lie the validation and the test item.
@@ -35,11 +35,7 @@ BATCH = Batch(
 class Bag(Encoder):
     """The state is the item's own vector."""
 
-    class Params(TrainParams):
-        loss_type: str = "ce"
-        gbce_t: float = 0.75
-
-    def __init__(self, params: TrainParams) -> None:
+    def __init__(self, params: Trained) -> None:
         super().__init__(params, N_ITEMS, 2)
         torch.manual_seed(0)
         self.item_embedding = nn.Embedding(N_ITEMS + 1, 4)
@@ -56,7 +52,7 @@ class Bag(Encoder):
 
 
 def bag(**values: object) -> Bag:
-    made = Bag(Bag.Params.model_validate(values))
+    made = Bag(Trained.model_validate(values))
     made.prepare(DATA)
     return made
 

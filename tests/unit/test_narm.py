@@ -94,9 +94,9 @@ def test_the_newest_items_of_a_long_history_count_not_the_oldest() -> None:
 
 def test_each_rate_of_dropout_acts_where_its_description_says() -> None:
     rows = history([[1, 2, 3, 4]])
-    items = model(hidden_dropout_prob=0.5, attn_dropout_prob=0.0).train()
+    items = model(dropout_prob=0.5, decoder_dropout_prob=0.0).train()
     assert not items.hidden(rows).equal(items.hidden(rows))
-    decoder = model(hidden_dropout_prob=0.0, attn_dropout_prob=0.5).train()
+    decoder = model(dropout_prob=0.0, decoder_dropout_prob=0.5).train()
     assert decoder.hidden(rows).equal(decoder.hidden(rows))
     assert not decoder.encode(rows).equal(decoder.encode(rows))
     # With dropout .5 a coordinate of (attended, last) is 0 or twice itself.
@@ -105,5 +105,5 @@ def test_each_rate_of_dropout_acts_where_its_description_says() -> None:
     kept = decoder.eval().encode(rows)
     assert ((dropped == 0) | dropped.isclose(2 * kept)).all()
     assert 0 < (dropped == 0).float().mean() < 1
-    none = model(hidden_dropout_prob=0.0, attn_dropout_prob=0.0).train()
+    none = model(dropout_prob=0.0, decoder_dropout_prob=0.0).train()
     assert none.encode(rows).equal(none.encode(rows))

@@ -17,29 +17,20 @@ from seqtune.nn import (
     ByteDropout,
     FeedForward,
     ItemEmbedding,
-    Norm,
-    Position,
     Stacked,
     Transformer,
     initialise,
     initialise_normal,
     left_padded,
 )
+from seqtune.params import Blocks, Norm, Position
 
 
 def body(norm: Norm = "post", position: Position = "abs", causal: bool = True) -> Transformer:
     torch.manual_seed(0)
-    transformer = Transformer(
-        8,
-        6,
-        n_layers=2,
-        n_heads=2,
-        inner_size=12,
-        dropout=0.3,
-        norm=norm,
-        position=position,
-        causal=causal,
-    )
+    sizes = {"embedding_size": 8, "max_seq_len": 6, "inner_size": 12}
+    params = Blocks(**sizes, n_layers=2, n_heads=2, dropout_prob=0.3)
+    transformer = Transformer.of(params, norm=norm, position=position, causal=causal)
     for weight in transformer.parameters():  # biases and gains too, so that none can hide
         nn.init.normal_(weight, std=0.5)
     return transformer.eval()
@@ -127,15 +118,15 @@ def test_attention_is_causal_softmax_attention() -> None:
         part = slice(3 * head, 3 * head + 3)
         weights = (k[row, : t + 1, part] @ q[row, t, part] / math.sqrt(3)).softmax(0)
         expected[row, t, part] = weights @ v[row, : t + 1, part]
-    torch.testing.assert_close(attention(x, x), attention.project_out(expected))
+    torch.testing.assert_close(attention(x, causal=True), attention.project_out(expected))
 
 
 def test_attention_dropout_is_on_in_training_alone() -> None:
     torch.manual_seed(0)
     attention, x = Attention(6, 2, dropout=0.5), torch.randn(2, 4, 6)
-    assert not attention(x, x).equal(attention(x, x))
+    assert not attention(x).equal(attention(x))
     attention.eval()
-    assert attention(x, x).equal(attention(x, x))
+    assert attention(x).equal(attention(x))
 
 
 @pytest.mark.parametrize("norm", ["post", "pre"])
@@ -164,7 +155,7 @@ def test_block_is_torchs_encoder_layer(norm: Norm) -> None:
     ours.load_state_dict({name: theirs.state_dict()[key] for name, key in names.items()})
     x = torch.randn(3, 5, 8)
     mask = nn.Transformer.generate_square_subsequent_mask(5)
-    torch.testing.assert_close(ours(x), theirs(x, mask), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ours(x, causal=True), theirs(x, mask), rtol=1e-4, atol=1e-5)
 
 
 def test_sasrec_block_is_the_official_one() -> None:
@@ -189,7 +180,7 @@ def test_sasrec_block_is_the_official_one() -> None:
     hidden = F.relu(block.feed_forward.widen(u))
 
     block.feed_forward.activation = F.relu
-    torch.testing.assert_close(block(x), u + block.feed_forward.narrow(hidden))
+    torch.testing.assert_close(block(x, causal=True), u + block.feed_forward.narrow(hidden))
     assert isinstance(block.attention.project_out, nn.Identity)
 
 

@@ -17,7 +17,7 @@ from seqtune.data.generate import make_preset
 from seqtune.errors import UserError
 from seqtune.model import model_class
 from seqtune.optimizer import Adagrad, make_optimizer, set_learning_rate
-from seqtune.params import TrainParams, build
+from seqtune.params import Trained, build
 from seqtune.train import Home
 
 SPLIT = leave_one_out(make_preset("tiny"))
@@ -28,7 +28,7 @@ SMALL = {"embedding_size": 8, "max_seq_len": 20, "batch_size": 32, "epochs": 6} 
 }
 
 
-def params(model: str = "sasrec", **values: Any) -> TrainParams:
+def params(model: str = "sasrec", **values: Any) -> Trained:
     own: dict[str, Any] = {"hidden_size": 8} if model == "gru4rec" else TRANSFORMER
     return model_class(model).Params.model_validate(SMALL | own | values)
 

@@ -17,7 +17,7 @@ from seqtune import checkpoint, recommend
 from seqtune.data import load
 from seqtune.errors import UserError
 from seqtune.model import Encoder, History
-from seqtune.params import TrainParams
+from seqtune.params import Trained
 from seqtune.storage import Folder
 
 POPULARITY = np.array([5, 9, 1, 9, 0, 7])  # of items 1..6
@@ -26,7 +26,7 @@ POPULARITY = np.array([5, 9, 1, 9, 0, 7])  # of items 1..6
 class Echo(Encoder):
     """Scores the last item 9, the next one 6, and all others less."""
 
-    def __init__(self, params: TrainParams, n_items: int, n_users: int) -> None:
+    def __init__(self, params: Trained, n_items: int, n_users: int) -> None:
         super().__init__(params, n_items, n_users)
         self.item_embedding = nn.Embedding(n_items + 1, n_items + 1)
         table = 9 * torch.eye(n_items + 1) + 6 * torch.roll(torch.eye(n_items + 1), 1, 0)

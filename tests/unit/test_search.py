@@ -17,7 +17,7 @@ from ray.tune.search import Searcher
 from sqlalchemy import Engine, event
 
 from seqtune.errors import UserError
-from seqtune.params import Depth, Dropout, Heads, TrainParams
+from seqtune.params import Depth, Dropout, Heads, Trained
 from seqtune.results import TrialRow
 from seqtune.space import Space, load_space
 from seqtune.study.importance import importances
@@ -26,7 +26,7 @@ from seqtune.study.store import best_epoch, open_study, storage_url, trial_rows
 
 
 class Toy:
-    class Params(TrainParams):
+    class Params(Trained):
         n_layers: Depth = 2
         n_heads: Heads = 2
         dropout_prob: Dropout = 0.2

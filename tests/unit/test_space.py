@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from seqtune.catalogue import model_names
 from seqtune.errors import UserError
-from seqtune.params import Depth, Dropout, Heads, TrainParams
+from seqtune.params import Depth, Dropout, Heads, Trained, training
 from seqtune.space import Dimension, Space, load_space, shipped
 from seqtune.space.read import ROOT
 
@@ -23,7 +23,7 @@ SHIPPED = sorted((ROOT / "search_spaces").glob("*.yaml"))
 
 
 class Toy:
-    class Params(TrainParams):
+    class Params(Trained):
         n_layers: Depth = 2
         n_heads: Heads = 2
         dropout_prob: Dropout = 0.2
@@ -606,7 +606,7 @@ def test_every_shipped_space_gives_valid_points(path: Path) -> None:
     points = draws(space, 200)
     for point in points:
         params = space.build(point)  # raises where a rule is broken
-        assert params.embedding_size <= 128  # cheap enough for a laptop
+        assert training(params).embedding_size <= 128  # cheap enough for a laptop
     for dimension in space.dimensions:
         seen = {p[dimension.name] for p in points if dimension.name in p}
         assert len(seen) >= min(2, len(dimension.choice) or 2)

@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from seqtune import batches, checkpoint
+from seqtune.catalogue import declaration
 from seqtune.data import Dataset, leave_one_out
 from seqtune.errors import UserError
 from seqtune.evaluate import evaluate
 from seqtune.model import History
 from seqtune.models.stan import STAN
 from seqtune.options import StudyOptions
-from seqtune.params import build
+from seqtune.params import build, training
 from seqtune.recommend import recommend_file
 from seqtune.space.asked import ask_study
 from seqtune.storage import Folder
@@ -293,21 +294,22 @@ def test_a_file_brings_the_times_of_its_histories(champion, tmp_path):
 # Nothing is trained.
 
 
-@pytest.mark.parametrize("epochs", [0, 1, 200])
-def test_any_number_of_epochs_is_one_evaluation(epochs):
+def test_training_is_one_evaluation():
     split = cycles()
     rows = []
-    p = build(STAN.Params, {"epochs": epochs, "causal_neighbors": False}, "--set")
-    assert p.epochs == 0
+    p = build(STAN.Params, {"causal_neighbors": False}, "--set")
     trained = train("stan", p, split, Home(report=rows.append), metric="hr@1")
     assert [row["epoch"] for row in rows] == [0]
     assert rows[0]["finished"]
     assert trained.best["hr@1"] > 0.9
 
 
-def test_a_negative_number_of_epochs_is_a_mistake():
-    with pytest.raises(UserError, match="--set: epochs must be greater than or equal to 0, not -1"):
-        build(STAN.Params, {"epochs": -1}, "--set")
+def test_there_is_nothing_to_set_about_training():
+    with pytest.raises(UserError, match="--set: stan has no hyperparameter 'epochs'; there are"):
+        build(STAN.Params, {"epochs": 10}, "--set")
+    assert not declaration("stan").is_trained
+    assert training(STAN.Params(seed=3)).epochs == 0
+    assert training(STAN.Params(seed=3)).seed == 3
 
 
 @pytest.mark.parametrize("name", ["lambda_1", "lambda_2", "lambda_3"])

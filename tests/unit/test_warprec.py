@@ -413,7 +413,7 @@ EXPECTED = {
     "gru4rec": ["reg_weight 0.001", "batch_size 2048", "neg_samples 1"],
     "gsasrec": ["inner_size 512", "reg_weight 0.001", "batch_size 2048", "neg_samples 1"],
     "lightsans": ["reg_weight 0.001", "neg_samples 1"],
-    "narm": ["attn_dropout_prob 0.1", "reg_weight 0.001", "batch_size 2048", "neg_samples 1"],
+    "narm": ["decoder_dropout_prob 0.1", "reg_weight 0.001", "batch_size 2048", "neg_samples 1"],
     "sasrec": ["inner_size 512", "reg_weight 0.001", "batch_size 2048", "neg_samples 1"],
     "stan": ["lambda_2 10"],
 }

@@ -43,6 +43,8 @@ def explain_model(model: str) -> None:
                 line.append(f"   {row.allowed}", "dim")
             console.print(line)
             show(row.description, 6)
+            if row.origin:
+                show(f"default from: {row.origin}", 6, "dim")
             if row.searched:
                 show(f"searched: {row.searched}", 6, "green")
 
@@ -62,6 +64,7 @@ def explain_model(model: str) -> None:
         show(f"({LETTERS})", style="dim")
     show_rows(f"Hyperparameters of {model}", chapter.own)
     show_rows("Of every model", chapter.shared)
+    show("\n".join(f"{fact.name} is {fact.told}" for fact in chapter.facts))
     console.print(
         Text(f"\nFix one with --set NAME=VALUE. The search space is {chapter.space}.", "dim")
     )

@@ -23,7 +23,7 @@ Cost: per target, since each is a sample, O(L^2 D + L D^2) in every block, the l
 from __future__ import annotations
 
 import math
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -39,22 +39,31 @@ from seqtune.nn import (
     initialise_normal,
     left_padded,
 )
-from seqtune.params import Heads, PrefixParams
+from seqtune.params import BatchSize, Blocks, Heads, OnPrefixes, Sources
 
 
 class BSARec(Encoder):
     """Blocks of attention and filter over a window of fixed width; the state of its last slot."""
 
-    class Params(PrefixParams):
+    class Params(OnPrefixes, Blocks):
         """The hyperparameters of BSARec."""
 
         n_heads: Heads = 1
-        batch_size: int = Field(256, ge=1, le=1_000_000, description="Prefixes per optimizer step.")
-        alpha: float = Field(0.7, ge=0, le=1, description="Share of the filter in a block.")
-        c: int = Field(
-            5, ge=0, le=10_000, description="Cut-off of the filter: keeps c // 2 + 1 frequencies."
+        batch_size: BatchSize = 256
+        alpha: float = Field(
+            0.7, ge=0, le=1, description="A block takes the share alpha from its filter."
         )
-        official_pads: bool = Field(False, description="Empty slots attend to all, as officially.")
+        c: int = Field(
+            5, ge=0, le=10_000, description="The filter keeps the c // 2 + 1 lowest frequencies."
+        )
+        official_pads: bool = Field(
+            False, description="Empty slots attend to everything, as in the official code."
+        )
+
+        sources: ClassVar[Sources] = {
+            "n_heads batch_size alpha c": "official",
+            "official_pads": "ours: an empty slot that attends to all carries the future along",
+        }
 
         @model_validator(mode="after")
         def _window_has_the_frequencies(self) -> Self:
@@ -109,7 +118,7 @@ class _Block(nn.Module):
         """(B, L, D) -> (B, Q, D), the last Q slots, which are ``rows`` (Q, R) of the waves."""
         wanted, memory, fast = x[:, -len(rows) :], x[:, -see.shape[-1] :], self.scale**2
         f = fast * wanted + rows @ ((1 - fast) * (waves.T @ x))  # P = waves waves^T
-        a = self.attention(memory if len(rows) > 1 else wanted, memory, see)
+        a = self.attention(memory, None if len(rows) > 1 else wanted, mask=see)
         a = self.dropout(a) * keep
         a = nn.functional.pad(a, (0, 0, len(rows) - a.shape[1], 0))  # (B, Q, D)
         f, a = self.norm_filter(wanted + self.dropout(f)), self.norm_attention(wanted + a)

@@ -11,10 +11,12 @@ A loss is the mean over the targets of a window, the next T = ``target_len`` ite
 same negatives. loss_type window_bce is the authors'.
 
 Rows mode filters a stretch of history once and slides the maximum, which is exact, and trains each
-window once, whatever ``window_stride``. The defaults are the authors', but for: pads are zero,
+window once. The defaults are the authors', but for: pads are zero,
 theirs are learned; windows that reach beyond either end of a history are trained, theirs only where
 it is short; ``weight_decay`` is decoupled and spares tables, theirs is 1e-6 in all gradients. New
-users have the mean user vector. RecBole's, but for its last ReLU: ``tie_output=true target_len=1``.
+users have the mean user vector. ``tie_weights=true`` drops the bias and projects [z ; p_u] to D;
+with ``target_len=1`` it is RecBole's, but for its last ReLU, and for windows of fewer than L items,
+which RecBole pads on the right (scores differ by up to .15), and which are padded on the left here.
 
 Cost: a training step takes O(L^2 D n_h) a target for the filters, and ce O(I D) more. A prediction
 filters one window.
@@ -22,7 +24,7 @@ filters one window.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -30,9 +32,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from seqtune import losses
-from seqtune.model import Batch, Encoder, History, Term
+from seqtune.model import Batch, Contract, Encoder, History, Term
 from seqtune.nn import ByteDropout, ItemEmbedding, UserEmbedding, initialise, left_padded
-from seqtune.params import Calibration, Dropout, Reject, TrainMode, TrainParams
+from seqtune.params import Dropout, NegSamples, Reject, Sources, TieWeights, Trained
 
 ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh}  # monotone: may follow the maximum
 
@@ -40,30 +42,48 @@ ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh}  # monotone: may follow t
 class Caser(Encoder):
     """Convolutions over a window of items; the score takes the user in as well."""
 
-    class Params(TrainParams):
+    class Params(Trained):
         """The hyperparameters of Caser."""
 
-        max_seq_len: int = Field(5, ge=1, le=100, description="Window: the last items it sees.")
-        target_len: int = Field(3, ge=1, le=20, description="Items after a window it must predict.")
-        n_h: int = Field(16, ge=1, le=1024, description="Horizontal filters of each height.")
-        n_v: int = Field(4, ge=1, le=1024, description="Vertical filters: weighted sums of items.")
-        act_conv: Literal["relu", "tanh"] = Field("relu", description="Of the horizontal filters.")
-        act_fc: Literal["relu", "tanh"] = Field("relu", description="Of the layer after filters.")
-        dropout_prob: Dropout = 0.5
-        user_embedding: bool = Field(True, description="A vector for each user in the score.")
-        tie_output: bool = Field(False, description="Score by the input item table, without bias.")
-        train_mode: TrainMode = "rows"
-        loss_type: Literal["window_bce", "ce", "sampled_softmax", "bce", "bpr", "gbce"] = Field(
-            "window_bce", description="Loss; window_bce, the authors', averages over negatives."
+        max_seq_len: int = Field(5, ge=1, le=100, description="A window has this many items, L.")
+        target_len: int = Field(
+            3, ge=1, le=20, description="The T items after a window are its targets."
         )
-        gbce_t: Calibration = 0.75
-        neg_samples: int = Field(3, ge=0, le=1_000_000, description="Negatives per window.")
+        n_h: int = Field(
+            16, ge=1, le=1024, description="Each height has this many horizontal filters."
+        )
+        n_v: int = Field(
+            4, ge=1, le=1024, description="This many vertical filters weigh the items."
+        )
+        act_conv: Literal["relu", "tanh"] = Field(
+            "relu", description="Horizontal filters apply this function, phi_c."
+        )
+        act_fc: Literal["relu", "tanh"] = Field(
+            "relu", description="The layer after the filters applies it, phi_a."
+        )
+        dropout_prob: Dropout = 0.5
+        user_embedding: bool = Field(True, description="The score has a vector for each user, p_u.")
+        tie_weights: TieWeights = False
+        loss_type: Literal["window_bce", "ce", "sampled_softmax", "bce", "bpr", "gbce"] = Field(
+            "window_bce",
+            description="The loss is the authors' window_bce, or one of the usual ones.",
+        )  # type: ignore[assignment]  # one more than the usual
+        neg_samples: NegSamples = 3
         reject: Reject = "seen"
+        window_stride: Literal[0] = Field(
+            0, description="Each target is trained once, however long a history."
+        )
+
+        sources: ClassVar[Sources] = {
+            "max_seq_len target_len n_h n_v act_conv act_fc dropout_prob": "official",
+            "user_embedding tie_weights loss_type neg_samples reject window_stride": "official",
+        }
 
         @property
         def row_shape(self) -> tuple[int, int]:  # stretches of 128 targets
             return 128 + self.max_seq_len, 128
 
+    contract = Contract(learns=0.5, favours_history=True, small={"n_h": 4, "target_len": 1})
     params: Params
 
     def __init__(self, params: Params, n_items: int, n_users: int) -> None:
@@ -76,9 +96,9 @@ class Caser(Encoder):
         self.horizontal = nn.ModuleList(nn.Conv1d(size, p.n_h, q + 1) for q in range(length))
         self.dropout = ByteDropout(p.dropout_prob)
         self.dense = nn.Linear(p.n_v * size + p.n_h * length, size)
-        self.project = nn.Linear(wide, size) if p.tie_output else None
-        self.output_embedding = None if p.tie_output else ItemEmbedding(n_items, wide)
-        self.item_bias = None if p.tie_output else nn.Parameter(torch.zeros(n_items + 1))
+        self.project = nn.Linear(wide, size) if p.tie_weights else None
+        self.output_embedding = None if p.tie_weights else ItemEmbedding(n_items, wide)
+        self.item_bias = None if p.tie_weights else nn.Parameter(torch.zeros(n_items + 1))
         for part in self.children():
             if isinstance(part, nn.Embedding):
                 initialise(part, lambda weight: nn.init.normal_(weight, std=1 / weight.shape[1]))

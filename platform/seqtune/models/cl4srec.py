@@ -23,6 +23,8 @@ large catalogue. A prediction costs what SASRec's does.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -30,23 +32,38 @@ from torch import Tensor
 from seqtune import losses
 from seqtune.model import Batch, History, Term, TransformerEncoder
 from seqtune.nn import ItemEmbedding, Transformer, draw_positions, initialise_normal
-from seqtune.params import LossWeight, Similarity, Temperature, TrainMode, TransformerParams
+from seqtune.params import Blocks, LossWeight, Similarity, Sources, Temperature
 
 
 class CL4SRec(TransformerEncoder):
     """Post-norm Transformer over items, trained by next items and by contrast of altered rows."""
 
-    class Params(TransformerParams):
+    class Params(Blocks):
         """The hyperparameters of CL4SRec."""
 
-        train_mode: TrainMode = "rows"
         ssl_lambda: LossWeight = 0.1
         tau: Temperature = 1.0
         sim_type: Similarity = "cos"
-        crop_eta: float = Field(0.6, gt=0, le=1, description="Share of a history that crop keeps.")
-        mask_gamma: float = Field(0.3, ge=0, le=1, description="Share of items that mask hides.")
-        reorder_beta: float = Field(0.6, ge=0, le=1, description="Share that reorder shuffles.")
-        distinct_ops: bool = Field(True, description="Never one operator for both views of a row.")
+        crop_eta: float = Field(
+            0.6, gt=0, le=1, description="Crop keeps the share eta of a history."
+        )
+        mask_gamma: float = Field(
+            0.3, ge=0, le=1, description="Mask hides the share gamma of the items."
+        )
+        reorder_beta: float = Field(
+            0.6, ge=0, le=1, description="Reorder shuffles the share beta of a history."
+        )
+        distinct_ops: bool = Field(
+            True, description="The two views of a row are made by different operators."
+        )
+
+        sources: ClassVar[Sources] = {
+            "tau": "paper",
+            "sim_type": "ours: over rows, dot products drown the main loss",
+            "ssl_lambda": "ours: the weight that DuoRec gives its contrast",
+            "crop_eta mask_gamma reorder_beta distinct_ops": "ours: as in the code of DuoRec's "
+            "authors, since the paper's own was never released",
+        }
 
     params: Params
 

@@ -14,7 +14,7 @@ items repeat; where they do not, rank the others alone. Scores lie within 1 / te
 
 The authors train on prefixes; here the loss is at every position, with a softmax over each prefix
 that no padding takes part in. A step draws one dropout mask of the table, and weights are drawn as
-theirs. Their settings are ``train_mode=prefixes embedding_size=100 hidden_dropout_prob=0.5
+theirs. Their settings are ``train_mode=prefixes embedding_size=100 dropout_prob=0.5
 attn_dropout_prob=0.5``.
 
 Cost: as SASRec, O(L^2 D + L D^2) a row, and the item table is normalised at each step, little
@@ -23,16 +23,16 @@ beside the vocabulary projection; ave has no Transformer. A prediction is a pass
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from seqtune.model import Encoder, History
+from seqtune.model import Contract, Encoder, History
 from seqtune.nn import ByteDropout, ItemEmbedding, Transformer, initialise_normal
-from seqtune.params import AttentionDropout, BlockParams, Temperature, TrainMode
+from seqtune.params import Blocks, Dropout, ItemDropout, Sources, Temperature
 
 EPS = 1e-6  # least norm that counts: a vector of zeros stays one, with a gradient that is bounded
 
@@ -40,28 +40,34 @@ EPS = 1e-6  # least norm that counts: a vector of zeros stays one, with a gradie
 class CORE(Encoder):
     """Weighted mean of item vectors; the score is a cosine over a temperature."""
 
-    class Params(BlockParams):
+    class Params(Blocks):
         """The hyperparameters of CORE."""
 
         dnn_type: Literal["trm", "ave"] = Field(
-            "trm", description="Weights of items: trm (from a Transformer) or ave (all the same)."
+            "trm", description="A Transformer weighs the items (trm), or they weigh alike (ave)."
         )
-        hidden_dropout_prob: float = Field(
-            0.2, ge=0, lt=1, description="Dropout rate inside the Transformer."
-        )
-        attn_dropout_prob: AttentionDropout = 0.0
+        dropout_prob: Dropout = Field(0.2, validation_alias="hidden_dropout_prob")
         layer_norm_eps: float = Field(
-            1e-12, ge=0, le=1, description="Added to the variance in layer normalisation."
+            1e-12, ge=0, le=1, description="Layer normalisation adds this to the variance."
         )
-        session_dropout: float = Field(
-            0.2, ge=0, lt=1, description="Dropout rate on the item vectors of a session."
+        session_dropout: ItemDropout = 0.2
+        item_dropout: Dropout = Field(
+            0.2, description="Dropout sets this share of the table that scores are made with to 0."
         )
-        item_dropout: float = Field(
-            0.2, ge=0, lt=1, description="Dropout rate on the items a session is compared with."
+        temperature: Temperature = Field(
+            0.07, description="The score is a cosine over this temperature, tau."
         )
-        temperature: Temperature = 0.07
-        train_mode: TrainMode = "rows"
 
+        sources: ClassVar[Sources] = {
+            "dnn_type layer_norm_eps session_dropout item_dropout temperature": "official",
+            "dropout_prob": "ours: less than the official 0.5, within RecBole's range",
+        }
+
+    contract = Contract(
+        favours_history=True,
+        idle_weights=frozenset({"weight.bias"}),  # a softmax ignores it
+        learns_with={("dnn_type", "ave"): 0.25},  # a mean is blind to order
+    )
     params: Params
 
     def __init__(self, params: Params, n_items: int, n_users: int) -> None:
@@ -71,18 +77,7 @@ class CORE(Encoder):
         self.session_dropout = ByteDropout(params.session_dropout)
         self.item_dropout = ByteDropout(params.item_dropout)
         if params.dnn_type == "trm":
-            self.body = Transformer(
-                size,
-                params.max_seq_len,
-                n_layers=params.n_layers,
-                n_heads=params.n_heads,
-                inner_size=params.inner_size,
-                dropout=params.hidden_dropout_prob,
-                attn_dropout=params.attn_dropout_prob,
-            )
-            for part in self.body.modules():
-                if isinstance(part, nn.LayerNorm):
-                    part.eps = params.layer_norm_eps
+            self.body = Transformer.of(params, eps=params.layer_norm_eps)
             self.weight = nn.Linear(size, 1)
         initialise_normal(self)
         nn.init.uniform_(self.item_embedding.weight[1:].detach(), -(size**-0.5), size**-0.5)
@@ -107,7 +102,7 @@ class CORE(Encoder):
         """(B, L, D), a mask (B or 1, Q, L) -> weights (B, Q, L) that sum to 1 over each session."""
         logits = x.new_zeros(x.shape[:2])
         if self.params.dnn_type == "trm":
-            logits = self.weight(self.body.forward(x, lengths)).squeeze(-1)
+            logits = self.weight(self.body(x, lengths)).squeeze(-1)
         # A masked softmax, since exp(logit - highest of the row) would carry the future's rounding.
         return logits.float()[:, None].masked_fill(~seen, -torch.inf).softmax(-1)
 

@@ -25,7 +25,7 @@ target is a row, so that an epoch takes 20 to 50 times as long. A prediction is 
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -34,31 +34,51 @@ from torch import Tensor
 from seqtune import losses
 from seqtune.model import Batch, History, Sequences, Term, TransformerEncoder
 from seqtune.nn import ItemEmbedding, Transformer, initialise_normal
-from seqtune.params import LossWeight, Similarity, Temperature, TrainMode, TransformerParams
+from seqtune.params import (
+    BatchSize,
+    Blocks,
+    LossWeight,
+    Similarity,
+    Sources,
+    Temperature,
+    TrainMode,
+)
 
 
 class DuoRec(TransformerEncoder):
     """Post-norm Transformer over items, trained by next items and by contrast."""
 
-    class Params(TransformerParams):
+    class Params(Blocks):
         """The hyperparameters of DuoRec."""
 
-        batch_size: int = Field(256, ge=1, le=1_000_000, description="Rows per optimizer step.")
+        batch_size: BatchSize = 256
         train_mode: TrainMode = "prefixes"
         ssl_type: Literal["un", "su", "us", "us_x"] = Field(
             "us_x",
-            description="Contrast: un (dropout views), su (same-target views), us (both terms), "
-            "us_x (dropout view against same-target view).",
+            description="The contrast takes dropout views (un), same-target views (su), both in "
+            "two terms (us), or one against the other (us_x).",
         )
-        ssl_lambda: LossWeight = 0.1
-        ssl_lambda_sem: LossWeight = 0.1
+        ssl_lambda: LossWeight = Field(
+            0.1, description="The term of dropout views has this weight, lambda."
+        )
+        ssl_lambda_sem: LossWeight = Field(
+            0.1, description="The term of same-target views has this weight."
+        )
         tau: Temperature = 1.0
         sim_type: Similarity = "dot"
         mask_same_target: bool = Field(
             False, description="Rows with the same target are not negatives of each other."
         )
 
+        sources: ClassVar[Sources] = {
+            "batch_size train_mode ssl_type ssl_lambda ssl_lambda_sem": "official",
+            "tau sim_type mask_same_target": "official",
+        }
+
     params: Params
+    by_item: Tensor  # (T,) the training targets, those of an item together
+    starts: Tensor  # (I + 2,) where those of each item begin
+    place: Tensor  # (E,) where an event stands in by_item
 
     def __init__(self, params: Params, n_items: int, n_users: int) -> None:
         super().__init__(params, n_items, n_users)
@@ -68,14 +88,13 @@ class DuoRec(TransformerEncoder):
 
     def prepare(self, sequences: Sequences) -> None:
         super().prepare(sequences)
-        # The training targets grouped by item: those of item i are by_item[starts[i]:starts[i+1]].
         items = sequences.items[sequences.targets].long()
         order = items.argsort(stable=True)
         self.by_item = sequences.targets[order]
         self.starts = torch.searchsorted(
             items[order], torch.arange(self.n_items + 2, device=items.device)
         )
-        self.place = torch.zeros_like(sequences.items, dtype=torch.long)  # inverse of by_item
+        self.place = torch.zeros_like(sequences.items, dtype=torch.long)
         self.place[self.by_item] = torch.arange(len(order), device=items.device)
 
     def same_target(self, events: Tensor, rng: torch.Generator) -> Tensor:
@@ -89,29 +108,32 @@ class DuoRec(TransformerEncoder):
         return self.by_item[start + torch.where(count > 1, other, own)]
 
     def loss(self, batch: Batch, rng: torch.Generator) -> dict[str, Term]:
-        p = self.params
-        states = self.states_at_targets(batch)  # (N, D)
+        p, states = self.params, self.states_at_targets(batch)  # (N, D)
         terms = self.next_item(states, batch, rng)
-        events, targets, prefix = batch.events, batch.targets, cast(History, batch)
+        prefix: History = batch
+        events, targets = batch.events, batch.targets
         if not batch.prefixes:
             one = one_per_row(batch, rng)
             states, events, targets = states[one], events[one], targets[one]
             prefix = self.sequences.before(events, p.max_seq_len)
-        other = self.sequences.before(self.same_target(events, rng), p.max_seq_len)
 
-        views = {"un": [prefix], "su": [other]}.get(p.ssl_type, [prefix, other])
-        encoded = self.encode_views(*views)
-        pairs = {
-            "un": [("un", states, p.ssl_lambda)],
-            "su": [("su", states, p.ssl_lambda_sem)],
-            "us": [("un", states, p.ssl_lambda), ("su", states, p.ssl_lambda_sem)],
-            "us_x": [("us_x", encoded[0], p.ssl_lambda_sem)],
-        }[p.ssl_type]
-        same = targets if p.mask_same_target else None
-        for (name, first, weight), second in zip(pairs, encoded[-len(pairs) :], strict=True):
+        def term(first: Tensor, second: Tensor, weight: float) -> Term:
+            same = targets if p.mask_same_target else None
             total = losses.info_nce(first, second, p.tau, p.sim_type, same)
-            terms[name] = Term(total, 2 * len(first), weight)
-        return terms
+            return Term(total, 2 * len(first), weight)
+
+        if p.ssl_type == "un":
+            (dropped,) = self.encode_views(prefix)
+            return terms | {"un": term(states, dropped, p.ssl_lambda)}
+        other = self.sequences.before(self.same_target(events, rng), p.max_seq_len)
+        if p.ssl_type == "su":
+            (same,) = self.encode_views(other)
+            return terms | {"su": term(states, same, p.ssl_lambda_sem)}
+        dropped, same = self.encode_views(prefix, other)
+        if p.ssl_type == "us":
+            terms["un"] = term(states, dropped, p.ssl_lambda)
+            return terms | {"su": term(states, same, p.ssl_lambda_sem)}
+        return terms | {"us_x": term(dropped, same, p.ssl_lambda_sem)}
 
 
 def one_per_row(batch: Batch, rng: torch.Generator) -> Tensor:

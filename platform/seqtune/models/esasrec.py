@@ -12,7 +12,8 @@ A gate reads x as it is; nothing normalises the last block's output. ``mn_ratio`
 negatives from the distinct items of a worker's batch. ``logq`` subtracts log training counts from
 all scores in the loss, also for uniform negatives, as the authors do; 0 is taken for 1. Their code
 is ``neg_sharing=position reject=none attn_dropout_prob=<dropout_prob>``, and draws W_q, W_k, W_v as
-one matrix; ``use_ligr=false`` is its SASRec, less an output projection.
+one matrix. ``use_ligr=false`` is its SASRec less an output projection, where that masks the keys of
+padding (its ``use_key_padding_mask``); by default it does not, and short histories differ.
 
 Cost: as SASRec, O(L^2 D + L D^2) a row, and half as much again for gates and a third feed-forward
 matrix; the loss scores k + 1 items a position, not the whole catalogue.
@@ -20,7 +21,8 @@ matrix; the loss scores k + 1 items a position, not the whole catalogue.
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from functools import partial
+from typing import ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -29,33 +31,41 @@ from torch import Tensor, nn
 
 from seqtune.model import Sequences, TransformerEncoder
 from seqtune.nn import Attention, Block, ByteDropout, ItemEmbedding, Transformer, at, initialise
-from seqtune.params import Depth, Dropout, NextItemLoss, TrainMode, TransformerParams
+from seqtune.params import AdamBeta2, Blocks, Dropout, NegSamples, NextItemLoss, Position, Sources
 
 
 class ESASRec(TransformerEncoder):
     """Transformer of gated blocks over items; the score is the dot product of state and item."""
 
-    class Params(TransformerParams):
+    class Params(Blocks):
         """The hyperparameters of eSASRec."""
 
-        n_layers: Depth = 2
         dropout_prob: Dropout = 0.2
-        use_ligr: bool = Field(True, description="Gated LiGR blocks; false: those of SASRec.")
+        use_ligr: bool = Field(
+            True, description="The blocks are gated (LiGR), or else those of SASRec."
+        )
         use_relative_pos: bool = Field(
-            False, description="Attention bias by head and distance; costs the flash kernel."
+            False, description="Attention has a bias by head and distance, and no flash kernel."
         )
-        pos: Literal["abs", "rev"] = Field(
-            "rev", description="Position ids counted from the oldest item, or from the newest."
-        )
-        train_mode: TrainMode = "rows"
+        pos: Position = "rev"
         use_sampled_softmax: bool = Field(
-            True, description="False: loss_type ce in place of sampled_softmax."
+            True, description="Without it, loss_type ce stands for sampled_softmax."
         )
         loss_type: NextItemLoss = "sampled_softmax"
-        neg_samples: int = Field(256, ge=0, le=1_000_000, description="Negatives; 1 means BPR.")
-        mn_ratio: float = Field(0.0, ge=0, le=1, description="Share of negatives from the batch.")
-        logq: bool = Field(False, description="Subtract log counts from scores in the loss.")
-        adam_beta2: float = Field(0.98, ge=0, lt=1, description="Second-moment decay of AdamW.")
+        neg_samples: NegSamples = 256
+        mn_ratio: float = Field(
+            0.0, ge=0, le=1, description="This share of negatives comes from the batch."
+        )
+        logq: bool = Field(
+            False, description="The loss subtracts log counts of items from their scores."
+        )
+        adam_beta2: AdamBeta2 = 0.98
+
+        sources: ClassVar[Sources] = {
+            "use_ligr use_sampled_softmax loss_type": "paper",
+            "dropout_prob use_relative_pos pos neg_samples mn_ratio adam_beta2": "official",
+            "logq": "ours: it makes up for negatives from the batch, and there are none",
+        }
 
         @model_validator(mode="after")
         def _switches_agree(self) -> Self:
@@ -72,10 +82,14 @@ class ESASRec(TransformerEncoder):
     def __init__(self, params: Params, n_items: int, n_users: int) -> None:
         super().__init__(params, n_items, n_users)
         self.item_embedding = ItemEmbedding(n_items, params.embedding_size)
-        self.body = Transformer.of(params, "sasrec", params.pos, "relu")
+        self.in_batch = params.mn_ratio
         if params.use_ligr:
-            self.body.blocks = nn.ModuleList(_Gated(params) for _ in range(params.n_layers))
-            self.body.register_module("layer_norm", nn.Identity())
+            gated = partial(_Gated, params)
+            self.body = Transformer.of(params, norm=None, position=params.pos, block=gated)
+        else:
+            self.body = Transformer.of(
+                params, norm="sasrec", position=params.pos, activation="relu"
+            )
         initialise(self, nn.init.xavier_normal_)
 
     def prepare(self, sequences: Sequences) -> None:
@@ -88,18 +102,25 @@ class _Gated(Block):
     def __init__(self, p: ESASRec.Params) -> None:
         size, rate = p.embedding_size, p.dropout_prob
         attention = Attention(size, p.n_heads, p.attn_dropout_prob)
-        super().__init__(size, attention, _SwiGLU(size, p.inner_size, rate), rate, "pre")
-        self.norm_1.eps = self.norm_2.eps = 1e-5
+        super().__init__(size, attention, _SwiGLU(size, p.inner_size, rate), rate, "pre", eps=1e-5)
         self.gate_1, self.gate_2 = nn.Linear(size, size), nn.Linear(size, size)
         self.bias = nn.Embedding(p.max_seq_len, p.n_heads) if p.use_relative_pos else None
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, only: Tensor | None = None) -> Tensor:
-        memory = query = self.norm_1(x)
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        only: Tensor | None = None,
+    ) -> Tensor:
+        memory, query = self.norm_1(x), None
         if self.bias is not None:
-            mask = self.biases(self.bias, x.shape[1], only)
+            mask, causal = self.biases(self.bias, x.shape[1], only), False
         if only is not None:
             x, query = at(x, only), at(memory, only)
-        x = x + self.gate_1(x).sigmoid() * self.dropout(self.attention(query, memory, mask))
+        a = self.attention(memory, query, mask=mask, causal=causal)
+        x = x + self.gate_1(x).sigmoid() * self.dropout(a)
         y: Tensor = self.gate_2(x).sigmoid() * self.dropout(self.feed_forward(self.norm_2(x)))
         return x + y
 

@@ -11,14 +11,14 @@ Lags before the first item and eta_u of new users are 0; without lags it is FISM
 history=past: N are the items before the target, in training as in prediction. history=all is the
 paper's: in training N are all training items of the user, those after the target too, without any
 occurrence of the candidate; ce cannot do that, and negatives must be unseen. past lets it stay.
-``reg_weight`` also counts Q, eta and eta_u. RecBole's is ``tie_tables=true item_bias=false``.
+``reg_weight`` also counts Q, eta and eta_u. RecBole's is ``tie_weights=true item_bias=false``.
 
 Cost: O(K D) per target and sampled item in training, O(I D) with ce; a prediction O(L D + I D).
 """
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -26,29 +26,51 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from seqtune import losses
-from seqtune.model import Batch, Encoder, History, Term
+from seqtune.model import Batch, Contract, Encoder, History, Term
 from seqtune.nn import ItemEmbedding, UserEmbedding, initialise_normal
-from seqtune.params import Calibration, NextItemLoss, Reject, TrainMode, TrainParams
+from seqtune.params import (
+    LearningRate,
+    MaxSeqLen,
+    NegSamples,
+    NextItemLoss,
+    Reject,
+    Sources,
+    TieWeights,
+    Trained,
+)
 
 
 class FOSSIL(Encoder):
     """A sum of item vectors over the history, plus weighted ones of the last few."""
 
-    class Params(TrainParams):
+    class Params(Trained):
         """The hyperparameters of FOSSIL."""
 
-        max_seq_len: int = Field(200, ge=1, le=10_000, description="Longest history, in items.")
-        order_len: int = Field(3, ge=1, le=100, description="Last items with their own weights.")
+        max_seq_len: MaxSeqLen = 200
+        order_len: int = Field(3, ge=1, le=100, description="The last K items have weights, eta.")
         alpha: float = Field(0.5, ge=0, le=1, description="A sum of n is divided by n ** alpha.")
-        history: Literal["past", "all"] = Field("past", description="What training sums up.")
-        tie_tables: bool = Field(False, description="One item table for history and candidates.")
-        item_bias: bool = Field(True, description="A bias for each item.")
-        train_mode: TrainMode = "rows"
-        learning_rate: float = Field(5e-3, gt=0, le=10, description="Peak step size.")
+        history: Literal["past", "all"] = Field(
+            "past", description="Training sums up the items before the target, or all of the user."
+        )
+        tie_weights: TieWeights = False
+        item_bias: bool = Field(True, description="Each item has a bias of its own, b_i.")
+        learning_rate: LearningRate = 5e-3
         loss_type: NextItemLoss = "bpr"
-        gbce_t: Calibration = 0.75
-        neg_samples: int = Field(64, ge=0, le=1_000_000, description="Negatives per target.")
+        neg_samples: NegSamples = 64
         reject: Reject = "seen"
+        weight_decay: Literal[0] = Field(0, description="It has no matrices, which alone decay.")
+        precision: Literal["fp32"] = Field("fp32", description="It has no matrix products inside.")
+
+        sources: ClassVar[Sources] = {
+            "tie_weights item_bias loss_type reject": "paper",
+            "max_seq_len": "ours: long histories cost next to nothing here",
+            "order_len": "ours: RecBole's, and the largest that the paper tries",
+            "alpha": "ours: in the middle of what is usual for FISM, .4 to .6",
+            "history": "ours: training then sums up what prediction does",
+            "learning_rate": "ours: a sum without layers bears larger steps",
+            "neg_samples": "ours: the single one of the paper makes noisy steps",
+            "weight_decay precision": "paper",
+        }
 
         @model_validator(mode="after")
         def _candidates_leave_the_history(self) -> Self:
@@ -56,13 +78,14 @@ class FOSSIL(Encoder):
                 raise ValueError("history all needs reject seen and a loss_type other than ce")
             return self
 
+    contract = Contract(learns=0.5, favours_history=True)
     params: Params
 
     def __init__(self, params: Params, n_items: int, n_users: int) -> None:
         super().__init__(params, n_items, n_users)
         p, size = params, params.embedding_size
         self.item_embedding = ItemEmbedding(n_items, size)  # P, the next one is Q
-        self.output_embedding = None if p.tie_tables else ItemEmbedding(n_items, size)
+        self.output_embedding = None if p.tie_weights else ItemEmbedding(n_items, size)
         self.bias = nn.Parameter(torch.zeros(n_items + 1)) if p.item_bias else None
         self.eta = nn.Parameter(torch.zeros(p.order_len))
         self.user_eta = UserEmbedding(n_users, p.order_len, "zero")
@@ -73,12 +96,16 @@ class FOSSIL(Encoder):
 
     def encode(self, history: History) -> Tensor:
         x = self.item_embedding(history.items)
-        if isinstance(history, Batch) and self.params.history == "all":
-            known = self.known(history.users)
-            long = self.divided(self.item_embedding(known).sum(1), (known > 0).sum(1))[:, None]
-        else:
-            long = self.divided(x.cumsum(1), torch.arange(1, x.shape[1] + 1, device=x.device))
-        return long + self.lags(x, history.users)
+        counts = torch.arange(1, x.shape[1] + 1, device=x.device)
+        return self.divided(x.cumsum(1), counts) + self.lags(x, history.users)
+
+    def states_at_targets(self, batch: Batch) -> Tensor:
+        if self.params.history == "past":
+            return super().states_at_targets(batch)
+        known = self.known(batch.users)
+        long = self.divided(self.item_embedding(known).sum(1), (known > 0).sum(1))[:, None]
+        states = long + self.lags(self.item_embedding(batch.items), batch.users)
+        return states.flatten(0, 1).index_select(0, batch.where)
 
     def divided(self, total: Tensor, count: Tensor) -> Tensor:  # (..., D) by (...) to the alpha
         return total / count.clamp(min=1)[..., None] ** self.params.alpha

@@ -21,30 +21,30 @@ Cost: O(L (D H + H^2)), L steps in turn, and ce O(I D) a target; official scores
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from torch import Generator, Tensor, nn
 
 from seqtune import losses
-from seqtune.model import Batch, Encoder, History, Sequences, Term
+from seqtune.model import Batch, Contract, Encoder, History, Sequences, Term
 from seqtune.models._stepped import Stepped
 from seqtune.negatives import Popularity
 from seqtune.nn import ByteDropout, ItemEmbedding, at, initialise
-from seqtune.params import Calibration, Dropout, Hidden, TrainParams
+from seqtune.params import Dropout, Hidden, ItemDropout, RecurrentDepth, Sources, Trained
 
 
 class GRU4Rec(Encoder):
     """GRU over items; in variant sequence, a linear layer back to the size of an item vector."""
 
-    class Params(TrainParams):
+    class Params(Trained):
         """The hyperparameters of GRU4Rec."""
 
         variant: Literal["sequence", "official"] = Field(
             "sequence", description="sequence is RecBole's model, official is the authors' own."
         )
         hidden_size: Hidden = 128
-        num_layers: int = Field(1, ge=1, le=8, description="The GRU has so many equal layers.")
+        n_layers: RecurrentDepth = Field(1, validation_alias="num_layers")
         layers: str = Field(
             "", coerce_numbers_to_str=True, description="official: 100/50 makes two such layers."
         )
@@ -53,20 +53,27 @@ class GRU4Rec(Encoder):
             description="official: items enter by the output's table (shared), by one of "
             "embedding_size (separate), or straight into the gates (one_hot).",
         )
-        dropout_prob: Dropout = Field(0.3, description="This share of item vectors is dropped.")
+        dropout_prob: ItemDropout = 0.3  # the authors' dropout_p_embed
         dropout_p_hidden: Dropout = Field(0.0, description="This share of states is dropped.")
         train_mode: Literal["rows", "prefixes", "sessions"] = Field(
             "rows", description="sequence trains on rows or prefixes, official on sessions."
-        )
+        )  # type: ignore[assignment]  # one more than the usual
         loss_type: Literal["ce", "sampled_softmax", "bce", "bpr", "gbce", "bpr_max"] = Field(
             "ce", description="official takes ce or bpr_max over the columns of a step."
-        )
-        gbce_t: Calibration = 0.75
+        )  # type: ignore[assignment]  # one more than the usual
         n_sample: int = Field(2048, ge=0, le=1_000_000, description="A step samples so many items.")
         sample_alpha: float = Field(0.5, ge=0, le=1, description="Items are drawn by count^alpha.")
         logq: float = Field(0.0, ge=0, le=1, description="ce takes logq log q from each score.")
         bpreg: float = Field(1.0, ge=0, le=100, description="bpr_max adds bpreg sum_j w_j r_j^2.")
         elu_param: float = Field(0.5, ge=0, le=100, description="bpr_max compares r = elu(score).")
+
+        sources: ClassVar[Sources] = {
+            "variant hidden_size dropout_prob train_mode": "ours: RecBole's, whose network suits "
+            "histories of users",
+            "n_layers layers item_input loss_type": "official",
+            "dropout_p_hidden n_sample sample_alpha": "official",
+            "logq bpreg elu_param": "official",
+        }
 
         @field_validator("layers")
         @classmethod
@@ -88,13 +95,14 @@ class GRU4Rec(Encoder):
                     raise ValueError(f"{rule} with variant {self.variant}, not {value!r}")
             return self
 
+    contract = Contract(settings=({"variant": "official", "train_mode": "sessions"},))
     params: Params
 
     def __init__(self, params: Params, n_items: int, n_users: int) -> None:
         super().__init__(params, n_items, n_users)
         p, size, self.official = params, params.embedding_size, params.variant == "official"
         if self.official:
-            sizes = [int(n) for n in p.layers.split("/") if n] or [p.hidden_size] * p.num_layers
+            sizes = [int(n) for n in p.layers.split("/") if n] or [p.hidden_size] * p.n_layers
             rates = p.dropout_prob, p.dropout_p_hidden
             self.item_embedding = ItemEmbedding(n_items, sizes[-1])
             self.stepped = Stepped(n_items, sizes, p.item_input, size, rates)
@@ -106,7 +114,7 @@ class GRU4Rec(Encoder):
             self.item_embedding = ItemEmbedding(n_items, size)
             self.dropout = ByteDropout(p.dropout_prob)
             self.state_dropout: Callable[[Tensor], Tensor] = ByteDropout(p.dropout_p_hidden)
-            self.gru = nn.GRU(size, p.hidden_size, p.num_layers, bias=False, batch_first=True)
+            self.gru = nn.GRU(size, p.hidden_size, p.n_layers, bias=False, batch_first=True)
             self.dense = nn.Linear(p.hidden_size, size)
             initialise(self.item_embedding, nn.init.xavier_normal_)
             initialise(self.gru, nn.init.xavier_uniform_)

@@ -20,30 +20,41 @@ Cost: per target, since each is a sample, O(L^2 D + L D^2) in every block, the l
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from seqtune.model import Encoder, History
+from seqtune.model import Contract, Encoder, History
 from seqtune.nn import EPS, ByteDropout, FeedForward, ItemEmbedding, Stacked, at, initialise_normal
-from seqtune.params import PrefixParams
+from seqtune.params import BatchSize, Blocks, OnPrefixes, Sources
 
 
 class LightSANs(Encoder):
     """Blocks of attention to interests and to positions; the state at the last item."""
 
-    class Params(PrefixParams):
+    class Params(OnPrefixes, Blocks):
         """The hyperparameters of LightSANs."""
 
-        batch_size: int = Field(256, ge=1, le=1_000_000, description="Prefixes per optimizer step.")
-        k_interests: int = Field(5, ge=1, le=10_000, description="Interests per history.")
+        batch_size: BatchSize = 256
+        k_interests: int = Field(
+            5, ge=1, le=10_000, description="A history is summed up in k interests."
+        )
         softmax_axis: Literal["interest", "query"] = Field(
             "interest", description="Attention weights sum to 1 over interests, or over queries."
         )
-        pad_mask: bool = Field(True, description="Keep pads out; officially they take part.")
+        pad_mask: bool = Field(
+            True, description="Padding takes no part, as it does in the official code."
+        )
+
+        sources: ClassVar[Sources] = {
+            "k_interests": "official",
+            "softmax_axis": "paper",
+            "batch_size": "ours: the official 1024 leaves small data few steps",
+            "pad_mask": "ours: the authors themselves report that it is better",
+        }
 
         @model_validator(mode="after")
         def _history_has_the_interests(self) -> Self:
@@ -52,6 +63,7 @@ class LightSANs(Encoder):
                 raise ValueError(f"{rule}; a tenth of max_seq_len is usual")
             return self
 
+    contract = Contract(small={"k_interests": 3})
     params: Params
 
     def __init__(self, params: Params, n_items: int, n_users: int) -> None:

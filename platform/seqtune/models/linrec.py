@@ -20,7 +20,7 @@ of its own unless causal, so that a user with L items costs L rows.
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -28,8 +28,16 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from seqtune.model import History, TransformerEncoder
-from seqtune.nn import Attention, ByteDropout, ItemEmbedding, Transformer, initialise_normal
-from seqtune.params import PrefixParams
+from seqtune.nn import (
+    Attention,
+    Block,
+    ByteDropout,
+    FeedForward,
+    ItemEmbedding,
+    Transformer,
+    initialise_normal,
+)
+from seqtune.params import AttentionDropout, BatchSize, Blocks, Sources, TrainMode
 
 CHUNK = 64  # positions of a causal row whose products are taken at once
 
@@ -37,25 +45,38 @@ CHUNK = 64  # positions of a causal row whose products are taken at once
 class LinRec(TransformerEncoder):
     """Transformer with linear attention; the score is the dot product of a state and an item."""
 
-    class Params(PrefixParams):
+    class Params(Blocks):
         """The hyperparameters of LinRec."""
 
-        batch_size: int = Field(256, ge=1, le=1_000_000, description="Rows per optimizer step.")
-        attn_dropout_prob: float = Field(
-            0.0, ge=0, lt=1, description="Dropout rate on normalised queries."
+        batch_size: BatchSize = 256
+        train_mode: TrainMode = "prefixes"
+        attn_dropout_prob: AttentionDropout = Field(
+            0.0, description="Dropout sets this share of normalised queries to 0."
         )
         k_norm: Literal["position", "sequence"] = Field(
-            "position", description="Keys have norm 1 at each position, or each column over them."
+            "position",
+            description="Keys have norm 1 at each position, or each column over all of them.",
         )
         pad_mask: bool = Field(
-            True, description="Padding takes no part; false: all max_seq_len places do."
+            True, description="Padding takes no part, or else all max_seq_len places do."
         )
         causal: bool = Field(
-            False, description="A state sees no later items; allows train_mode rows."
+            False, description="A state sees no later items, which allows train_mode rows."
         )
+
+        sources: ClassVar[Sources] = {
+            "train_mode attn_dropout_prob k_norm causal": "official",
+            "batch_size": "ours: the official 2048 leaves small data few steps",
+            "pad_mask": "ours: a score should not depend on how much padding there is",
+        }
 
         @model_validator(mode="after")
         def _causal_sees_no_future(self) -> Self:
+            if self.train_mode == "rows" and not self.causal:
+                raise ValueError(
+                    "train_mode rows would leak, since a state of this model sees the items that "
+                    "follow, its own target among them; use prefixes, or causal: true"
+                )
             if self.causal and self.k_norm == "sequence":
                 raise ValueError(
                     "k_norm sequence would leak, since it takes norms over later items too; with "
@@ -70,9 +91,7 @@ class LinRec(TransformerEncoder):
     def __init__(self, params: Params, n_items: int, n_users: int) -> None:
         super().__init__(params, n_items, n_users)
         self.item_embedding = ItemEmbedding(n_items, params.embedding_size)
-        self.body = Transformer.of(params, causal=params.causal)
-        for block in self.body.blocks:
-            block.attention = _LinearAttention(params)
+        self.body = Transformer.of(params, causal=params.causal, block=lambda: _block(params))
         initialise_normal(self)
 
     def vectors(self, history: History) -> Tensor:
@@ -84,19 +103,24 @@ class LinRec(TransformerEncoder):
         return x
 
 
+def _block(p: LinRec.Params) -> Block:
+    feed_forward = FeedForward(p.embedding_size, p.inner_size, "gelu")
+    return Block(p.embedding_size, _LinearAttention(p), feed_forward, p.dropout_prob, "post")
+
+
 class _LinearAttention(Attention):
     def __init__(self, p: LinRec.Params) -> None:
         super().__init__(p.embedding_size, p.n_heads)
         self.pad_mask, self.over = p.pad_mask, -1 if p.k_norm == "position" else -2
         self.query_dropout = ByteDropout(p.attn_dropout_prob)
 
-    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
         q, k = F.elu(q.float()), F.elu(k.float())
         if mask is not None and self.pad_mask:
             k = k * mask.mT  # (B, 1, L, 1)
         q = self.query_dropout(q * (q.square().sum(-1, keepdim=True) + 1e-6).rsqrt())
         k = k * (k.square().sum(self.over, keepdim=True) + 1e-6).rsqrt() / k.shape[-1] ** 0.5
-        if mask is None:
+        if causal:
             return _causal(q, k, v)
         return (q @ k.mT) @ v if q.shape[-2] == 1 else q @ (k.mT @ v)
 

@@ -18,7 +18,7 @@ with memory for one query at a time. A prediction has one query: O(L D H + L H^2
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,27 +27,32 @@ from torch import Tensor, nn
 
 from seqtune.model import Encoder, History
 from seqtune.nn import ByteDropout, ItemEmbedding, at, initialise
-from seqtune.params import Calibration, Hidden, NextItemLoss, TrainMode, TrainParams
+from seqtune.params import Dropout, Hidden, ItemDropout, RecurrentDepth, Sources, Trained
 
 
 class NARM(Encoder):
     """GRU over items, attention of each state over those before it, and a bilinear decoder."""
 
-    class Params(TrainParams):
+    class Params(Trained):
         """The hyperparameters of NARM."""
 
         hidden_size: Hidden = 128
-        n_layers: int = Field(1, ge=1, le=8, description="Recurrent layers.")
-        hidden_dropout_prob: float = Field(0.25, ge=0, lt=1, description="Dropout of item vectors.")
-        attn_dropout_prob: float = Field(
-            0.5, ge=0, lt=1, description="Dropout of the decoder's input, not of attention weights."
+        n_layers: RecurrentDepth = 1
+        dropout_prob: ItemDropout = Field(0.25, validation_alias="hidden_dropout_prob")
+        decoder_dropout_prob: Dropout = Field(
+            0.5,
+            description="Dropout sets this share of the decoder's input to 0.",
+            validation_alias="attn_dropout_prob",
         )
         attn_norm: Literal["softmax", "none"] = Field(
-            "softmax", description="Attention weights: softmax of the energies, or these as such."
+            "softmax",
+            description="Attention weighs by a softmax of the energies, or by these as such.",
         )
-        train_mode: TrainMode = "rows"
-        loss_type: NextItemLoss = "ce"
-        gbce_t: Calibration = 0.75
+
+        sources: ClassVar[Sources] = {
+            "n_layers dropout_prob decoder_dropout_prob attn_norm": "official",
+            "hidden_size": "ours: twice the size of an item vector, as in the official code",
+        }
 
     params: Params
 
@@ -62,8 +67,8 @@ class NARM(Encoder):
         self.key, self.query = (nn.Linear(hidden, hidden, bias=False) for _ in range(2))  # A1, A2
         self.energy = nn.Linear(hidden, 1, bias=False)  # v
         self.decoder = nn.Linear(2 * hidden, size, bias=False)  # B
-        self.dropout = ByteDropout(params.hidden_dropout_prob)
-        self.decoder_dropout = ByteDropout(params.attn_dropout_prob)
+        self.dropout = ByteDropout(params.dropout_prob)
+        self.decoder_dropout = ByteDropout(params.decoder_dropout_prob)
         initialise(self, nn.init.xavier_normal_)
         initialise(self.layers, lambda w: [nn.init.orthogonal_(gate) for gate in w.chunk(3)])
 

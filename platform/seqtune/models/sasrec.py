@@ -16,34 +16,34 @@ items. A prediction needs the last state alone, and O(I D) for the scores.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from seqtune.model import History, TransformerEncoder
 from seqtune.nn import ItemEmbedding, Transformer, initialise, initialise_normal
-from seqtune.params import TrainMode, TransformerParams
+from seqtune.params import Activation, Blocks, Norm, Position, Sources, TieWeights
 
 
 class SASRec(TransformerEncoder):
     """Transformer over items; the score is the dot product of the last state and an item."""
 
-    class Params(TransformerParams):
+    class Params(Blocks):
         """The hyperparameters of SASRec."""
 
-        norm: Literal["post", "pre", "sasrec"] = Field(
-            "post", description="Where a block normalises: after, before, or as the official code."
-        )
-        activation: Literal["gelu", "relu"] = Field("gelu", description="Of the feed-forward.")
-        pos: Literal["abs", "rev"] = Field(
-            "abs", description="Position ids counted from the oldest item, or from the newest."
-        )
+        norm: Norm = "post"
+        activation: Activation = "gelu"
+        pos: Position = "abs"
         scale_emb: bool = Field(
-            False, description="Multiply item vectors by sqrt(embedding_size) at the input."
+            False, description="Item vectors are multiplied by sqrt(d) at the input."
         )
-        tie_weights: bool = Field(True, description="One item table for input and output.")
-        train_mode: TrainMode = "rows"
+        tie_weights: TieWeights = True
+
+        sources: ClassVar[Sources] = {
+            "norm activation pos scale_emb": "ours: RecBole's body, better on Amazon Beauty",
+            "tie_weights": "official",
+        }
 
     params: Params
 
@@ -52,7 +52,9 @@ class SASRec(TransformerEncoder):
         self.item_embedding = ItemEmbedding(n_items, params.embedding_size)
         if not params.tie_weights:
             self.output_embedding = ItemEmbedding(n_items, params.embedding_size)
-        self.body = Transformer.of(params, params.norm, params.pos, params.activation)
+        self.body = Transformer.of(
+            params, norm=params.norm, position=params.pos, activation=params.activation
+        )
         if params.norm == "sasrec":
             initialise(self, nn.init.xavier_uniform_)
         else:

@@ -23,21 +23,24 @@ what others did later. ``causal_neighbors=false`` compares with them on their te
 both ways. Without times, as over HTTP, s ends after all sessions. In serving everyone is a
 stranger: of a user who was trained on, the own session is a neighbour like any other.
 
-Cost: no training, so ``epochs``, ``embedding_size`` and the like have no effect. A prediction reads
+Cost: no training, so there are no ``epochs``, ``embedding_size`` and the like. A prediction reads
 up to max_seq_len * sample_size places of an index by item, a number of every session and the items
 of k sessions: a few milliseconds.
 """
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor
 
 from seqtune.model import History, Model, Sequences
 from seqtune.models._sessions import Sessions, runs
-from seqtune.params import TrainParams
+from seqtune.params import Params as AnyParams
+from seqtune.params import Sources
 
 CELLS = 2**22  # of the largest table of a step: tens of MB
 DAY = 86_400_000  # milliseconds
@@ -46,29 +49,37 @@ DAY = 86_400_000  # milliseconds
 class STAN(Model):
     """Votes of the most similar sessions, without parameters."""
 
-    class Params(TrainParams):
+    class Params(AnyParams):
         """The hyperparameters of STAN."""
 
-        epochs: int = Field(0, ge=0, le=100_000, description="Read as 0: nothing is trained.")
-        k: int = Field(500, ge=1, le=100_000, description="Neighbours, the most similar sessions.")
+        k: int = Field(
+            500, ge=1, le=100_000, description="The k most similar sessions are neighbours."
+        )
         sample_size: int = Field(
-            5000, ge=1, le=1_000_000, description="Most recent sessions that may be neighbours."
+            5000,
+            ge=1,
+            le=1_000_000,
+            description="This many most recent sessions may be neighbours.",
         )
         lambda_1: float | None = Field(
-            4.0, gt=0, description="Decay of the history, in positions from its end; inf: none."
+            4.0, gt=0, description="Items count less by their positions from the end; inf: alike."
         )
-        lambda_2: float = Field(365.0, gt=0, description="Decay of sessions, in DAYS; inf: none.")
+        lambda_2: float = Field(
+            365.0, gt=0, description="Sessions count less by their age in DAYS; inf: alike."
+        )
         lambda_3: float | None = Field(
-            2.0, gt=0, description="Decay of a neighbour, in positions from the item it shares."
+            2.0, gt=0, description="A neighbour's items count less by distance from the shared."
         )
         causal_neighbors: bool = Field(
-            True, description="Whether neighbours must have ended before the history did."
+            True, description="Neighbours must have ended before the history did."
         )
 
-        @field_validator("epochs")
-        @classmethod
-        def _nothing_to_train(cls, value: int) -> int:
-            return 0
+        sources: ClassVar[Sources] = {
+            "k sample_size": "ours: session-rec's for Diginetica; the authors published no code",
+            "lambda_1 lambda_3": "ours: positions, of histories longer than a session",
+            "lambda_2": "ours: days, since histories of users last for months",
+            "causal_neighbors": "ours: what ends later knows the future",
+        }
 
     params: Params
     uses_times = True

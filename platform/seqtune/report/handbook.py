@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 
 from seqtune.catalogue import declaration, model_names
 from seqtune.errors import UserError
-from seqtune.params import TrainParams, build
+from seqtune.params import Params, Trained, build, is_fixed, origins
 from seqtune.space import load_space, shipped
 from seqtune.words import brief
 
@@ -41,6 +41,12 @@ class Row:
     searched: str  # by the model's search space; empty where it is left at its default
     description: str
     usual: str = ""  # the default in other models, where this one has another
+    origin: str = ""  # of the default, where the model sets it: the paper, or ours and why
+
+    @property
+    def told(self) -> str:
+        """What is said in place of a row, where there is no choice."""
+        return f"always {self.default}. {self.description}"
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,7 @@ class Chapter:
     cost: str
     own: tuple[Row, ...]
     shared: tuple[Row, ...]
+    facts: tuple[Row, ...]  # what has one value alone
     space: str  # where the search space is written
 
     @classmethod
@@ -66,20 +73,29 @@ class Chapter:
             "Cost: "
         )
         searched, space = _searched(name)
-        fields, common = declared.params.model_fields, TrainParams.model_fields
+        fields, common = declared.params.model_fields, Trained.model_fields
+        origin = origins(declared.params)
         rows = {
             key: Row(
                 key,
                 _value(field.default),
                 allowed_values(field),
                 searched.get(key, ""),
-                field.description or "",
+                _description(field),
                 _value(common[key].default)
                 if key in common and common[key].default != field.default
                 else "",
+                origin.get(key, ""),
             )
             for key, field in fields.items()
         }
+        facts = [key for key in fields if is_fixed(fields[key])]
+        own = [
+            key
+            for key in fields
+            if key not in facts
+            and (key not in common or fields[key].annotation != common[key].annotation)
+        ]
         return cls(
             name,
             summary.text,
@@ -87,8 +103,9 @@ class Chapter:
             link(declared.doc),
             tuple(b for b in text if not b.text.startswith("Cost: ")),
             cost[:1].upper() + cost[1:],
-            tuple(row for key, row in rows.items() if key not in common),
-            tuple(rows[key] for key in common),
+            tuple(rows[key] for key in own),
+            tuple(row for key, row in rows.items() if key not in (*own, *facts)),
+            tuple(rows[key] for key in facts),
             space,
         )
 
@@ -187,6 +204,11 @@ def _value(value: object) -> str:
     return "null" if value is None else brief(value)
 
 
+def _description(field: FieldInfo) -> str:
+    alias = field.validation_alias
+    return f"{field.description}{f' WarpRec calls it {alias}.' if alias else ''}"
+
+
 def _searched(model: str) -> tuple[dict[str, str], str]:
     if not shipped(model).is_file():
         return {}, "not written yet"
@@ -195,7 +217,10 @@ def _searched(model: str) -> tuple[dict[str, str], str]:
         dimension.name: dimension.text + (f" (when {dimension.condition})" * bool(dimension.when))
         for dimension in space.dimensions
     }
-    texts |= {name: f"no, fixed at {brief(value)}" for name, value in space.fixed.items()}
+    for name, value in space.fixed.items():
+        default = space.params.model_fields[name].default
+        declared = f" (declared: {_value(default)})" if value != default else ""
+        texts[name] = f"no, fixed at {_value(value)}{declared}"
     return texts, space.place
 
 
@@ -230,24 +255,19 @@ def _default_first(model: str, name: str) -> tuple[str, ...]:
     return tuple(sorted(values, key=lambda value: value != first))
 
 
-def _choices(params: type[TrainParams], name: str) -> tuple[object, ...]:
+def _choices(params: type[Params], name: str) -> tuple[object, ...]:
     annotation = params.model_fields[name].annotation if name in params.model_fields else None
     if annotation is bool:
         return (False, True)
     return get_args(annotation) if get_origin(annotation) is Literal else ()
 
 
-def _allows(params: type[TrainParams], values: dict[str, object]) -> bool:
+def _allows(params: type[Params], values: dict[str, object]) -> bool:
     try:
         build(params, values, "handbook")
     except UserError:
         return False
     return True
-
-
-def is_trained(model: str) -> bool:
-    """Tells whether a model is trained at all: one that is not has 0 epochs by default."""
-    return bool(declaration(model).params.model_fields["epochs"].default)
 
 
 # Markdown: docs/models.md.
@@ -279,8 +299,16 @@ their model.
 
 A model's table has its own hyperparameters, then those of [every model](#every-model) that it
 searches, or starts elsewhere than usual. What its search space leaves out stays at its default.
+*from* says where a default comes from that the model sets: the paper, the authors' official code,
+or us and why; the others are those of every model, or of every Transformer.
 
 Letters in costs: """
+
+
+EVERY_MODEL = (
+    "All models that are trained have these hyperparameters; one that is not has max_seq_len "
+    "and seed."
+)
 
 
 def page() -> str:
@@ -302,7 +330,7 @@ def page() -> str:
 
 
 def _overview(chapter: Chapter) -> str:
-    trained = is_trained(chapter.name)
+    trained = declaration(chapter.name).is_trained
     return _cells(
         f"[{chapter.name}](#{chapter.name})",
         f"[{chapter.venue}]({chapter.link})" if chapter.link else chapter.venue,
@@ -326,25 +354,26 @@ def _markdown(chapter: Chapter) -> Iterator[str]:
     if chapter.cost:
         yield from ("", f"**Cost.** {escaped(chapter.cost)}")
     yield from ("", *_table([*chapter.own, *(r for r in chapter.shared if r.searched or r.usual)]))
+    yield from (line for fact in chapter.facts for line in ("", f"`{fact.name}` is {fact.told}"))
     yield ""
     files = (f"platform/seqtune/models/{chapter.name}.py", f"search_spaces/{chapter.name}.yaml")
     yield "Files: " + ", ".join(f"[{file}](../{file})" for file in files)
 
 
 def _table(rows: Iterable[Row]) -> Iterator[str]:
-    yield "| hyperparameter | default | allowed | searched | meaning |"
-    yield "|---|---|---|---|---|"
+    yield "| hyperparameter | default | from | allowed | searched | meaning |"
+    yield "|---|---|---|---|---|---|"
     for row in rows:
         default = f"{row.default} (usually {row.usual})" if row.usual else row.default
-        cells = (default, row.allowed, row.searched, row.description)
+        cells = (default, row.origin, row.allowed, row.searched, row.description)
         yield _cells(f"`{row.name}`", *map(escaped, cells))
 
 
 def _every_model() -> Iterator[str]:
-    yield from ("## Every model", "", "Hyperparameters that all models have.", "")
+    yield from ("## Every model", "", EVERY_MODEL, "")
     yield "| hyperparameter | default | allowed | meaning |"
     yield "|---|---|---|---|"
-    for name, field in TrainParams.model_fields.items():
+    for name, field in Trained.model_fields.items():
         cells = (_value(field.default), allowed_values(field), field.description or "")
         yield _cells(f"`{name}`", *map(escaped, cells))
 

@@ -96,9 +96,9 @@ POOR: tuple[tuple[str, str, Condition, str], ...] = (
     ),
     (
         "narm",
-        "attn_dropout_prob",
+        "decoder_dropout_prob",
         lambda v, p: v < 0.25,
-        "this is the dropout before the decoder, not one of attention; 0.5 is the paper's",
+        "this is the dropout before the decoder, not one of attention; 0.5 is the authors'",
     ),
     (
         "sasrec gsasrec",

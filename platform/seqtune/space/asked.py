@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 from seqtune.catalogue import declaration
 from seqtune.errors import UserError
 from seqtune.options import DEFAULTS, ModelOptions, StudyOptions
-from seqtune.params import build, check, parse_assignment
+from seqtune.params import build, check, check_name, parse_assignment
 from seqtune.space.advice import poor_values
 from seqtune.space.read import load_space
 from seqtune.space.space import Given, Space
@@ -99,6 +99,7 @@ def _chosen(options: ModelOptions) -> dict[str, Any]:
     params, values = declaration(options.model).params, {}
     for text in options.set:
         name, value = parse_assignment(text)
+        name = check_name(params, name, "--set")
         if name in values:
             raise UserError(f"--set {text}: {name} is set twice; keep one")
         values[name] = check(params, name, value, "--set")

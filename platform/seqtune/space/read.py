@@ -23,7 +23,7 @@ from typing import Any
 
 from seqtune.catalogue import check_model, declaration
 from seqtune.errors import UserError, nearest
-from seqtune.params import TrainParams, check, check_name
+from seqtune.params import Params, aliases, check, check_name
 from seqtune.space.space import (
     RANGE,
     Dimension,
@@ -52,7 +52,7 @@ def load_space(
     path: str | Path | None,
     model: str,
     overrides: Mapping[str, Any] | None = None,
-    declared: type[TrainParams] | None = None,
+    declared: type[Params] | None = None,
     given: Given | None = None,
 ) -> Space:
     """Reads a search space and checks every value that it can produce.
@@ -72,7 +72,8 @@ def load_space(
         model = check_model(model)
     params = declared or declaration(model).params
     chosen = {
-        name: check(params, name, value, "--set") for name, value in (overrides or {}).items()
+        check_name(params, name, "--set"): check(params, name, value, "--set")
+        for name, value in (overrides or {}).items()
     }
     given = given or Given()
     values = {name: value for name, value in given.values.items() if name not in chosen}
@@ -102,7 +103,7 @@ def load_space(
 
 
 def _read_space(
-    path: str | Path | None, model: str, params: type[TrainParams]
+    path: str | Path | None, model: str, params: type[Params]
 ) -> tuple[str, dict[str, Any], list[Dimension]]:
     """Returns the name of the file, what it fixes and what it searches."""
     file = Path(path) if path is not None else shipped(model)
@@ -118,9 +119,9 @@ def _read_space(
 
     _check_keys(content, SECTIONS)
     _check_file_is_for(model, content, place)
-    section = _section(content, "fixed", place)
+    section = _section(content, "fixed", place).renamed(aliases(params))
     fixed = {name: check(params, name, value, section.at(name)) for name, value in section.items()}
-    section = _section(content, "space", place)
+    section = _section(content, "space", place).renamed(aliases(params))
     dimensions = []
     for name in section:
         check_name(params, name, section.at(name))
@@ -189,7 +190,7 @@ def _check_file_is_for(model: str, content: Keys, place: str) -> None:
         )
 
 
-def read_dimension(params: type[TrainParams], name: str, section: Keys) -> Dimension:
+def read_dimension(params: type[Params], name: str, section: Keys) -> Dimension:
     """Reads and checks ``section[name]``, the specification of a dimension."""
     spec, place = section[name], section.at(name)
     if not isinstance(spec, Keys):
@@ -211,7 +212,7 @@ def read_dimension(params: type[TrainParams], name: str, section: Keys) -> Dimen
     return dataclasses.replace(_range(params, name, spec), when=when)
 
 
-def _choices(params: type[TrainParams], name: str, spec: Keys) -> tuple[Any, ...]:
+def _choices(params: type[Params], name: str, spec: Keys) -> tuple[Any, ...]:
     place, values = spec.at("choice"), spec["choice"]
     if not isinstance(values, list) or not values:
         raise UserError(
@@ -227,7 +228,7 @@ def _choices(params: type[TrainParams], name: str, spec: Keys) -> tuple[Any, ...
     return tuple(choices)
 
 
-def _range(params: type[TrainParams], name: str, spec: Keys) -> Dimension:
+def _range(params: type[Params], name: str, spec: Keys) -> Dimension:
     place = spec.at("low")
     number = _number_type(params, name)
     if number is None:
@@ -282,7 +283,7 @@ def _step(name: str, spec: Keys, low: float, high: float, number: type) -> float
 
 
 def _conditions(
-    params: type[TrainParams], name: str, spec: Keys
+    params: type[Params], name: str, spec: Keys
 ) -> tuple[tuple[str, tuple[Any, ...]], ...]:
     when = spec.get("when")
     if when is None:
@@ -295,7 +296,7 @@ def _conditions(
     conditions = []
     for other, values in when.items():
         place = when.at(other)
-        check_name(params, other, f"{place}: {name}.when")
+        other = check_name(params, other, f"{place}: {name}.when")
         values = values if isinstance(values, list) else [values]
         if not values:
             raise UserError(f"{place}: {name}.when.{other} must list one or more values")
@@ -304,7 +305,7 @@ def _conditions(
     return tuple(conditions)
 
 
-def _number_type(params: type[TrainParams], name: str) -> type | None:
+def _number_type(params: type[Params], name: str) -> type | None:
     annotation = params.model_fields[name].annotation
     options = typing.get_args(annotation) or (annotation,)  # the parts of int | None
     return next((kind for kind in (int, float) if kind in options), None)

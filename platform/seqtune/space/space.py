@@ -12,7 +12,7 @@ from typing import Any
 
 from seqtune.catalogue import declaration
 from seqtune.errors import UserError
-from seqtune.params import TrainParams, build
+from seqtune.params import Params, build, training
 from seqtune.words import written
 
 if typing.TYPE_CHECKING:
@@ -130,7 +130,7 @@ class Space:
     """What a study searches: some hyperparameters fixed, some sampled, the rest at their defaults.
 
     ``dimensions`` stand in an order in which conditions come before what depends on them.
-    ``start`` is the point of trial 0: the model's published defaults, moved into the space where
+    ``start`` is the point of trial 0: the model's defaults, moved into the space where
     they are outside; ``notes`` says what was moved or dropped. ``given`` are values that
     stand in for defaults of what is sampled: ``start`` has them as they are.
     """
@@ -141,11 +141,11 @@ class Space:
     place: str
     start: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    declared: type[TrainParams] | None = None  # None: the model's own file says
+    declared: type[Params] | None = None  # None: the model's own file says
     given: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
-    def params(self) -> type[TrainParams]:
+    def params(self) -> type[Params]:
         """The declaration of the hyperparameters."""
         # Looked up, not stored: a class that was read without torch cannot be pickled.
         return self.declared or declaration(self.model).params
@@ -169,9 +169,9 @@ class Space:
     @property
     def epochs(self) -> int:
         """The most epochs that trial 0 may train; 0 for a model that is not trained."""
-        return int(getattr(self.build(self.start), "epochs", 0))
+        return training(self.build(self.start)).epochs
 
-    def build(self, values: Mapping[str, Any]) -> TrainParams:
+    def build(self, values: Mapping[str, Any]) -> Params:
         """Returns the hyperparameters of a point; UserError where it breaks a rule."""
         return build(self.params, values, self.place)
 
@@ -199,7 +199,7 @@ class Space:
         }
 
 
-def declared_defaults(params: type[TrainParams]) -> dict[str, Any]:
+def declared_defaults(params: type[Params]) -> dict[str, Any]:
     """Returns the default of every hyperparameter."""
     return {name: field.default for name, field in params.model_fields.items()}
 

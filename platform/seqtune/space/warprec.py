@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from seqtune.errors import UserError
-from seqtune.params import TrainParams, check, check_name
+from seqtune.params import Params, aliases, check, check_name
 from seqtune.space.read import read_dimension
 from seqtune.space.space import Dimension, Given
 from seqtune.space.yamlfile import Keys, kind, parse
@@ -39,14 +39,14 @@ CHOICES = ("choice", "grid")
 NORMAL = ("randn", "qrandn")
 
 
-def read(path: str, model: str, params: type[TrainParams]) -> Given:
+def read(path: str, model: str, params: type[Params]) -> Given:
     """Reads what a file says about a model, and checks every value by its declaration.
 
     Raises:
         UserError: one sentence for the first mistake, with the place and the nearest fix.
     """
     content = _content(path)
-    block = _block(content, path, model)
+    block = _block(content, path, model).renamed(aliases(params))
     values: dict[str, Any] = {}
     dimensions: list[Dimension] = []
     notes = _unused(content, block, path)
@@ -118,7 +118,7 @@ def _unused(content: Keys, block: Keys, path: str) -> list[str]:
     return [f"not used of {path}: {', '.join(parts)} (the options of seqtune say this)"]
 
 
-def _patience(block: Keys, params: type[TrainParams]) -> Any:
+def _patience(block: Keys, params: type[Params]) -> Any:
     stopping = block.get("early_stopping")
     if not isinstance(stopping, Keys) or "patience" not in stopping:
         return None

@@ -5,6 +5,7 @@ Like ``yaml.safe_load``, but a key that stands twice is an error.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -23,6 +24,20 @@ class Keys(dict[str, Any]):
     def at(self, key: str | None = None) -> str:
         """Returns ``file:line`` of a key, or of the mapping itself."""
         return f"{self.place}:{self.line if key is None else self.lines.get(key, self.line)}"
+
+    def renamed(self, names: Mapping[str, str]) -> Keys:
+        """Returns the mapping with other names for some of its keys, at their places.
+
+        Raises:
+            UserError: a key stands there under both names.
+        """
+        found = Keys(self.place, self.line)
+        for key, value in self.items():
+            name = names.get(key, key)
+            if name in found:
+                raise UserError(f"{self.at(key)}: {key} is {name}, which stands here too; keep one")
+            found[name], found.lines[name] = value, self.lines.get(key, self.line)
+        return found
 
 
 class _Loader(yaml.SafeLoader):

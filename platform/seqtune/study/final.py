@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from seqtune.catalogue import declaration
 from seqtune.data import Dataset
 from seqtune.results import Finalist
 from seqtune.state import load_state
@@ -26,7 +27,7 @@ def test(
     fresh_start(plan.cpus)
     state = load_state(plan.trial_folder(number))
     assert state is not None, f"trial {number} has a value and no state"
-    if state.get("eval_every"):
+    if state.get("eval_every") and declaration(plan.model).is_trained:
         params = params | {"eval_every": state["eval_every"]}
     found, ranks = evaluate_on_test(plan, params, state["best_model"], dataset)
     valid = {name: value for name, value in state["best"].items() if name != "epoch"}

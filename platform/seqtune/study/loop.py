@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from seqtune.data import Dataset
-from seqtune.params import TrainParams
+from seqtune.params import Params
 from seqtune.state import Row, Saver, all_told, keep_told, load_state, save_state, told
 from seqtune.storage import Folder
 
 if TYPE_CHECKING:
-    from seqtune.train import State, Trained
+    from seqtune.train import Outcome, State
 from seqtune.study.plan import Plan
 
 
@@ -51,7 +51,7 @@ def hopeless(error: BaseException) -> str | None:
 
 def train_here(
     plan: Plan,
-    params: TrainParams,
+    params: Params,
     folder: Folder,
     dataset: Dataset,
     report: Callable[[Row], None],
@@ -59,7 +59,7 @@ def train_here(
     rank: int = 0,
     world_size: int = 1,
     stepped: Callable[[int], None] = lambda targets: None,
-) -> Trained:
+) -> Outcome:
     """Runs the loop in this process, from the folder's state where there is one.
 
     What was told before a crash is not told again, though the epochs may be trained again.

@@ -13,7 +13,7 @@ from seqtune.data import Dataset, protocol_of, read
 from seqtune.errors import UserError
 from seqtune.meter import TimeIsUp
 from seqtune.options import TrainOptions
-from seqtune.params import TrainParams
+from seqtune.params import Params
 from seqtune.results import TrainResult
 from seqtune.space.asked import Asked
 from seqtune.state import load_state, ranks_file, told
@@ -82,9 +82,7 @@ def _free_folder(options: TrainOptions) -> Folder:
     return folder
 
 
-def _training_folder(
-    plan: Plan, options: TrainOptions, dataset: Dataset, params: TrainParams
-) -> Folder:
+def _training_folder(plan: Plan, options: TrainOptions, dataset: Dataset, params: Params) -> Folder:
     """Returns the folder of the training state, which is empty unless the same training goes on."""
     values = params.model_dump()
     now = {
@@ -150,7 +148,7 @@ def _finish(
 
 
 def _train_in_own_workers(
-    plan: Plan, params: TrainParams, folder: Folder, dataset: Dataset, view: TrainView
+    plan: Plan, params: Params, folder: Folder, dataset: Dataset, view: TrainView
 ) -> None:
     from ray.util.queue import Queue
 

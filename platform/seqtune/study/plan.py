@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from seqtune.data import Protocol
-from seqtune.params import TrainParams, build
+from seqtune.params import Params, build
 from seqtune.storage import Folder
 
 
@@ -35,7 +35,7 @@ class Plan:
         return f"{self.concurrency} at a time, {cpus}{gpus}{workers}"
 
 
-def trial_params(model: str, values: dict[str, Any]) -> TrainParams:
+def trial_params(model: str, values: dict[str, Any]) -> Params:
     """Builds the hyperparameters of a trial."""
     from seqtune.model import model_class
 

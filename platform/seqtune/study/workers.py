@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from seqtune.data import Dataset
-from seqtune.params import TrainParams
+from seqtune.params import Params
 from seqtune.state import Row
 from seqtune.storage import Folder
 from seqtune.study.loop import fresh_start, train_here
@@ -14,7 +14,7 @@ from seqtune.study.plan import Plan, trial_params
 
 def train_in_workers(
     plan: Plan,
-    params: TrainParams,
+    params: Params,
     folder: Folder,
     dataset: Dataset,
     callbacks: list[Any],
