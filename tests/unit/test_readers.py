@@ -147,6 +147,12 @@ def test_spaces_byte_order_mark_line_ends_and_blank_lines(folder: Path) -> None:
     assert same(load("windows.csv"))
 
 
+def test_only_line_ends_end_a_line(folder: Path) -> None:
+    titles = ["a\x0bb", "c\u2028d", "e\x1cf"] * 2
+    lines = [f"{title},{row}" for title, row in zip(titles, ROWS, strict=True)]
+    assert same(load(write("x.csv", f"title,{HEADER}", *lines)))
+
+
 def test_quoted_values_may_hold_the_delimiter_and_line_breaks(folder: Path) -> None:
     rows = [f'"a, ""b""\nc",{line}' for line in ROWS]
     assert same(load(write("quoted.csv", f"title,{HEADER}", *rows)))
