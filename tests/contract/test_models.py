@@ -419,7 +419,7 @@ def test_every_description_is_a_sentence(name: str) -> None:
 
 @every_model
 def test_every_default_that_a_model_sets_says_where_it_comes_from(name: str) -> None:
-    declared = params.declaration(name).params
+    declared = catalogue.declaration(name).params
     own = set(declared.__annotations__) & set(fields(name))
     listed = [field for names in declared.sources for field in names.split()]
     twice = {field for field in listed if listed.count(field) > 1}
@@ -864,7 +864,11 @@ SHORT: Choice = {
     "batch_size": 16,
     "warmup_steps": 0,
 }
-WITHOUT_PROGRESS: Choice = {"learning_rate": 1e-12, "epochs": 4}  # patience decides
+# What hyperparameters of training need beside them: no progress, and an optimizer without momentum.
+BESIDE: dict[str, Choice] = {
+    "patience": {"learning_rate": 1e-12, "epochs": 4},
+    "momentum": {"optimizer": "adagrad", "epochs": 4},
+}
 CLOCK = ("time", "train_seconds", "eval_seconds")
 
 
@@ -901,9 +905,11 @@ def new_values(name: str, field: str, value: Any) -> list[object]:
     """Other values for a field, those first that are the most likely to change something."""
     if found := options(name, field):
         return [other for other in found if other != value]
-    numbers: list[Any] = [1, 2, value + 1, 2 * value, 3, 10]
+    numbers: list[Any] = ["8", "8/4"]  # the one kind of text that is free: sizes of layers
     if isinstance(value, float):
         numbers = [0.3, value / 2, 1.0, 1e-3, 0.9]
+    elif isinstance(value, int):
+        numbers = [1, 2, value + 1, 2 * value, 3, 10]
     kind = model_class(name).Params
     fits = []
     for number in numbers:
@@ -926,7 +932,7 @@ EFFECTS = [
     for field, info in fields(name).items()
     if not params.is_fixed(info)
     # Every run has a seed, also of what has no chance in it.
-    and (field != "seed" or params.declaration(name).is_trained)
+    and (field != "seed" or catalogue.declaration(name).is_trained)
 ]
 
 
@@ -938,7 +944,7 @@ def test_every_hyperparameter_changes_something(name: str, field: str) -> None:
     offered = [choice for model, choice in CASES if model == name]
     offered.sort(key=lambda choice: "loss_type" not in choice)  # what most conditions are about,
     offered.sort(key=lambda choice: not kindred(field, choice))  # but for ssl_type and ssl_lambda
-    beside: list[Choice] = [{}, *([WITHOUT_PROGRESS] if field == "patience" else []), *offered]
+    beside: list[Choice] = [{}, BESIDE.get(field, {}), *offered]
     for choice in beside:
         if not choice.keys() <= known.keys():
             continue

@@ -41,31 +41,40 @@ class GRU4Rec(Encoder):
         """The hyperparameters of GRU4Rec."""
 
         variant: Literal["sequence", "official"] = Field(
-            "sequence", description="sequence is RecBole's model, official is the authors' own."
+            "sequence",
+            description="The network is RecBole's (sequence) or the authors' own (official).",
         )
         hidden_size: Hidden = 128
         n_layers: RecurrentDepth = Field(1, validation_alias="num_layers")
         layers: str = Field(
-            "", coerce_numbers_to_str=True, description="official: 100/50 makes two such layers."
+            "",
+            coerce_numbers_to_str=True,
+            description="Official stacks layers of these sizes, as in 100/50.",
         )
         item_input: Literal["shared", "separate", "one_hot"] = Field(
             "shared",
-            description="official: items enter by the output's table (shared), by one of "
+            description="Items enter official by the output's table (shared), by one of "
             "embedding_size (separate), or straight into the gates (one_hot).",
         )
         dropout_prob: ItemDropout = 0.3  # the authors' dropout_p_embed
         dropout_p_hidden: Dropout = Field(0.0, description="This share of states is dropped.")
         train_mode: Literal["rows", "prefixes", "sessions"] = Field(
-            "rows", description="sequence trains on rows or prefixes, official on sessions."
+            "rows", description="A sample is a row or a prefix; official steps through sessions."
         )  # type: ignore[assignment]  # one more than the usual
         loss_type: Literal["ce", "sampled_softmax", "bce", "bpr", "gbce", "bpr_max"] = Field(
-            "ce", description="official takes ce or bpr_max over the columns of a step."
+            "ce", description="Official takes ce or bpr_max over the columns of a step."
         )  # type: ignore[assignment]  # one more than the usual
         n_sample: int = Field(2048, ge=0, le=1_000_000, description="A step samples so many items.")
         sample_alpha: float = Field(0.5, ge=0, le=1, description="Items are drawn by count^alpha.")
-        logq: float = Field(0.0, ge=0, le=1, description="ce takes logq log q from each score.")
-        bpreg: float = Field(1.0, ge=0, le=100, description="bpr_max adds bpreg sum_j w_j r_j^2.")
-        elu_param: float = Field(0.5, ge=0, le=100, description="bpr_max compares r = elu(score).")
+        logq: float = Field(
+            0.0, ge=0, le=1, description="This share of log q is taken from each score in ce."
+        )
+        bpreg: float = Field(
+            1.0, ge=0, le=100, description="The penalty bpreg sum_j w_j r_j^2 is part of bpr_max."
+        )
+        elu_param: float = Field(
+            0.5, ge=0, le=100, description="Scores pass an ELU with this alpha in bpr_max."
+        )
 
         sources: ClassVar[Sources] = {
             "variant hidden_size dropout_prob train_mode": "ours: RecBole's, whose network suits "
