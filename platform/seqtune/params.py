@@ -23,6 +23,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args, g
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -158,7 +159,10 @@ NegSharing = Annotated[
 ]
 Reject = Annotated[
     Literal["none", "target", "seen"],
-    Field(description="Negatives are never the target, or never an item the user has seen."),
+    Field(
+        description="Negatives are never the target (target), never an item that the user has "
+        "seen (seen), or any item (none)."
+    ),
 ]
 Precision = Annotated[
     Literal["fp32", "bf16"],
@@ -223,6 +227,20 @@ ItemDropout = Annotated[
     Field(ge=0, lt=1, description="Dropout sets this share of the item vectors at input to 0."),
 ]
 Hidden = Annotated[int, Field(ge=1, le=8192, description="The recurrent state has this size, H.")]
+
+
+def _sizes(text: str) -> str:
+    sizes = text.split("/") if text else []
+    if len(sizes) > 8 or not all(n.isdecimal() and 1 <= int(n) <= 8192 for n in sizes):
+        raise ValueError("must be up to 8 sizes from 1 to 8192, such as 100 or 100/50")
+    return text
+
+
+LayerSizes = Annotated[
+    str,
+    Field(coerce_numbers_to_str=True, description="Official stacks layers of these sizes: 100/50."),
+    AfterValidator(_sizes),
+]
 RecurrentDepth = Annotated[
     int, Field(ge=1, le=8, description="The network has this many recurrent layers.")
 ]
