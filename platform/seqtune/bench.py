@@ -29,9 +29,10 @@ from seqtune.optimizer import make_optimizer
 from seqtune.options import BenchOptions
 from seqtune.params import training
 from seqtune.space.asked import Asked
+from seqtune.state import Home
 from seqtune.study.loop import device as this_device
 from seqtune.study.plan import trial_params
-from seqtune.train import Home, train
+from seqtune.train import train
 
 WARM_UP = 3  # steps that are not counted: memory is allocated, kernels are chosen
 FIRST_LOOK = 512  # users whose evaluation says for how many there is time

@@ -899,7 +899,7 @@ def outcome(name: str, given: tuple[tuple[str, object], ...]) -> tuple[object, .
             return None
     told = [{k: v for k, v in row.items() if k not in CLOCK} for row in trained.history]
     weights = (w.detach().numpy().tobytes() for w in trained.model.parameters())
-    return str(told), tuple(weights), trained.ranks.tobytes(), len(calls)
+    return str(told), tuple(weights), trained.best["ranks"].tobytes(), len(calls)
 
 
 def new_values(name: str, field: str, value: Any) -> list[object]:

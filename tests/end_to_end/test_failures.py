@@ -67,7 +67,7 @@ def assert_whole(study: Any) -> None:
         assert [row["epoch"] for row in rows] == epochs
         assert [row["step"] for row in rows] == [2 * epoch for epoch in epochs]  # 2 batches each
         assert sorted(trial.intermediate_values) == epochs
-        assert trial.value == rows[-1]["best"] == max(row["ndcg@10"] for row in rows)
+        assert trial.value == rows[-1]["best"] == max(row["metrics"]["ndcg@10"] for row in rows)
         assert study.steps(number) == epochs
         assert children[number].data.metrics["best/ndcg_10"] == trial.value
     version = study.client().get_model_version_by_alias("study", "champion")

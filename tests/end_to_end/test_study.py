@@ -177,7 +177,7 @@ def test_the_best_of_each_trial_is_on_disk_however_it_ended(study: Any) -> None:
         assert state is not None
         best = state["best"]
         told = one.intermediate_values
-        assert told[best["epoch"]] == best["ndcg@10"] == max(told.values())
+        assert told[best["epoch"]] == best["metrics"]["ndcg@10"] == max(told.values())
         assert [row["epoch"] for row in study.history(number)] == sorted(told)
 
 

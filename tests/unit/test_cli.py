@@ -17,7 +17,7 @@ import pytest
 import seqtune
 from seqtune.catalogue import declaration, model_names
 from seqtune.cli import app as cli
-from seqtune.cli import train, tune
+from seqtune.cli import pages, train, tune
 from seqtune.errors import UserError
 from seqtune.options import StudyOptions, TrainOptions, command, data_name, parse_duration
 from seqtune.report import handbook
@@ -350,6 +350,11 @@ def test_the_page_of_a_model_fits_the_terminal(width: int, run: Run) -> None:
 
 def test_all_models_come_as_markdown(run: Run) -> None:
     assert run("models", "--markdown")[1] == handbook.page()
+
+
+def test_the_page_on_options_is_what_the_declarations_say() -> None:
+    written = (ROOT / "docs" / "options.md").read_text()
+    assert written == pages.options_page(), "write it again, as the page says"
 
 
 def test_help_groups_the_options(run: Run) -> None:

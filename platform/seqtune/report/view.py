@@ -11,7 +11,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -19,6 +18,7 @@ from rich.text import Text
 
 from seqtune.options import DEFAULTS
 from seqtune.report.report import short
+from seqtune.state import Row
 from seqtune.words import bar, brief, duration
 
 REFRESHES = 2  # per second; drawing takes about a millisecond
@@ -294,15 +294,15 @@ class TrainView:
         """Shows a line of interest."""
         self._print(Text(line, "yellow"))
 
-    def evaluated(self, row: Mapping[str, Any]) -> None:
+    def evaluated(self, row: Row) -> None:
         """Shows a row of the training loop: epoch, losses, the metric, seconds."""
-        losses = [
-            f"{name.removeprefix('train_')} {value:.4f}"
-            for name, value in row.items()
-            if name.startswith("train_") and name != "train_seconds"
-        ]
+        losses = [f"{name} {value:.4f}" for name, value in row["losses"].items()]
         seconds = duration(row["train_seconds"] + row["eval_seconds"])
-        words = [f"epoch {row['epoch']:>3}", *losses, f"{self.metric} {row[self.metric]:.4f}"]
+        words = [
+            f"epoch {row['epoch']:>3}",
+            *losses,
+            f"{self.metric} {row['metrics'][self.metric]:.4f}",
+        ]
         is_best = row["epoch"] == row["best_epoch"]
         text = Text("  ".join([*words, f"{seconds:>5}"]))
         self._print(text.append("  best", "green") if is_best else text)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from seqtune.data import Dataset
 from seqtune.params import Params
-from seqtune.state import Row, Saver, all_told, keep_told, load_state, save_state, told
+from seqtune.state import Home, Row, Saver, State, all_told, keep_told, load_state, save_state, told
 from seqtune.storage import Folder
 
 if TYPE_CHECKING:
-    from seqtune.train import Outcome, State
+    from seqtune.train import Outcome
 from seqtune.study.plan import Plan
 
 
@@ -65,7 +65,7 @@ def train_here(
     What was told before a crash is not told again, though the epochs may be trained again.
     ``stepped`` is called after each step with its targets, and may raise to end the training.
     """
-    from seqtune.train import Home, train
+    from seqtune.train import train
 
     split, saved = plan.protocol.split(dataset), load_state(folder)
     rows = all_told(told(folder), saved)
