@@ -17,10 +17,10 @@ import pytest
 import seqtune
 from seqtune.catalogue import declaration, model_names
 from seqtune.cli import app as cli
-from seqtune.cli import pages, train, tune
+from seqtune.cli import train, tune
 from seqtune.errors import UserError
 from seqtune.options import StudyOptions, TrainOptions, command, data_name, parse_duration
-from seqtune.report import handbook
+from seqtune.report import handbook, reference
 from seqtune.words import duration
 
 ROOT = Path(__file__).parents[2]
@@ -354,7 +354,7 @@ def test_all_models_come_as_markdown(run: Run) -> None:
 
 def test_the_page_on_options_is_what_the_declarations_say() -> None:
     written = (ROOT / "docs" / "options.md").read_text()
-    assert written == pages.options_page(), "write it again, as the page says"
+    assert written == reference.options_page(), "write it again, as the page says"
 
 
 def test_help_groups_the_options(run: Run) -> None:

@@ -15,7 +15,7 @@ from seqtune.meter import TimeIsUp
 from seqtune.options import TrainOptions
 from seqtune.params import Params
 from seqtune.results import TrainResult
-from seqtune.space.asked import Asked
+from seqtune.space.asked import Asked, fit_training
 from seqtune.state import best_of, load_state, ranks_file, told
 from seqtune.storage import Folder
 from seqtune.study.final import evaluate_on_test, write_checkpoint
@@ -37,10 +37,12 @@ def train_once(asked: Asked[TrainOptions], view: TrainView) -> TrainResult:
         KeyboardInterrupt: on Ctrl-C; the best weights so far are a checkpoint then.
     """
     began = time.monotonic()
-    options, values = asked.options, dict(asked.values)
+    options = asked.options
     if options.time_budget is not None and options.workers > 1:
         raise UserError("--time-budget: several workers cannot stop together; leave --workers out")
     dataset = read(options)
+    asked = fit_training(asked, dataset.n_items)
+    values = dict(asked.values)
     for note in (*asked.notes, *dataset.notes):
         view.note(note)
     protocol = protocol_of(options, dataset, asked.seed)
