@@ -42,6 +42,12 @@ def test_the_poor_are_stopped_after_their_grace_and_the_good_go_on() -> None:
     }
 
 
+def test_the_best_third_goes_on_and_not_the_best_half() -> None:
+    rising = [(number, 10, 0.1 * number) for number in range(1, 7)]
+    assert decisions(90, [*rising, (7, 10, 0.38)])[-1] == STOP
+    assert decisions(90, [*rising, (7, 10, 0.45)])[-1] == CONTINUE
+
+
 def test_nobody_is_stopped_before_ten_epochs() -> None:
     results = [(1, epoch, 0.5) for epoch in range(1, 10)]
     results += [(2, epoch, 0.001 * epoch) for epoch in range(1, 10)]

@@ -15,6 +15,7 @@ import pytest
 import ray
 import torch
 from ray import tune
+from ray.train import WorkerGroupError
 
 from seqtune import batches, checkpoint, metrics, state
 from seqtune.data import Protocol
@@ -31,6 +32,7 @@ from seqtune.study.plan import Plan, trial_params
 from seqtune.study.schedulers import Asha
 from seqtune.study.search import OptunaSearcher
 from seqtune.track import Tracker
+from seqtune.train import DivergedError
 
 TINY = make_preset("tiny")
 SMALL: dict[str, Any] = {"embedding_size": 8, "n_layers": 1, "n_heads": 1, "inner_size": 16}
@@ -139,6 +141,29 @@ def test_what_trying_again_cannot_mend_is_told_and_not_raised(
     (row,) = told
     assert row["finished"]
     assert row["failed"].startswith("batch_size 1 must be at least 2")
+
+
+def caused(error: BaseException, cause: BaseException) -> BaseException:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (UserError("batch_size 1"), "batch_size 1"),
+        (DivergedError("not finite"), "not finite"),
+        (caused(RuntimeError("in a worker"), DivergedError("not finite")), "not finite"),
+        (WorkerGroupError("failed", {0: OSError("x"), 1: UserError("too few")}), "too few"),
+        (MemoryError(), "out of memory; a smaller batch_size"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out of memory; a smaller"),
+        (OSError("no route to host"), None),
+        (WorkerGroupError("failed", {0: OSError("x")}), None),
+    ],
+)
+def test_what_trying_again_cannot_mend(error: Exception, reason: str | None) -> None:
+    found = loop.hopeless(error)
+    assert found is None if reason is None else (found or "").startswith(reason)
 
 
 # What the trials share
