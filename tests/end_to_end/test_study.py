@@ -136,7 +136,10 @@ def test_mlflow_has_a_run_of_the_study_and_one_of_each_trial(
         for library in ("torch", "ray", "optuna", "mlflow", "seqtune"):
             assert run.data.tags[f"seqtune.version.{library}"]
     assert parent.data.params["trials"] == "3"
-    assert parent.data.metrics["test/ndcg_10"] == report["best"]["test"]["ndcg@10"]
+    metrics = parent.data.metrics
+    assert metrics["test/ndcg_10"] == report["best"]["test"]["ndcg@10"]
+    assert metrics["default/test/ndcg_10"] == report["default"]["test"]["ndcg@10"]
+    assert report["verdict"] in parent.data.tags["mlflow.note.content"]
     for number, one in enumerate(study.trials()):
         run = children[number]
         values = one.intermediate_values

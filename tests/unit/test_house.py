@@ -205,8 +205,8 @@ def test_the_readme_opens_with_the_two_commands_and_ci_runs_the_second() -> None
 
 PAGES = sorted(
     page
-    for folder in (ROOT, ROOT / "docs", ROOT / "cluster", ROOT / "search_spaces")
-    for page in folder.glob("*.md")
+    for folder in ("", "docs", "docs/decisions", "docs/log", "cluster", "search_spaces")
+    for page in (ROOT / folder).glob("*.md")
 )
 
 
@@ -214,6 +214,33 @@ PAGES = sorted(
 def test_commands_on_pages_are_understood(page: Path) -> None:
     calls = [words for line in shell_commands(page) for words in our_calls(line)]
     assert {shlex.join(words): wrong for words in calls if (wrong := mistake_in(words))} == {}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_on_pages_lead_somewhere(page: Path) -> None:
+    lost = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        place, _, part = link.partition("#")
+        if place.startswith("http"):
+            continue
+        target = page if not place else page.parent / place
+        if not target.exists() or (part and part not in parts(target)):
+            lost.append(link)
+    assert not lost
+
+
+def parts(page: Path) -> set[str]:
+    """The names by which links reach the headings of a page, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_the_citation_has_the_version_of_the_package() -> None:
+    from seqtune import __version__
+
+    lines = (ROOT / "CITATION.cff").read_text().splitlines()
+    assert f"version: {__version__}" in lines
+    assert (PACKAGE / "py.typed").exists()  # the wheel takes the whole folder of the package
 
 
 def shell_commands(page: Path) -> Iterator[str]:

@@ -17,7 +17,7 @@ import pytest
 from seqtune.errors import UserError
 from seqtune.storage import Folder
 from seqtune.track import Tracker, fetch, store_uri, tracker
-from seqtune.track.pages import deflated, view
+from seqtune.track.undocumented import SEEN, deflated, view
 
 CLOSED = "http://127.0.0.1:9"  # the discard port: nothing listens there
 
@@ -52,7 +52,7 @@ def tell(study: Tracker, trials: int = 3, epochs: int = 4) -> None:
         dimensions=["n_layers", "tau"],
     )
     for number in range(trials):
-        study.trial_started(number, {"n_layers": number, "seed": 1}, {"seqtune.host": "here"})
+        study.trial_started(number, {"n_layers": number, "seed": 1})
         for epoch in range(1, epochs + 1):
             study.trial_result(number, epoch, row(number, epoch), time=1_000 + epoch)
         study.trial_ended(number, "finished", {"ndcg@10": value(number, 3), "epoch": 3})
@@ -142,7 +142,6 @@ def test_a_study_is_a_parent_run_with_a_child_per_trial(
     assert second.data.params == {"n_layers": "2", "seed": "1"}
     assert second.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert second.data.tags["seqtune.status"] == "finished"
-    assert second.data.tags["seqtune.host"] == "here"
     assert second.data.tags["seqtune.git_commit"] == "abc123"  # like the study's
     assert second.data.metrics == pytest.approx(
         {"ndcg_10": 0.2, "train_ce": 0.25, "best/ndcg_10": 0.23, "best/epoch": 3}
@@ -299,6 +298,30 @@ def test_a_run_that_vanished_from_the_store_is_made_again(
     assert [step for step, _, _ in pages().curve(0, "ndcg_10")] == [5]
 
 
+def test_a_deleted_experiment_comes_back_with_this_study_alone(
+    open_tracker: Any, pages: Any, store: str, tmp_path: Path, request: Any, said: list[str]
+) -> None:
+    study = open_tracker()
+    tell(study, trials=2)
+    assert study.close()
+    found = pages()
+    found.client.delete_experiment(found.experiment.experiment_id)
+    fresh = Tracker(store, request.node.name, "another", tmp_path / "other.jsonl", say=said.append)
+    tell(fresh, trials=1)
+    assert fresh.close()
+    assert pages().experiment.lifecycle_stage == "active"
+    assert sorted(pages().trials) == [0]  # not those that were deleted
+    assert {run.data.tags["seqtune.study"] for run in pages().studies} == {"another"}
+
+    found.client.delete_experiment(found.experiment.experiment_id)
+    again = open_tracker()  # resumed, it finds its own
+    tell(again, trials=3)
+    assert again.close()
+    assert said == []
+    assert sorted(pages().trials) == [0, 1, 2]
+    assert pages().trials[0].info.run_id == found.trials[0].info.run_id
+
+
 def test_many_parameters_and_points_fit(open_tracker: Any, pages: Any) -> None:
     study = open_tracker()
     study.trial_started(0, {f"p{k}": k for k in range(230)})
@@ -372,10 +395,112 @@ def test_the_champion_is_registered_once(
         {"name": "exclude_seen", "default": True, "shape": None, "type": "boolean"},
     ]
 
+
+@pytest.fixture
+def enter(
+    store: str, best: Folder, tmp_path: Path, request: Any, said: list[str]
+) -> Callable[..., Any]:
+    """Runs a study with one trial, whose champion is registered as that of this test."""
+    name = request.node.name
+
+    def entered(value: float, *, metric: str = "ndcg@10", **tags: str) -> Any:
+        ours = {f"seqtune.{n}": v for n, v in ({"data_fingerprint": "aa"} | tags).items()}
+        own = f"{name}-{value}-{tags.get('command')}"
+        study = Tracker(store, name, own, tmp_path / "other.jsonl", say=said.append)
+        study.start_study({}, ours, metric=metric, dimensions=[])
+        study.trial_started(0, {})
+        study.trial_result(0, 1, {metric: value})
+        study.trial_ended(0, "finished", {metric: value})
+        study.champion(best, name, trial=0)
+        assert study.settle(60)
+        registered = study.registered
+        assert study.close()
+        assert said == []
+        return registered
+
+    return entered
+
+
+def test_the_alias_moves_to_a_better_model_alone(enter: Any, store: str, request: Any) -> None:
+    from mlflow import MlflowClient
+
+    name, client = request.node.name, MlflowClient(store, registry_uri=store)
+
+    def held() -> str:
+        return str(client.get_model_version_by_alias(name, "champion").version)
+
+    first = enter(0.25)
+    assert (first.uri, first.left, held()) == (f"models:/{name}@champion", "", "1")
+    worse = enter(0.125)
+    assert (worse.uri, held()) == (f"models:/{name}/2", "1")
+    assert worse.left == (
+        f"{name}@champion stays version 1, which has ndcg@10 0.2500 on validation, where this one "
+        f"has 0.1250; this study's best model is version 2 of {name}, and docs/serving.md has the "
+        "command that gives it the alias"
+    )
+    again = enter(0.25)  # told again, a study changes nothing
+    assert (again, held()) == (first, "1")
+    assert enter(0.25, command="another study").left  # as good is not better
+    better = enter(0.5)
+    assert (better.uri, better.left, held()) == (f"models:/{name}@champion", "", better.version)
+    assert client.get_model_version(name, better.version).tags["seqtune.value"] == "0.5"
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"data_fingerprint": "bb"}, "other data;"),
+        ({"protocol": "seen items are ranked"}, "other protocol;"),
+        ({"metric": "hr@10"}, "other metric;"),
+        ({"data_fingerprint": "bb", "protocol": "x"}, "other data and protocol;"),
+    ],
+)
+def test_the_alias_stays_where_the_numbers_do_not_compare(
+    enter: Any, store: str, request: Any, other: dict[str, str], words: str
+) -> None:
+    from mlflow import MlflowClient
+
+    name, client = request.node.name, MlflowClient(store, registry_uri=store)
+    enter(0.25)
+    found = enter(0.5, **other)
+    assert f"stays version 1, which was chosen with {words}" in found.left
+    assert int(client.get_model_version_by_alias(name, "champion").version) == 1
+
+
+def test_a_study_and_its_model_are_described(
+    open_tracker: Any, pages: Any, best: Folder, store: str
+) -> None:
+    tags = {
+        "seqtune.model": "sasrec",
+        "seqtune.data": "ratings.csv",
+        "seqtune.protocol": "Leave-one-out: seen items are left out.",
+        "seqtune.command": "seqtune tune --model sasrec",
+    }
     study = open_tracker()
-    study.champion(best, "shop", trial=0)  # another trial: another version
+    study.start_study({}, tags, metric="ndcg@10", dimensions=["tau"])
+    study.trial_started(0, {})
+    assert study.settle(60)
+    sentences = [
+        "The model is sasrec and the data are ratings.csv.",
+        "Leave-one-out: seen items are left out.",
+        "The command was `seqtune tune --model sasrec`.",
+    ]
+    note = pages().studies[0].data.tags["mlflow.note.content"]
+    assert [part for part in note.split("\n\n") if not part.startswith("The trials")] == sentences
+    study.champion(best, "described", trial=0, verdict="Tuning gained nothing.")
+    study.study_ended("finished", {"default/test/ndcg@10": 0.5}, "Tuning gained nothing.")
     assert study.close()
-    assert int(client.get_model_version_by_alias("shop", "champion").version) == 2
+
+    found = pages()
+    note = found.studies[0].data.tags["mlflow.note.content"]
+    assert note.split("\n\n")[:2] == [sentences[0], "Tuning gained nothing."]
+    assert found.studies[0].data.metrics == {"default/test/ndcg_10": 0.5}
+    version = found.client.get_model_version("described", "1")
+    about = "\n\n".join([sentences[0], "Tuning gained nothing.", *sentences[1:]])
+    assert version.description == about
+    (logged,) = found.client.search_logged_models([found.experiment.experiment_id])
+    assert logged.tags["mlflow.note.content"] == about
+    assert "named described" in found.client.get_registered_model("described").description
 
 
 def test_a_champion_that_is_not_there_is_a_sentence(store: str, tmp_path: Path) -> None:
@@ -414,11 +539,14 @@ def test_links_lead_to_the_view(open_tracker: Any, pages: Any, store: str) -> No
     assert study.close()
     found, links = pages(), study.links
     assert links.command == f"mlflow ui --backend-store-uri {store}"
-    runs = f"http://127.0.0.1:5000/#/experiments/{found.experiment.experiment_id}/runs?"
+    page = f"#/experiments/{found.experiment.experiment_id}/runs?workflowType=machine_learning"
+    runs = f"http://127.0.0.1:5000/{page}"
     key = f"seqtune-{found.studies[0].info.run_id[:8]}"
-    assert links.table == f"{runs}workflowType=machine_learning&viewStateShareKey={key}"
+    assert links.table == f"{runs}&viewStateShareKey={key}"
     assert links.charts == f"{links.table}&compareRunsMode=CHART"
-    assert links.plain.startswith(f"{runs}searchFilter=tags.%60mlflow.parentRunId%60%20%3D%20")
+    assert links.plain.startswith(f"{runs}&searchFilter=tags.%60mlflow.parentRunId%60%20%3D%20")
+    note = found.experiment.tags["mlflow.note.content"]
+    assert f"[the prepared view]({page}&viewStateShareKey={key}&compareRunsMode=CHART)" in note
     saved = json.loads(found.experiment.tags[f"mlflow.sharedViewState.{key}"])
     state = json.loads(zlib.decompress(base64.b64decode(saved["state"].removeprefix("deflate;"))))
     assert state["orderByKey"] == "metrics.`best/ndcg_10`"
@@ -434,6 +562,15 @@ def test_a_view_survives_its_encoding() -> None:
     state = view("r", "hr_5", ["a", "b"], ["a"], [])
     packed = deflated(state)
     assert json.loads(zlib.decompress(base64.b64decode(packed.partition(";")[2]))) == state
+
+
+def test_what_mlflow_does_not_document_was_seen_with_this_release() -> None:
+    import mlflow
+
+    assert mlflow.__version__ == SEEN, (
+        "run tests/end_to_end/test_mlflow_view.py with Chromium, look at the page of a logged "
+        "model, and set SEEN in track/undocumented.py to this release"
+    )
 
 
 @pytest.fixture(autouse=True)

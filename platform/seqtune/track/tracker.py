@@ -12,6 +12,7 @@ from typing import Any
 from seqtune.errors import UserError
 from seqtune.metrics import mlflow_name
 from seqtune.storage import Folder
+from seqtune.track.champion import Registered
 from seqtune.track.pages import Links
 from seqtune.track.store import brief, shown
 from seqtune.track.writer import Op, Writer
@@ -49,7 +50,8 @@ class Tracker:
     ) -> None:
         self.uri, self.experiment, self.study = uri, experiment, study
         self.journal, self._say = journal, say
-        self._links: Links | None = None
+        self.links: Links | None = None  # where the study is; None until MLflow has answered
+        self.registered: Registered | None = None  # None until the champion is
         self._changed = threading.Condition()
         self._closing = self._given_up = False
         journal.parent.mkdir(parents=True, exist_ok=True)
@@ -81,11 +83,9 @@ class Tracker:
             dimensions=dimensions,
         )
 
-    def trial_started(
-        self, number: int, params: Mapping[str, Any], tags: Mapping[str, Any] | None = None
-    ) -> None:
+    def trial_started(self, number: int, params: Mapping[str, Any]) -> None:
         """Opens the run of a trial, or the one that an earlier driver left."""
-        self._tell("trial", number=number, params=params, tags=tags or {})
+        self._tell("trial", number=number, params=params)
 
     def trial_result(
         self, number: int, step: int, metrics: Mapping[str, Any], time: float | None = None
@@ -99,12 +99,10 @@ class Tracker:
         status: str,
         best: Mapping[str, Any] | None = None,
         reason: str | None = None,
-        tags: Mapping[str, Any] | None = None,
     ) -> None:
         """Closes a trial's run: ``status`` is finished, pruned, failed or interrupted."""
         best = {f"best/{name}": value for name, value in _numbers(best or {}).items()}
-        marks = dict(tags or {}) | ({"seqtune.reason": reason} if reason else {})
-        self._tell("trial_end", number=number, status=status, best=best, tags=marks, at=_ms(None))
+        self._tell("trial_end", number=number, status=status, best=best, reason=reason, at=_ms())
 
     def upload(
         self,
@@ -116,19 +114,28 @@ class Tracker:
         """Uploads files (all of a folder by default) as artifacts of a trial, or of the study."""
         self._tell("upload", folder=folder.uri, names=names, to=to, number=trial)
 
-    def champion(self, folder: Folder, name: str, trial: int) -> None:
-        """Logs a checkpoint as a servable model, registers it, and gives it the alias."""
-        self._tell("champion", folder=folder.uri, name=name, number=trial)
+    def champion(self, folder: Folder, name: str, trial: int, verdict: str = "") -> None:
+        """Logs a checkpoint as a servable model and registers it; ``registered`` says how.
+
+        ``verdict`` is a sentence for the model's description.
+        """
+        self.registered = None
+        self._tell("champion", folder=folder.uri, name=name, number=trial, verdict=verdict)
 
     def study_ended(
         self,
         status: str = "finished",
         metrics: Mapping[str, Any] | None = None,
-        tags: Mapping[str, Any] | None = None,
+        verdict: str = "",
     ) -> None:
         """Closes the parent run, and runs of trials that did not end."""
         numbers = _numbers(metrics or {})
-        self._tell("study_end", status=status, metrics=numbers, tags=tags or {}, at=_ms(None))
+        self._tell("study_end", status=status, metrics=numbers, verdict=verdict, at=_ms())
+
+    def settle(self, timeout: float) -> bool:
+        """Waits until all that was told is worked off, at most ``timeout`` seconds."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._sent == self._size, timeout)
 
     def close(self, timeout: float = 60.0) -> bool:
         """Waits until all is sent, at most ``timeout`` seconds; says where the rest is kept."""
@@ -148,11 +155,6 @@ class Tracker:
             return False
         self.journal.unlink(missing_ok=True)
         return True
-
-    @property
-    def links(self) -> Links | None:
-        """Where the study is in MLflow's pages; None until MLflow has answered."""
-        return self._links
 
     # The journal and the thread that works it off.
 
@@ -176,7 +178,8 @@ class Tracker:
                 connected = True
                 for op, length in _merged(lines):
                     writer.apply(op)
-                    self._links = writer.links
+                    self.links = writer.links
+                    self.registered = writer.registered or self.registered
                     self._done(length)
             except Exception as error:
                 writer = None  # whatever it knew of the store may be wrong
@@ -223,6 +226,7 @@ class Tracker:
     def _done(self, length: int) -> None:
         with self._changed:
             self._sent += length
+            self._changed.notify_all()
             if self._sent == self._size and not self._given_up:
                 self._file.truncate(0)  # all is sent: the journal starts anew
                 self._sent = self._size = 0
@@ -271,5 +275,5 @@ def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else str(value)
 
 
-def _ms(seconds: float | None) -> int:
+def _ms(seconds: float | None = None) -> int:
     return int((time.time() if seconds is None else seconds) * 1000)

@@ -6,21 +6,21 @@ import contextlib
 import getpass
 import json
 import tempfile
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from seqtune.storage import Folder
-from seqtune.track.champion import register
-from seqtune.track.pages import PARENT, STATUS, Links, deflated, view
+from seqtune.track.champion import METRIC, Registered, register
+from seqtune.track.pages import NOTE, PARENT, STATUS, Links, described
 from seqtune.track.store import quiet
+from seqtune.track.undocumented import save_view, view
 
 Op = dict[str, Any]
 
-STUDY, TRIAL = "seqtune.study", "seqtune.trial"
-METRIC, DIMENSIONS, CHAMPION = "seqtune.metric", "seqtune.dimensions", "seqtune.champion"
+STUDY, TRIAL, REASON = "seqtune.study", "seqtune.trial", "seqtune.reason"
+DIMENSIONS, CHAMPION = "seqtune.dimensions", "seqtune.champion"
 ENDED = {"failed": "FAILED", "interrupted": "KILLED"}  # any other end is FINISHED
 
 
@@ -52,7 +52,8 @@ class Writer:
         self.tags: dict[str, str] = {}  # of the study, which every trial gets too
         self.losses: set[str] = set()  # names of the curves beside the metric
         self.view: Op = {}  # as it was last written
-        for run in self._runs():
+        self.registered: Registered | None = None
+        for run in self._runs(self.experiment_id):
             tags, data = run.data.tags, run.data
             if TRIAL in tags:
                 self.trials[int(tags[TRIAL])] = Trial(
@@ -79,28 +80,34 @@ class Writer:
                 # An absolute folder beside the file: the default depends on the working directory.
                 place = (Path(self.uri.removeprefix("sqlite:///")).parent / "mlartifacts").as_uri()
             try:
-                made: str = self.client.create_experiment(
-                    name, place, tags={"mlflow.experimentKind": "custom_model_development"}
-                )
+                made: str = self.client.create_experiment(name, place)
                 return made
             except MlflowException:  # somebody was faster
                 found = self.client.get_experiment_by_name(name)
                 if found is None:
                     raise
-        if found.lifecycle_stage == "deleted":
-            self.client.restore_experiment(found.experiment_id)
         identity: str = found.experiment_id
+        if found.lifecycle_stage == "deleted":
+            self._restore(identity)
         return identity
 
-    def _runs(self) -> Iterator[Any]:
+    def _restore(self, experiment_id: str) -> None:
+        """Restores a deleted experiment; of its runs, which MLflow restores too, only our own."""
+        deleted = list(self._runs(experiment_id, deleted=True))
+        self.client.restore_experiment(experiment_id)
+        for run in deleted:
+            if run.data.tags.get(STUDY) != self.study:
+                self.client.delete_run(run.info.run_id)
+
+    def _runs(self, experiment_id: str, deleted: bool = False) -> Iterator[Any]:
+        """Yields the study's runs, or all that are deleted, whosever they were."""
+        from mlflow.entities import ViewType
+
+        wanted = "" if deleted else f"tags.`{STUDY}` = '{self.study}'"
+        stage = ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY
         token: str | None = None
         while True:
-            page = self.client.search_runs(
-                [self.experiment_id],
-                f"tags.`{STUDY}` = '{self.study}'",
-                max_results=1000,
-                page_token=token,
-            )
+            page = self.client.search_runs([experiment_id], wanted, stage, 1000, page_token=token)
             yield from page
             token = page.token
             if not token:
@@ -111,7 +118,7 @@ class Writer:
         """Where the study is; None before it has a run."""
         if self.run_id is None:
             return None
-        return Links(self.uri, self.experiment_id, self.run_id, self._view_key(self.run_id))
+        return Links(self.uri, self.experiment_id, self.run_id, f"seqtune-{self.run_id[:8]}")
 
     def apply(self, op: Op) -> None:
         """Carries out one operation."""
@@ -119,7 +126,7 @@ class Writer:
             case "study":
                 self._start_study(op)
             case "trial":
-                self._start_trial(op["number"], op["params"], op["tags"])
+                self._start_trial(op["number"], op["params"])
             case "results":
                 self._log_results(op["results"])
             case "trial_end":
@@ -171,6 +178,7 @@ class Writer:
         }
         if self.run_id is None:
             self.run_id = self._new_run(self.name, tags)
+            tags[NOTE] = self._note()
         else:
             self.client.update_run(self.run_id, status="RUNNING")
         missing = {n: v for n, v in op["params"].items() if n not in self.params}
@@ -190,10 +198,10 @@ class Writer:
             self.trials[number] = Trial(self._new_run(f"trial {number:03d}", tags))
         return self.trials[number]
 
-    def _start_trial(self, number: int, params: Mapping[str, Any], tags: Mapping[str, Any]) -> None:
+    def _start_trial(self, number: int, params: Mapping[str, Any]) -> None:
         trial = self._trial(number)
         missing = {name: value for name, value in params.items() if name not in trial.params}
-        self._log(trial.run_id, params=missing, tags=tags)
+        self._log(trial.run_id, params=missing)
         trial.params |= {name: str(value) for name, value in missing.items()}
         if trial.status == "KILLED":  # interrupted, and now it goes on
             self._reopen(trial)
@@ -243,7 +251,7 @@ class Writer:
         self._log(
             trial.run_id,
             [(name, value, op["at"], step) for name, value in new.items()],
-            tags=op["tags"] | {STATUS: op["status"]},
+            tags={STATUS: op["status"]} | ({REASON: op["reason"]} if op["reason"] else {}),
         )
         trial.metrics |= new
         self.client.set_terminated(trial.run_id, ended, op["at"])
@@ -270,17 +278,21 @@ class Writer:
                 self.client.set_terminated(trial.run_id, "KILLED", op["at"])
                 trial.status = "KILLED"
         points = [(name, value, op["at"], 0) for name, value in op["metrics"].items()]
-        self._log(run_id, points, tags=op["tags"] | {STATUS: op["status"]})
+        note = {NOTE: self._note(op["verdict"])} if op["verdict"] else {}
+        self._log(run_id, points, tags=note | {STATUS: op["status"]})
         self._write_view()
         self.client.set_terminated(run_id, ENDED.get(op["status"], "FINISHED"), op["at"])
 
     def _champion(self, op: Op) -> None:
         run = self.client.get_run(self._trial(op["number"]).run_id)
-        version = register(self.client, Folder.at(op["folder"]), op["name"], run)
-        self._log(self._study_run(), tags={CHAMPION: f"models:/{op['name']}/{version}"})
+        folder, name = Folder.at(op["folder"]), op["name"]
+        self.registered = register(self.client, folder, name, run, self.metric, op["verdict"])
+        version = self.registered.version
+        self._log(self._study_run(), tags={CHAMPION: f"models:/{name}/{version}"})
 
-    def _view_key(self, run_id: str) -> str:
-        return f"seqtune-{run_id[:8]}"
+    def _note(self, *more: str) -> str:
+        links = [self.links.note] if self.links else []
+        return described(self.tags, *more, *links)
 
     def _write_view(self) -> None:
         run_id = self._study_run()
@@ -288,20 +300,11 @@ class Writer:
         # An axis that a trial has no value on would hide that trial.
         axes = [name for name in self.dimensions if all(name in params for params in trials)]
         state = view(run_id, self.metric, self.dimensions, axes, sorted(self.losses))
-        if state == self.view:
+        if state == self.view or self.links is None:
             return
-        now = int(time.time() * 1000)
-        saved = {
-            "name": f"Trials of {self.name}",
-            "createdAt": now,
-            "updatedAt": now,
-            "state": deflated(state),
-        }
-        self.client.set_experiment_tag(
-            self.experiment_id,
-            f"mlflow.sharedViewState.{self._view_key(run_id)}",
-            json.dumps(saved),
-        )
+        title = f"Trials of {self.name}"
+        save_view(self.client, self.experiment_id, self.links.view_key, title, state)
+        self.client.set_experiment_tag(self.experiment_id, NOTE, self.links.note)
         self.view = state
 
 
