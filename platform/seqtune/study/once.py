@@ -18,6 +18,7 @@ from seqtune.results import TrainResult
 from seqtune.space.asked import Asked
 from seqtune.state import load_state, ranks_file, told
 from seqtune.storage import Folder
+from seqtune.study.counting import count
 from seqtune.study.final import evaluate_on_test, write_checkpoint
 from seqtune.study.loop import train_here
 from seqtune.study.plan import Plan, trial_params
@@ -128,6 +129,7 @@ def _finish(
         raise KeyboardInterrupt  # nothing was evaluated yet
     valid = {name: value for name, value in state["best"].items() if name != "epoch"}
     found: dict[str, float] = {}
+    ranks = None
     if tested:
         found, ranks = evaluate_on_test(plan, values, state["best_model"], dataset)
         users = dataset.user_ids[plan.protocol.split(dataset).test.users]
@@ -144,6 +146,8 @@ def _finish(
         seconds=time.monotonic() - began,
         checkpoint=plan.folder.uri,
         best_hit_10=dataset.best_hit_10,
+        floors=tuple(count(plan, dataset)) if tested else (),
+        test_ranks=ranks,
     )
 
 

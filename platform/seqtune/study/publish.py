@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from seqtune.data import Dataset
+from seqtune.report.documents import to_json, to_markdown
 from seqtune.report.plots import plots
-from seqtune.report.report import to_json, to_markdown
 from seqtune.results import StudyResult
 from seqtune.state import ranks_file
 from seqtune.study.plan import Plan
