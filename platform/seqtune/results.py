@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seqtune.options import DEFAULTS
+
+if TYPE_CHECKING:
+    from seqtune.floors import Floor
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class StudyResult:
     best: Finalist | None  # None where no trial finished an evaluation
     importances: dict[str, float]
     searched: tuple[str, ...]  # names of the hyperparameters that were searched
+    planned: int  # trials that it has when it has ended
     seconds: float
     checkpoint: str  # folder of the best checkpoint
     train_command: str
@@ -58,6 +63,7 @@ class StudyResult:
     best_hit_10: float | None = None  # generated data: the best HR@10 that any model can reach
     notes: tuple[str, ...] = ()
     baseline: str = DEFAULTS  # what trial 0 ran
+    floors: tuple[Floor, ...] = ()  # what counting reaches; empty where it could not be counted
 
     @property
     def tuned(self) -> bool:
@@ -81,3 +87,5 @@ class TrainResult:
     checkpoint: str
     best_hit_10: float | None = None
     notes: tuple[str, ...] = ()
+    floors: tuple[Floor, ...] = ()
+    test_ranks: NDArray[np.float32] | None = None  # (U,) rank of each user's test item

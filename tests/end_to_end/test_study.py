@@ -19,6 +19,7 @@ from seqtune import checkpoint
 from seqtune import state as files
 from seqtune.data import leave_one_out
 from seqtune.data.generate import make_preset
+from seqtune.floors import floors
 from seqtune.storage import Folder
 
 SPACE = """
@@ -73,8 +74,10 @@ def test_nothing_but_the_study_is_told(ended: Any, study: Any) -> None:
         f"results in {study.folder}",
     ]
     line = r"\[[123]/3\] trial [012]( \(defaults\))?: (complete|pruned), ndcg@10 0\.\d{4}, \d epoch"
-    assert len(head) == 7
-    assert all(re.match(line, one) for one in head[4:]), head
+    (counting,) = (one for one in head if one.startswith("counting reaches ndcg@10 0."))
+    trials = [one for one in head[4:] if one != counting]
+    assert len(trials) == 3
+    assert all(re.match(line, one) for one in trials), head
     noise = r"INFO|WARN|Warning|\(pid=|ray::|raylet|alembic|sqlalchemy|^\[[IW] |^\d{4}[-/]\d\d"
     assert not re.findall(noise, said, re.MULTILINE)
 
@@ -92,11 +95,27 @@ def test_the_best_is_shown_beside_the_defaults(ended: Any, report: dict[str, Any
 
 def test_metrics_of_both_and_the_gain_are_shown(ended: Any, report: dict[str, Any]) -> None:
     best, default = report["best"], report["default"]
-    values = [default["valid"], best["valid"], default["test"], best["test"]]
-    (shown,) = re.findall(r"^ +ndcg@10 +(.+)$", ended.out, re.MULTILINE)
-    assert re.findall(r"0\.\d{4}", shown) == [f"{one['ndcg@10']:.4f}" for one in values]
+    names = ["ndcg@5", "ndcg@10", "ndcg@20", "hr@5", "hr@10", "hr@20", "mrr@10"]
+    for who, one in (("default", default), ("best", best)):
+        (shown,) = re.findall(rf"^ {who} +(0.+)$", ended.out, re.MULTILINE)
+        values = [one["valid"]["ndcg@10"], *(one["test"][name] for name in names)]
+        assert shown.split() == [f"{value:.4f}" for value in values]
     assert report["verdict"].startswith("Tuning ")
     assert report["verdict"] in " ".join(ended.out.split())
+
+
+def test_the_floors_are_shown_and_the_champion_is_compared_with_them(
+    ended: Any, report: dict[str, Any]
+) -> None:
+    data = make_preset("tiny")
+    counted = floors(leave_one_out(data), mask_seen=not data.has_repeats)
+    for floor, told in zip(counted, report["floors"], strict=True):
+        assert told["test"] == floor.test
+        (shown,) = re.findall(rf"^ {floor.name} +(0.+)$", ended.out, re.MULTILINE)
+        assert shown.split()[2] == f"{floor.test['ndcg@10']:.4f}"
+    against = report["against_floors"]
+    assert against["floor"] == max(counted, key=lambda floor: floor.test["ndcg@10"]).name
+    assert against["sentence"] in " ".join(ended.out.split())
 
 
 def test_the_next_steps_are_shown(ended: Any, study: Any, report: dict[str, Any]) -> None:

@@ -14,8 +14,11 @@ import pytest
 from rich.console import Console
 
 from seqtune import metrics
+from seqtune.floors import Floor
+from seqtune.report.documents import to_json, to_markdown
 from seqtune.report.plots import plots
-from seqtune.report.report import counts, gains, show, show_training, to_json, to_markdown, verdict
+from seqtune.report.report import show, show_training
+from seqtune.report.verdict import against_floors, counts, gains, verdict
 from seqtune.results import Finalist, StudyResult, TrainResult, TrialRow
 from seqtune.words import bar, brief, percent
 
@@ -50,12 +53,13 @@ def study(n: int = 12, winner: int = 7, better: float = 2.0, **changes: Any) -> 
         model="duorec",
         data_name="demo: 300 users",
         metric="ndcg@10",
-        protocol="Leave-one-out.",
+        protocol="Leave-one-out: the last item of 300 users is the test.",
         trials=tuple(trials),
         default=default,
         best=finalist(winner, trials[winner].params, better_ranks) if winner else default,
         importances={"learning_rate": 0.75, "n_heads": 0.25},
         searched=tuple(DEFAULTS),
+        planned=len(trials),
         seconds=252,
         checkpoint="/results/duorec-demo/best",
         train_command="seqtune train --model duorec --set learning_rate=0.002",
@@ -67,10 +71,20 @@ def study(n: int = 12, winner: int = 7, better: float = 2.0, **changes: Any) -> 
     return replace(result, **changes)
 
 
+def floors(ranks: Any, better: float = 1.5, seconds: float = 0.42) -> tuple[Floor, ...]:
+    """Floors of which the last one is the strongest: its ranks are ``better`` times smaller."""
+    found = []
+    for name, size in (("popularity", 0.5), ("markov", 0.9), ("decayed markov", better)):
+        own = np.maximum(1, np.asarray(ranks) / size).astype(np.float32)
+        values = metrics.compute(own)
+        found.append(Floor(name, values, values, own, seconds))
+    return tuple(found)
+
+
 def failed_study() -> StudyResult:
     """A study of one trial, which failed."""
     row = TrialRow(0, "failed", DEFAULTS, None, None, 3.0, "out of memory at batch_size 4096")
-    return study(trials=(row,), default=None, best=None, importances={})
+    return study(trials=(row,), planned=1, default=None, best=None, importances={})
 
 
 def shown(result: StudyResult, width: int = 80) -> str:
@@ -126,7 +140,13 @@ def test_the_defaults_may_win() -> None:
     result = study(winner=0)
     assert not result.tuned
     assert gains(result) == {}
-    assert "no trial did better than the defaults (trial 0)" in verdict(result)
+    none = "on validation none of the 11 other trials did better than the defaults (trial 0)."
+    assert verdict(result) == f"Tuning gained nothing: {none}"
+    two = replace(result, trials=result.trials[:2], planned=2)
+    other = "on validation the other trial did not do better than the defaults (trial 0)."
+    assert verdict(two) == f"Tuning gained nothing: {other}"
+    one = replace(result, trials=result.trials[:1], planned=1)
+    assert "the defaults (trial 0) are all that was evaluated" in verdict(one)
     text = shown(result)
     assert "default = best (trial 0)" in text
     assert "changed" not in text
@@ -134,7 +154,7 @@ def test_the_defaults_may_win() -> None:
 
 def test_a_file_of_params_is_named_where_the_defaults_would_be() -> None:
     result = study(winner=0, baseline="values of my.yaml")
-    assert "no trial did better than the values of my.yaml (trial 0)" in verdict(result)
+    assert "did better than the values of my.yaml (trial 0)" in verdict(result)
     assert "file = best (trial 0)" in shown(result)
     result = study(baseline="values of my.yaml")
     assert "default" not in shown(result)
@@ -169,11 +189,98 @@ def test_the_screen_shows_both_sides_and_marks_changes() -> None:
     assert cells(text, "learning_rate") == ["0.001", brief(best["learning_rate"]), "changed"]
     unchanged = replace(result, best=replace(result.best, params=best | {"n_heads": 2}))
     assert cells(shown(unchanged), "n_heads") == ["2", "2"]
-    for name in ("ndcg@5", "ndcg@10", "ndcg@20", "hr@5", "hr@10", "hr@20", "mrr@10"):
-        before, after = result.default.test[name], result.best.test[name]
-        # validation default, validation best, test default, test best, change and its sign.
-        assert cells(text, name)[2:4] == [f"{before:.4f}", f"{after:.4f}"]
-        assert cells(text, name)[4] == f"{100 * (after / before - 1):+.0f}"
+    names = ["ndcg@5", "ndcg@10", "ndcg@20", "hr@5", "hr@10", "hr@20", "mrr@10"]
+    table = text.split("Accuracy")[1]
+    assert table.splitlines()[1].split() == ["validation", "test"]
+    assert table.splitlines()[2].split() == ["ndcg@10", *names]  # at 80 columns there is room
+    for who, one in (("default", result.default), ("best", result.best)):
+        values = [one.valid["ndcg@10"], *(one.test[name] for name in names)]
+        assert cells(table, who) == [f"{value:.4f}" for value in values]
+    change = [result.best.test[name] / result.default.test[name] - 1 for name in names]
+    assert cells(table, "change")[::2] == [f"{100 * one:+.0f}" for one in change]
+
+
+def test_a_narrow_screen_shows_fewer_metrics() -> None:
+    table = shown(study(), width=50).split("Accuracy")[1].split("Tuning")[0]
+    assert cells(table, "ndcg@10") == ["ndcg@5", "ndcg@10", "ndcg@20", "hr@5"]
+    assert "…" not in table
+
+
+def test_the_protocol_is_told() -> None:
+    result = study()
+    for text in (shown(result), to_markdown(result), to_json(result)["protocol"]):
+        assert "Leave-one-out: the last item of 300 users is the test." in text
+
+
+def test_the_floors_stand_beside_best_and_default() -> None:
+    result = study()
+    assert result.default is not None
+    assert result.best is not None
+    result = replace(result, floors=floors(result.default.test_ranks))
+    table = shown(result).split("Accuracy")[1]
+    rows = [line.split()[0] for line in table.splitlines()[3:9]]
+    assert rows == ["popularity", "markov", "decayed", "default", "best", "change"]
+    popularity = result.floors[0].test
+    values = [f"{popularity[name]:.4f}" for name in ("ndcg@5", "ndcg@10")]
+    assert cells(table, "popularity")[1:3] == values
+    header = next(line for line in to_markdown(result).splitlines() if "test, markov" in line)
+    row = next(line for line in to_markdown(result).splitlines() if line.startswith("| hr@10 |"))
+    at = header.split("|").index(" test, markov ")
+    assert row.split("|")[at].strip() == f"{result.floors[1].test['hr@10']:.4f}"
+    data = json.loads(json.dumps(to_json(result), allow_nan=False))
+    assert [one["name"] for one in data["floors"]] == ["popularity", "markov", "decayed markov"]
+    assert data["floors"][2]["test"] == result.floors[2].test
+    assert "test_ranks" not in data["floors"][0]
+    assert data["against_floors"]["floor"] == "decayed markov"
+    difference = result.best.test["ndcg@10"] - result.floors[2].test["ndcg@10"]
+    assert data["against_floors"]["difference"] == pytest.approx(difference)
+    assert data["against_floors"]["sentence"] in " ".join(shown(result).split())
+    assert data["against_floors"]["sentence"] in to_markdown(result)
+
+
+def test_a_champion_above_the_floors() -> None:
+    result = study()
+    assert result.default is not None
+    result = replace(result, floors=floors(result.default.test_ranks, better=1.1))
+    counted = against_floors(result)
+    assert counted is not None
+    assert not counted.beaten
+    assert counted.sentence == (
+        "The best trial is above the strongest floor, a decayed Markov chain (counted in 0.4s): "
+        f"{counted.found.difference:+.4f} ndcg@10 on test, p < 0.0001."
+    )
+
+
+def test_counting_that_is_better_is_told() -> None:
+    result = study()
+    assert result.best is not None
+    result = replace(result, floors=floors(result.best.test_ranks, better=2.0))
+    counted = against_floors(result)
+    assert counted is not None
+    assert counted.beaten
+    assert counted.found.difference < 0
+    assert counted.sentence == (
+        "Counting beats the best trial, which is below a decayed Markov chain (counted in 0.4s): "
+        f"{counted.found.difference:+.4f} ndcg@10 on test, p < 0.0001; try another model, more "
+        "trials or longer training."
+    )
+
+
+def test_a_champion_level_with_the_floors() -> None:
+    result = study()
+    assert result.best is not None
+    result = replace(result, floors=floors(result.best.test_ranks, better=1.0))
+    counted = against_floors(result)
+    assert counted is not None
+    assert "The best trial cannot be told from the strongest floor, a decayed" in counted.sentence
+    assert "p = 1.00; try another model" in counted.sentence
+
+
+def test_nothing_is_said_about_floors_that_are_missing() -> None:
+    assert against_floors(study()) is None
+    assert against_floors(replace(failed_study(), floors=floors(np.ones(300)))) is None
+    assert "floor" not in shown(study())
+    assert "against_floors" not in to_json(study())
 
 
 def test_a_hyperparameter_that_is_not_in_use_is_a_dash() -> None:
@@ -213,7 +320,10 @@ def test_own_metric_is_shown_where_it_is_an_unusual_one() -> None:
         for values in [metrics.compute(side.test_ranks, also="ndcg@7")]
     ]
     result = replace(result, default=sides[0], best=sides[1])
-    assert cells(shown(result), "ndcg@7")[3] == f"{sides[1].test['ndcg@7']:.4f}"
+    table = shown(result, width=90).split("Accuracy")[1]
+    assert cells(table, "ndcg@7")[:2] == ["ndcg@7", "ndcg@5"]
+    best = sides[1]
+    assert cells(table, "best")[:2] == [f"{best.valid['ndcg@7']:.4f}", f"{best.test['ndcg@7']:.4f}"]
 
 
 def test_json_is_complete_and_plain() -> None:
@@ -225,7 +335,8 @@ def test_json_is_complete_and_plain() -> None:
     assert data["verdict"] == verdict(result)
     gain = data["gains"]["ndcg@10"]
     assert gain["n"] == 300
-    assert gain["p_value"] <= gain["p_holm"]
+    assert gain["p_value"] <= gain["p_benjamini_hochberg"] <= gain["p_holm"]
+    assert 0 < gain["p_wilcoxon"] < 0.01
     hopeless = finalist(0, DEFAULTS, [90.0, 90.0])  # a mean of 0: the relative gain is infinite
     lucky = finalist(7, DEFAULTS, [1.0, 90.0])
     data = to_json(replace(result, default=hopeless, best=lucky))
@@ -257,10 +368,14 @@ def test_the_report_of_one_training() -> None:
     values = metrics.compute(ranks)
     out = io.StringIO()
     result = TrainResult("sasrec", "demo", "ndcg@10", 4, values, values, 3, "/my results/x", 0.9)
+    result = replace(result, floors=floors(ranks, better=0.95), test_ranks=ranks)
     show_training(result, Console(file=out, width=80))
-    assert cells(out.getvalue(), "ndcg@10") == ["0.5000", "0.5000"]  # (1 + 1/2 + 0) / 3
-    assert cells(out.getvalue(), "hr@20") == ["1.0000", "1.0000"]
-    assert "(epoch 4)" in out.getvalue()
+    said = " ".join(out.getvalue().split())
+    (row,) = (line.split() for line in out.getvalue().splitlines() if "sasrec (epoch 4)" in line)
+    assert row[3:6] == ["0.5000"] * 3  # (1 + 1/2 + 0) / 3: validation, test at 5 and at 10
+    assert row[8:] == ["0.6667", "1.0000", "0.4444"]  # hr@10, hr@20, mrr@10
+    assert "This model cannot be told from the strongest floor, a decayed Markov chain" in said
+    assert "popularity" in said
     assert "0.6667 of at most 0.9000 (74%)" in " ".join(out.getvalue().split())
     assert "seqtune recommend --checkpoint '/my results/x' --data FILE" in out.getvalue()
 

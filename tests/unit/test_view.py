@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 import threading
 
+import numpy as np
 import pytest
 from rich.console import Console
 
-from seqtune.report.view import StudyView, TrainView, area
+from seqtune.floors import Floor
+from seqtune.report.live import area, difference
+from seqtune.report.view import StudyView, TrainView
 
 
 class Terminal(io.StringIO):
@@ -27,16 +30,27 @@ def log_view() -> tuple[StudyView, io.StringIO]:
     return StudyView("ndcg@10", console=Console(file=out, width=40)), out
 
 
-def live_view(budget: float | None = None) -> tuple[StudyView, Terminal]:
+def live_view(
+    budget: float | None = None, width: int = 80, height: int = 24
+) -> tuple[StudyView, Terminal]:
     out = Terminal()
-    console = Console(file=out, width=80, force_terminal=True, color_system=None, _environ={})
+    console = Console(
+        file=out, width=width, height=height, force_terminal=True, color_system=None, _environ={}
+    )
     return StudyView("ndcg@10", budget, console), out
 
 
 def frame(view: StudyView) -> str:
     out = io.StringIO()
-    Console(file=out, width=80).print(view._draw())
+    Console(file=out, width=max(80, view.console.width)).print(view._draw())
     return out.getvalue()
+
+
+def floors(*valid: float) -> list[Floor]:
+    names = ("popularity", "markov", "decayed markov")
+    values = [{"ndcg@10": value} for value in valid]
+    ranks = np.ones(1, np.float32)
+    return [Floor(n, v, v, ranks, 0.4) for n, v in zip(names, values, strict=True)]
 
 
 def test_a_log_has_one_line_for_each_trial_that_ends() -> None:
@@ -128,7 +142,7 @@ def test_before_the_first_result() -> None:
 
 def test_time_left_is_the_budget_or_what_the_trials_need(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [1000.0]
-    monkeypatch.setattr("seqtune.report.view.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("seqtune.report.live.time.monotonic", lambda: clock[0])
     view, _ = live_view(budget=600)
     start(view, n_trials=8)
     clock[0] += 30
@@ -143,7 +157,86 @@ def test_time_left_is_the_budget_or_what_the_trials_need(monkeypatch: pytest.Mon
     assert "1m 10s, about 40s left" in frame(view)
     clock[0] += 520  # the budget is nearer now
     assert "at most 10s left" in frame(view)
+    view.trial_started(4, {})
+    clock[0] += 15
+    assert " time    10m 05s, time is up; the running trials stop\n" in frame(view)
+    view.trial_ended(4, "complete", 0.1)
+    assert " time    10m 05s, time is up\n" in frame(view)
     view.study_ended()
+
+
+def test_the_strongest_floor_stands_beside_the_best() -> None:
+    view, _ = live_view()
+    start(view)
+    view.floors_counted([])  # they could not be counted
+    assert "counted" not in frame(view)
+    view.floors_counted(floors(0.01, 0.05, 0.04))
+    assert " counted ndcg@10 0.0500 by a Markov chain\n" in frame(view)
+    view.trial_started(0, {}, is_default=True)
+    view.trial_result(0, 1, 0.04, 0.04)
+    assert "0.0500 by a Markov chain, above the best so far\n" in frame(view)
+    view.trial_result(0, 2, 0.06, 0.06)
+    assert "0.0500 by a Markov chain, below the best\n" in frame(view)
+    view.study_ended()
+
+
+def test_a_log_tells_the_strongest_floor_once() -> None:
+    view, out = log_view()
+    start(view)
+    view.floors_counted(floors(0.01, 0.05, 0.07))
+    assert out.getvalue().splitlines()[3:] == [
+        "counting reaches ndcg@10 0.0700 on validation (a decayed Markov chain, 0.4s)"
+    ]
+
+
+def test_what_differs_from_the_defaults_comes_first() -> None:
+    usual = {"n_heads": 2, "dropout_prob": 0.2, "learning_rate": 0.001, "ssl_lambda": 0.1}
+    params = {"n_heads": 2, "dropout_prob": 0.5, "learning_rate": 0.003, "tau": 0.7}
+    text = difference(params, usual)
+    assert text == "learning_rate 0.003, dropout_prob 0.5, tau 0.7, n_heads 2"
+    # The learning rate is seen in 80 columns, whatever its place in the search space.
+    many = {f"name_of_number_{n}": n for n in range(9)}
+    view, _ = live_view()
+    start(view)
+    view.trial_started(0, many | {"learning_rate": 0.1}, is_default=True)
+    view.trial_ended(0, "complete", 0.1)
+    view.trial_started(1, many | {"learning_rate": 0.2})
+    assert "starting            learning_rate 0.2, name_of_number_0 0" in frame(view)
+    view.study_ended()
+
+
+def test_the_curve_ends_at_the_best_line() -> None:
+    view, _ = live_view()
+    start(view)
+    for number, value in ((0, 0.05), (1, 0.06)):
+        view.trial_started(number, {}, is_default=number == 0)
+        view.trial_ended(number, "complete", value)
+    view.trial_started(2, {})
+    view.trial_result(2, 1, 0.08, 0.08)
+    text = frame(view)
+    assert "best    ndcg@10 0.0800 in trial 2" in text
+    assert f"  0.0800 {' ' * 20}{'█' * 10}\n" in text  # the third of four places
+    assert f"  0.0500 {'▁' * 10}" in text
+    view.study_ended()
+
+
+def test_a_high_screen_shows_more_trials() -> None:
+    view, _ = live_view(width=140, height=40)
+    start(view, n_trials=100)
+    for number in range(20):
+        view.trial_started(number, {"x": number}, is_default=number == 0)
+        if number < 15:
+            status = "pruned" if number % 2 else "complete"
+            view.trial_ended(number, status, number / 100 if number != 3 else None)
+    lines = frame(view).splitlines()
+    assert [line.split()[:4] for line in lines[6:11]] == [
+        ["trial", str(number), "starting", "x"] for number in range(15, 20)
+    ]
+    assert lines[11] == " trial 14   complete   0.1400   x 14"  # the best of those that have ended
+    assert lines[12] == " trial 13   pruned     0.1300   x 13"
+    assert len(lines) == 6 + 19  # a screen has 40: head, notes and prompt have room
+    view.study_ended()
+    assert len(frame(view).splitlines()) == 6  # what stays on the screen is brief
 
 
 def test_events_may_come_from_many_threads() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from seqtune.report.report import short
+from seqtune.report.verdict import short
 from seqtune.results import StudyResult, TrialRow
 from seqtune.words import brief
 

@@ -9,6 +9,7 @@ from typing import Any
 from ray import tune
 
 from seqtune.report.view import StudyView
+from seqtune.study.counting import Counting
 from seqtune.study.plan import Plan
 from seqtune.study.search import OptunaSearcher
 from seqtune.track import Tracker
@@ -47,8 +48,10 @@ class Messenger(tune.Callback):
         view: StudyView,
         tracker: Tracker,
         interrupts: Interrupts,
+        counting: Counting,
     ) -> None:
         self.interrupts = interrupts
+        self.counting: Counting | None = counting  # until its floors are told
         self.metric, self.searched = plan.metric, {d.name for d in searcher.space.dimensions}
         self.searcher, self.plan, self.view, self.tracker = searcher, plan, view, tracker
 
@@ -58,6 +61,9 @@ class Messenger(tune.Callback):
     def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
         """Tune has gone once around its loop."""
         self.interrupts.check()
+        if self.counting is not None and self.counting.done():
+            self.view.floors_counted(self.counting.floors())
+            self.counting = None
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """A trial starts, or starts again after a crash."""

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from seqtune.data import Dataset
+from seqtune.floors import Floor
 from seqtune.options import StudyOptions, TrainOptions, command, shared
 from seqtune.results import Finalist, StudyResult, TrialRow
 from seqtune.space.asked import AskedStudy
 from seqtune.study import final
+from seqtune.study.counting import Counting
 from seqtune.study.events import track_end
 from seqtune.study.importance import importances
 from seqtune.study.plan import Plan
@@ -34,6 +36,8 @@ class Finals:
     curves: dict[int, Curve]
     importances: dict[str, float]
     finalists: dict[int, Finalist]  # by their number
+    floors: tuple[Floor, ...]
+    notes: tuple[str, ...]  # what went wrong
 
     @property
     def best(self) -> Finalist | None:
@@ -48,7 +52,9 @@ def best_trial(rows: tuple[TrialRow, ...]) -> TrialRow | None:
     return max(known, key=lambda row: (row.value or 0, -row.number), default=None)
 
 
-def find_finals(plan: Plan, data: Any, storage: str, name: str, tracker: Tracker) -> Finals:
+def find_finals(
+    plan: Plan, data: Any, storage: str, name: str, tracker: Tracker, counting: Counting
+) -> Finals:
     """Evaluates the best trial and the defaults on test, once, on a machine like a trial's.
 
     ``data`` is a reference to the dataset. MLflow is told of the trials that had not ended.
@@ -69,7 +75,10 @@ def find_finals(plan: Plan, data: Any, storage: str, name: str, tracker: Tracker
     curves = _curves(opened.study)
     shares = importances(opened.study)  # while the tests run
     opened.close()
-    return Finals(rows, curves, shares, {number: ray.get(job) for number, job in jobs.items()})
+    finalists = {number: ray.get(job) for number, job in jobs.items()}
+    floors = counting.floors()
+    failed = f"the floors could not be counted: {counting.failed}"
+    return Finals(rows, curves, shares, finalists, floors, (failed,) * bool(counting.failed))
 
 
 def _curves(study: optuna.Study) -> dict[int, Curve]:
@@ -95,11 +104,13 @@ def make_result(
         best=best,
         importances=finals.importances,
         searched=tuple(d.name for d in asked.space.dimensions),
+        planned=max(len(finals.rows), options.trials),
         seconds=time.monotonic() - began,
         checkpoint=(plan.folder / "champion").uri if best else "",
         train_command=train_command(options, best) if best else "",
         best_hit_10=dataset.best_hit_10,
-        notes=tuple(notes if unfinished else ()),
+        floors=finals.floors,
+        notes=(*finals.notes, *(notes if unfinished else ())),
         baseline=asked.baseline,
     )
 

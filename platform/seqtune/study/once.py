@@ -18,6 +18,7 @@ from seqtune.results import TrainResult
 from seqtune.space.asked import Asked, fit_training
 from seqtune.state import best_of, load_state, ranks_file, told
 from seqtune.storage import Folder
+from seqtune.study.counting import count
 from seqtune.study.final import evaluate_on_test, write_checkpoint
 from seqtune.study.loop import train_here
 from seqtune.study.plan import Plan, trial_params
@@ -131,6 +132,7 @@ def _finish(
     best = best_of(state)
     valid = best["metrics"]
     found: dict[str, float] = {}
+    ranks = None
     if tested:
         found, ranks = evaluate_on_test(plan, values, best["weights"], dataset)
         users = dataset.user_ids[plan.protocol.split(dataset).test.users]
@@ -147,6 +149,8 @@ def _finish(
         seconds=time.monotonic() - began,
         checkpoint=plan.folder.uri,
         best_hit_10=dataset.best_hit_10,
+        floors=tuple(count(plan, dataset)) if tested else (),
+        test_ranks=ranks,
     )
 
 

@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from seqtune.data import Dataset
+from seqtune.report.documents import to_json, to_markdown
 from seqtune.report.plots import plots
-from seqtune.report.report import to_json, to_markdown, verdict
+from seqtune.report.verdict import verdict
 from seqtune.results import StudyResult
 from seqtune.state import ranks_file
 from seqtune.study.plan import Plan

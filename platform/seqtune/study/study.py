@@ -23,6 +23,7 @@ from seqtune.report.view import StudyView
 from seqtune.results import StudyResult
 from seqtune.space.asked import AskedStudy, fit_study
 from seqtune.storage import Folder
+from seqtune.study.counting import Counting
 from seqtune.study.events import Interrupts, Messenger
 from seqtune.study.finals import find_finals, make_result
 from seqtune.study.identity import Identity, find, tags
@@ -70,10 +71,12 @@ def run(asked: AskedStudy, view: StudyView) -> StudyResult:
                 metric=options.metric,
                 dimensions=[d.name for d in asked.space.dimensions],
             )
-            messenger = Messenger(searcher, plan, view, tracker, interrupts)
+            counting = Counting(plan, data)
+            messenger = Messenger(searcher, plan, view, tracker, interrupts, counting)
             search_all(asked, searcher, plan, data, [messenger])
             interrupts.check()
-            finals = find_finals(plan, data, optuna_storage(plan.folder), identity.name, tracker)
+            storage = optuna_storage(plan.folder)
+            finals = find_finals(plan, data, storage, identity.name, tracker, counting)
             view.study_ended()
             for note in searcher.notes:
                 view.note(note)

@@ -1,0 +1,145 @@
+"""The report of a study as files: JSON for programs, Markdown for people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from seqtune.metrics import METRICS, parse_metric, per_user
+from seqtune.report.verdict import (
+    against_floors,
+    changes,
+    counts,
+    gains,
+    label,
+    limit_sentence,
+    verdict,
+)
+from seqtune.results import StudyResult
+from seqtune.significance import benjamini_hochberg, holm, wilcoxon
+from seqtune.words import brief, duration, p_text
+
+
+def to_json(result: StudyResult) -> dict[str, Any]:
+    """Returns the result as plain data; ranks per user are left out, they have a file."""
+    data = asdict(result)
+    for ranked in (data["default"], data["best"], *data["floors"]):
+        if ranked:
+            del ranked["test_ranks"]
+    data["verdict"] = verdict(result)
+    data["gains"] = _gains(result)
+    if counted := against_floors(result):
+        data["against_floors"] = {
+            "floor": counted.floor.name,
+            "sentence": counted.sentence,
+            **asdict(counted.found),
+        }
+    return _finite(data)  # type: ignore[no-any-return]
+
+
+def _gains(result: StudyResult) -> dict[str, dict[str, Any]]:
+    """Returns the paired tests, metric by metric, alone and corrected for their number."""
+    found = gains(result)
+    if not found or result.best is None or result.default is None:
+        return {}
+    best, default = result.best.test_ranks, result.default.test_ranks
+    p_values = [comparison.p_value for comparison in found.values()]
+    corrected = zip(holm(p_values), benjamini_hochberg(p_values), strict=True)
+    return {
+        name: asdict(comparison)
+        | {"p_holm": p_holm, "p_benjamini_hochberg": p_bh}
+        | {"p_wilcoxon": wilcoxon(per_user(name, best), per_user(name, default))}
+        for (name, comparison), (p_holm, p_bh) in zip(found.items(), corrected, strict=True)
+    }
+
+
+def _finite(value: Any) -> Any:
+    # JSON knows no NaN and no infinity: they become null.
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def to_markdown(result: StudyResult) -> str:
+    """Returns the report as Markdown, with every metric and every trial."""
+    lines = [f"# {result.model} on {result.data_name}", "", result.protocol, ""]
+    lines += [f"{counts(result)}.", "", verdict(result)]
+    if counted := against_floors(result):
+        lines += ["", counted.sentence]
+    if result.best is not None:
+        lines += ["", limit_sentence(result.best_hit_10, result.best.test), ""]
+        lines += ["## Hyperparameters", ""]
+        rows = [
+            [f"`{name}`", before, f"**{after}**" if changed else after]
+            for name, before, after, changed in changes(result)
+        ]
+        lines += _table(["", label(result.baseline), f"best (trial {result.best.number})"], rows)
+        lines += ["## Accuracy", "", *_table(*_all_metrics(result))]
+    if result.importances:
+        shares = [[f"`{name}`", f"{share:.0%}"] for name, share in result.importances.items()]
+        lines += ["## What mattered", "", *_table(["hyperparameter", "importance"], shares)]
+    lines += ["", "## Trials", "", *_table(*_trials(result))]
+    lines += [f"- {note}" for note in result.notes]
+    steps = (result.train_command, result.ui_command, result.serve_command)
+    commands = "\n".join(line for line in steps if line)
+    lines += ["", f"Best checkpoint: `{result.checkpoint}`", "", "```sh", commands, "```", ""]
+    return "\n".join(lines)
+
+
+def _trials(result: StudyResult) -> tuple[list[str], list[list[str]]]:
+    names = list(result.searched)
+    rows = [
+        [
+            str(trial.number),
+            trial.status + (f": {trial.reason}" if trial.reason else ""),
+            "-" if trial.value is None else f"{trial.value:.4f}",
+            "-" if trial.epoch is None else str(trial.epoch),
+            "-" if trial.seconds is None else duration(trial.seconds),
+            *(brief(trial.params.get(name)) for name in names),
+        ]
+        for trial in sorted(result.trials, key=lambda t: (t.value is None, -(t.value or 0)))
+    ]
+    columns = ["trial", "status", result.metric, "epoch", "time"]
+    return [*columns, *(f"`{name}`" for name in names)], rows
+
+
+def _all_metrics(result: StudyResult) -> tuple[list[str], list[list[str]]]:
+    """Returns header and rows: a row for each metric, the floors' test beside the champion's."""
+    assert result.best is not None
+    best, default = result.best, result.default if result.tuned else None
+    first = label(result.baseline)
+    columns = {f"test, {floor.name}": floor.test for floor in result.floors}
+    if default is not None:
+        columns |= {f"validation, {first}": default.valid, "validation, best": best.valid}
+        columns |= {f"test, {first}": default.test, "test, best": best.test}
+    else:
+        columns |= {"validation": best.valid, "test": best.test}
+    found = gains(result)
+    p_holm = dict(zip(found, holm([one.p_value for one in found.values()]), strict=True))
+    rows = []
+    for name in sorted(best.test, key=_metric_order):
+        row = [name, *(_cell(name, values) for values in columns.values())]
+        if p_holm:
+            p_value = p_text(p_holm[name]).removeprefix("p ") if name in found else ""
+            row.append(p_value.removeprefix("= "))
+        rows.append(row)
+    return ["", *columns, *(["p (paired t-test, Holm)"] if p_holm else [])], rows
+
+
+def _cell(name: str, values: Mapping[str, float]) -> str:
+    return f"{values[name]:.4f}" if name in values else "-"
+
+
+def _metric_order(name: str) -> tuple[int, str, int]:
+    family, _, k = name.partition("@")
+    place = list(METRICS).index(family) if family in METRICS else len(METRICS)
+    return place, family, parse_metric(name)[1] if family in METRICS else int(k or 0)
+
+
+def _table(header: list[str], rows: list[list[str]]) -> list[str]:
+    cells = [header, ["---"] * len(header), *([c.replace("|", "\\|") for c in row] for row in rows)]
+    return [*(f"| {' | '.join(row)} |" for row in cells), ""]
