@@ -34,6 +34,7 @@ def result() -> StudyResult:
         "best": finalist(1),
         "importances": {},
         "searched": (),
+        "planned": 2,
         "seconds": 1.0,
         "checkpoint": "/results/shop/champion",
         "train_command": "seqtune train",
