@@ -13,8 +13,6 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.timeout(600)
-
 N, EPOCHS = 3, 40
 SPACE = """
 model: sasrec

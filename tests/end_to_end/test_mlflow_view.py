@@ -137,7 +137,7 @@ def page(url: str, profile: Path, done: str) -> str:
             check=True,
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=600,
         )
         content = shown.stdout
         if done in content:

@@ -405,7 +405,7 @@ def test_answers_come_before_anything_heavy(words: str, code: int, tmp_path: Pat
         text=True,
         cwd=tmp_path,
         env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == code, done.stderr
     assert done.stdout.splitlines()[-1] == "HEAVY []"
