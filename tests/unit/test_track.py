@@ -352,34 +352,13 @@ def test_many_parameters_and_points_fit(open_tracker: Any, pages: Any) -> None:
 # The champion.
 
 
-@pytest.fixture
-def best(tmp_path: Path) -> Folder:
-    import torch
-
-    from seqtune import checkpoint
-    from seqtune.model import model_class
-
-    kind = model_class("sasrec")
-    torch.manual_seed(0)
-    model = kind(kind.Params(embedding_size=8, max_seq_len=4), 20, 3)
-    folder = Folder.at(tmp_path / "best")
-    checkpoint.save(
-        folder,
-        model.state_dict(),
-        checkpoint.Card(
-            model="sasrec",
-            params=model.params,
-            n_users=3,
-            item_ids=np.arange(100, 120),
-            popularity=np.arange(20),
-            mask_seen=True,
-        ),
-    )
-    return folder
-
-
 def test_the_champion_is_registered_once(
-    open_tracker: Any, pages: Any, best: Folder, store: str, tmp_path: Path, said: list[str]
+    open_tracker: Any,
+    pages: Any,
+    small_checkpoint: Folder,
+    store: str,
+    tmp_path: Path,
+    said: list[str],
 ) -> None:
     import mlflow.pyfunc
 
@@ -388,7 +367,7 @@ def test_the_champion_is_registered_once(
     for _ in range(2):
         study = open_tracker()
         tell(study, trials=2)
-        study.champion(best, "shop", trial=1)
+        study.champion(small_checkpoint, "shop", trial=1)
         assert study.close()
     assert said == []
     client = pages().client
@@ -404,7 +383,7 @@ def test_the_champion_is_registered_once(
     assert not [path for path in folder.rglob("*") if path.suffix in (".pkl", ".pyc")]
     model = mlflow.pyfunc.load_model(str(folder))
     histories: list[Any] = [[100, 101], ["119", "x"], []]
-    expected = checkpoint.load(best).recommend(histories, k=3)
+    expected = checkpoint.load(small_checkpoint).recommend(histories, k=3)
     assert model.predict(histories, params={"k": 3}) == [r._asdict() for r in expected]
     assert len(model.predict([[100]])[0]["items"]) == 10
     assert model.metadata.get_params_schema().to_dict() == [
@@ -415,7 +394,7 @@ def test_the_champion_is_registered_once(
 
 @pytest.fixture
 def enter(
-    store: str, best: Folder, tmp_path: Path, request: Any, said: list[str]
+    store: str, small_checkpoint: Folder, tmp_path: Path, request: Any, said: list[str]
 ) -> Callable[..., Any]:
     """Runs a study with one trial, whose champion is registered as that of this test."""
     name = request.node.name
@@ -428,7 +407,7 @@ def enter(
         study.trial_started(0, {})
         study.trial_result(0, 1, {metric: value})
         study.trial_ended(0, "finished", {metric: value})
-        study.champion(best, name, trial=0)
+        study.champion(small_checkpoint, name, trial=0)
         assert study.settle(60)
         registered = study.registered
         assert study.close()
@@ -485,7 +464,7 @@ def test_the_alias_stays_where_the_numbers_do_not_compare(
 
 
 def test_a_study_and_its_model_are_described(
-    open_tracker: Any, pages: Any, best: Folder, store: str
+    open_tracker: Any, pages: Any, small_checkpoint: Folder, store: str
 ) -> None:
     tags = {
         "seqtune.model": "sasrec",
@@ -504,7 +483,7 @@ def test_a_study_and_its_model_are_described(
     ]
     note = pages().studies[0].data.tags["mlflow.note.content"]
     assert [part for part in note.split("\n\n") if not part.startswith("The trials")] == sentences
-    study.champion(best, "described", trial=0, verdict="Tuning gained nothing.")
+    study.champion(small_checkpoint, "described", trial=0, verdict="Tuning gained nothing.")
     study.study_ended("finished", {"default/test/ndcg@10": 0.5}, "Tuning gained nothing.")
     assert study.close()
 
