@@ -133,3 +133,30 @@ def _answers(url: str) -> bool:
     except OSError:  # an error of urllib, or none that it names
         return False
     return True
+
+
+@pytest.fixture(scope="module")
+def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The folder of a checkpoint: a small SASRec, not trained, of the items 100 to 119."""
+    import numpy as np
+    import torch
+
+    from seqtune import checkpoint
+    from seqtune.model import model_class
+    from seqtune.storage import Folder
+
+    kind = model_class("sasrec")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = kind(kind.Params(embedding_size=8, max_seq_len=4), 20, 3)
+    folder = Folder.at(tmp_path_factory.mktemp("best"))
+    card = checkpoint.Card(
+        model="sasrec",
+        params=model.params,
+        n_users=3,
+        item_ids=np.arange(100, 120),
+        popularity=np.arange(20),
+        mask_seen=True,
+    )
+    checkpoint.save(folder, model.state_dict(), card)
+    return folder

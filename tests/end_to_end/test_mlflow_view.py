@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from seqtune.storage import Folder
@@ -41,14 +40,17 @@ class Studied:
 
 @pytest.fixture(scope="module")
 def studied(
-    tmp_path_factory: pytest.TempPathFactory, module_port: int, mlflow_at: Callable[..., Any]
+    small_checkpoint: Folder,
+    tmp_path_factory: pytest.TempPathFactory,
+    module_port: int,
+    mlflow_at: Callable[..., Any],
 ) -> Iterator[Studied]:
     """A study that ends before its server starts; the server stays for the tests."""
     folder = tmp_path_factory.mktemp("late")
     uri = f"http://127.0.0.1:{module_port}"
     said: list[str] = []
     tracker = Tracker(uri, "late", "late-1", folder / "tracking.jsonl", say=said.append)
-    tell(tracker, checkpoint(folder))
+    tell(tracker, small_checkpoint)
     until = time.monotonic() + 60
     while not said and time.monotonic() < until:
         time.sleep(0.05)  # it has noticed that nobody answers
@@ -73,28 +75,6 @@ def tell(tracker: Tracker, best: Folder) -> None:
         tracker.trial_ended(number, "finished", {"ndcg@10": value})
     tracker.champion(best, "late", trial=2)
     tracker.study_ended()
-
-
-def checkpoint(folder: Path) -> Folder:
-    from seqtune import checkpoint
-    from seqtune.model import model_class
-
-    kind = model_class("sasrec")
-    model = kind(kind.Params(embedding_size=8, max_seq_len=4), 20, 3)
-    best = Folder.at(folder / "best")
-    checkpoint.save(
-        best,
-        model.state_dict(),
-        checkpoint.Card(
-            model="sasrec",
-            params=model.params,
-            n_users=3,
-            item_ids=np.arange(100, 120),
-            popularity=np.arange(20),
-            mask_seen=True,
-        ),
-    )
-    return best
 
 
 def test_a_server_that_comes_late_gets_the_whole_study(studied: Studied, tmp_path: Path) -> None:
@@ -170,3 +150,8 @@ def test_the_charts_show_curves_and_parallel_coordinates(studied: Studied, tmp_p
     paths = set(re.findall(r'class="js-line"[^>]*d="([^"]*)"', content))
     curves = [path for path in paths if path.count("L") == 3]  # four epochs
     assert len(curves) >= 2 * len(BEST)  # of the metric and of the loss
+
+
+def test_the_plain_list_shows_the_trials(studied: Studied, tmp_path: Path) -> None:
+    content = page(studied.links.plain, tmp_path, RANKING[-1])
+    assert set(re.findall(r"trial \d{3}", content)) == set(RANKING)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from seqtune import checkpoint
@@ -22,38 +21,13 @@ Post = Callable[[object], tuple[int, Any]]
 
 
 @pytest.fixture(scope="module")
-def best(tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    import torch
-
-    from seqtune.model import model_class
-
-    kind = model_class("sasrec")
-    torch.manual_seed(0)
-    model = kind(kind.Params(embedding_size=8, max_seq_len=4), 20, 3)
-    folder = Folder.at(tmp_path_factory.mktemp("best"))
-    checkpoint.save(
-        folder,
-        model.state_dict(),
-        checkpoint.Card(
-            model="sasrec",
-            params=model.params,
-            n_users=3,
-            item_ids=np.arange(100, 120),
-            popularity=np.arange(20),
-            mask_seen=True,
-        ),
-    )
-    return folder
-
-
-@pytest.fixture(scope="module")
-def recommender(best: Folder) -> Recommender:
-    return checkpoint.load(best)
+def recommender(small_checkpoint: Folder) -> Recommender:
+    return checkpoint.load(small_checkpoint)
 
 
 @pytest.fixture(scope="module")
 def post(
-    best: Folder,
+    small_checkpoint: Folder,
     tmp_path_factory: pytest.TempPathFactory,
     module_port: int,
     mlflow_at: Callable[..., Any],
@@ -65,7 +39,7 @@ def post(
     tracker = Tracker(store, "shop", "shop-1", folder / "tracking.jsonl", say=said.append)
     tracker.start_study({}, {}, metric="ndcg@10", dimensions=[])
     tracker.trial_started(0, {})
-    tracker.champion(best, "shop", trial=0)
+    tracker.champion(small_checkpoint, "shop", trial=0)
     tracker.study_ended()
     assert tracker.close(), said
 

@@ -121,6 +121,8 @@ def test_a_study_is_a_parent_run_with_a_child_per_trial(
     study.trial_started(4, {"n_layers": 9})
     study.trial_result(4, 1, {"ndcg@10": 0.05})
     study.trial_ended(4, "pruned", {"ndcg@10": 0.05})
+    study.trial_started(5, {"n_layers": 9})
+    study.trial_ended(5, "unfinished", {"ndcg@10": 0.05})
     study.upload(plots, to="plots")
     study.upload(plots, ["history.svg"], trial=2)
     study.study_ended("finished", {"test/ndcg@10": 0.2})
@@ -135,7 +137,7 @@ def test_a_study_is_a_parent_run_with_a_child_per_trial(
     files = found.client.list_artifacts(parent.info.run_id, "plots")
     assert [file.path for file in files] == ["plots/history.svg"]
 
-    assert sorted(found.trials) == [0, 1, 2, 3, 4]
+    assert sorted(found.trials) == [0, 1, 2, 3, 4, 5]
     second = found.trials[2]
     assert second.info.run_name == "trial 002"
     assert second.info.status == "FINISHED"
@@ -163,6 +165,8 @@ def test_a_study_is_a_parent_run_with_a_child_per_trial(
     assert found.trials[3].data.tags["seqtune.reason"] == "the loss is not finite at step 12"
     assert found.trials[4].info.status == "FINISHED"
     assert found.trials[4].data.tags["seqtune.status"] == "pruned"
+    assert found.trials[5].info.status == "KILLED"  # time was up
+    assert found.trials[5].data.tags["seqtune.status"] == "unfinished"
 
     assert said == []
     assert capfd.readouterr() == ("", "")  # MLflow and alembic keep quiet
@@ -277,11 +281,24 @@ def test_a_refused_record_is_said_and_the_others_arrive(
     study.trial_result(0, 5, {"no;such*name": 1.0})
     study.upload(Folder.at("/does/not"), ["exist.svg"])
     tell(study, trials=2)
-    assert study.close()
+    assert study.settle(60)
     assert len(said) == 2
     assert "no;such*name" in said[0]
     assert "/does/not/exist.svg" in said[1]
     assert sorted(pages().trials) == [0, 1]
+    assert study.close()
+
+
+def test_a_damaged_line_of_the_journal_is_left_out(
+    open_tracker: Any, pages: Any, said: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "tracking.jsonl").write_bytes(b'{"do": "trial", "numb\0\0\n')
+    study = open_tracker()
+    tell(study, trials=1)
+    assert study.close()
+    assert len(said) == 1
+    assert said[0].startswith("MLflow refused a record, which is left out: ")
+    assert sorted(pages().trials) == [0]
 
 
 def test_a_run_that_vanished_from_the_store_is_made_again(
@@ -289,7 +306,7 @@ def test_a_run_that_vanished_from_the_store_is_made_again(
 ) -> None:
     study = open_tracker()
     tell(study, trials=1)
-    wait_until(lambda: study.journal.stat().st_size == 0)
+    assert study.settle(30)
     found = pages()
     found.client.delete_run(found.trials[0].info.run_id)
     study.trial_result(0, 5, row(0, 5))
@@ -335,34 +352,13 @@ def test_many_parameters_and_points_fit(open_tracker: Any, pages: Any) -> None:
 # The champion.
 
 
-@pytest.fixture
-def best(tmp_path: Path) -> Folder:
-    import torch
-
-    from seqtune import checkpoint
-    from seqtune.model import model_class
-
-    kind = model_class("sasrec")
-    torch.manual_seed(0)
-    model = kind(kind.Params(embedding_size=8, max_seq_len=4), 20, 3)
-    folder = Folder.at(tmp_path / "best")
-    checkpoint.save(
-        folder,
-        model.state_dict(),
-        checkpoint.Card(
-            model="sasrec",
-            params=model.params,
-            n_users=3,
-            item_ids=np.arange(100, 120),
-            popularity=np.arange(20),
-            mask_seen=True,
-        ),
-    )
-    return folder
-
-
 def test_the_champion_is_registered_once(
-    open_tracker: Any, pages: Any, best: Folder, store: str, tmp_path: Path, said: list[str]
+    open_tracker: Any,
+    pages: Any,
+    small_checkpoint: Folder,
+    store: str,
+    tmp_path: Path,
+    said: list[str],
 ) -> None:
     import mlflow.pyfunc
 
@@ -371,7 +367,7 @@ def test_the_champion_is_registered_once(
     for _ in range(2):
         study = open_tracker()
         tell(study, trials=2)
-        study.champion(best, "shop", trial=1)
+        study.champion(small_checkpoint, "shop", trial=1)
         assert study.close()
     assert said == []
     client = pages().client
@@ -387,7 +383,7 @@ def test_the_champion_is_registered_once(
     assert not [path for path in folder.rglob("*") if path.suffix in (".pkl", ".pyc")]
     model = mlflow.pyfunc.load_model(str(folder))
     histories: list[Any] = [[100, 101], ["119", "x"], []]
-    expected = checkpoint.load(best).recommend(histories, k=3)
+    expected = checkpoint.load(small_checkpoint).recommend(histories, k=3)
     assert model.predict(histories, params={"k": 3}) == [r._asdict() for r in expected]
     assert len(model.predict([[100]])[0]["items"]) == 10
     assert model.metadata.get_params_schema().to_dict() == [
@@ -398,7 +394,7 @@ def test_the_champion_is_registered_once(
 
 @pytest.fixture
 def enter(
-    store: str, best: Folder, tmp_path: Path, request: Any, said: list[str]
+    store: str, small_checkpoint: Folder, tmp_path: Path, request: Any, said: list[str]
 ) -> Callable[..., Any]:
     """Runs a study with one trial, whose champion is registered as that of this test."""
     name = request.node.name
@@ -411,7 +407,7 @@ def enter(
         study.trial_started(0, {})
         study.trial_result(0, 1, {metric: value})
         study.trial_ended(0, "finished", {metric: value})
-        study.champion(best, name, trial=0)
+        study.champion(small_checkpoint, name, trial=0)
         assert study.settle(60)
         registered = study.registered
         assert study.close()
@@ -468,7 +464,7 @@ def test_the_alias_stays_where_the_numbers_do_not_compare(
 
 
 def test_a_study_and_its_model_are_described(
-    open_tracker: Any, pages: Any, best: Folder, store: str
+    open_tracker: Any, pages: Any, small_checkpoint: Folder, store: str
 ) -> None:
     tags = {
         "seqtune.model": "sasrec",
@@ -487,7 +483,7 @@ def test_a_study_and_its_model_are_described(
     ]
     note = pages().studies[0].data.tags["mlflow.note.content"]
     assert [part for part in note.split("\n\n") if not part.startswith("The trials")] == sentences
-    study.champion(best, "described", trial=0, verdict="Tuning gained nothing.")
+    study.champion(small_checkpoint, "described", trial=0, verdict="Tuning gained nothing.")
     study.study_ended("finished", {"default/test/ndcg@10": 0.5}, "Tuning gained nothing.")
     assert study.close()
 
@@ -500,6 +496,7 @@ def test_a_study_and_its_model_are_described(
     assert version.description == about
     (logged,) = found.client.search_logged_models([found.experiment.experiment_id])
     assert logged.tags["mlflow.note.content"] == about
+    assert json.loads(logged.tags["mlflow.modelVersions"]) == [{"name": "described", "version": 1}]
     assert "named described" in found.client.get_registered_model("described").description
 
 

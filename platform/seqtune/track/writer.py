@@ -6,22 +6,24 @@ import contextlib
 import getpass
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from seqtune.storage import Folder
 from seqtune.track.champion import METRIC, Registered, register
+from seqtune.track.experiment import STUDY, find_experiment, runs
 from seqtune.track.pages import NOTE, PARENT, STATUS, Links, described
 from seqtune.track.store import quiet
 from seqtune.track.undocumented import save_view, view
 
 Op = dict[str, Any]
 
-STUDY, TRIAL, REASON = "seqtune.study", "seqtune.trial", "seqtune.reason"
+TRIAL, REASON = "seqtune.trial", "seqtune.reason"
 DIMENSIONS, CHAMPION = "seqtune.dimensions", "seqtune.champion"
-ENDED = {"failed": "FAILED", "interrupted": "KILLED"}  # any other end is FINISHED
+# Any other end is FINISHED; a resumed study goes on with what is KILLED.
+ENDED = {"failed": "FAILED", "interrupted": "KILLED", "unfinished": "KILLED"}
 
 
 @dataclass
@@ -44,7 +46,7 @@ class Writer:
 
         self.uri, self.study = uri, study
         self.client = MlflowClient(uri, registry_uri=uri)
-        self.experiment_id = self._experiment(experiment)
+        self.experiment_id = find_experiment(self.client, uri, experiment, study)
         self.trials: dict[int, Trial] = {}
         self.name = experiment
         self.run_id: str | None = None  # of the study
@@ -53,7 +55,7 @@ class Writer:
         self.losses: set[str] = set()  # names of the curves beside the metric
         self.view: Op = {}  # as it was last written
         self.registered: Registered | None = None
-        for run in self._runs(self.experiment_id):
+        for run in runs(self.client, self.experiment_id, f"tags.`{STUDY}` = '{study}'"):
             tags, data = run.data.tags, run.data
             if TRIAL in tags:
                 self.trials[int(tags[TRIAL])] = Trial(
@@ -69,49 +71,6 @@ class Writer:
                 self.tags = {
                     n: v for n, v in tags.items() if n.startswith("seqtune.") and n not in own
                 }
-
-    def _experiment(self, name: str) -> str:
-        found = self.client.get_experiment_by_name(name)
-        if found is None:
-            from mlflow.exceptions import MlflowException
-
-            place = None
-            if self.uri.startswith("sqlite:///"):
-                # An absolute folder beside the file: the default depends on the working directory.
-                place = (Path(self.uri.removeprefix("sqlite:///")).parent / "mlartifacts").as_uri()
-            try:
-                made: str = self.client.create_experiment(name, place)
-                return made
-            except MlflowException:  # somebody was faster
-                found = self.client.get_experiment_by_name(name)
-                if found is None:
-                    raise
-        identity: str = found.experiment_id
-        if found.lifecycle_stage == "deleted":
-            self._restore(identity)
-        return identity
-
-    def _restore(self, experiment_id: str) -> None:
-        """Restores a deleted experiment; of its runs, which MLflow restores too, only our own."""
-        deleted = list(self._runs(experiment_id, deleted=True))
-        self.client.restore_experiment(experiment_id)
-        for run in deleted:
-            if run.data.tags.get(STUDY) != self.study:
-                self.client.delete_run(run.info.run_id)
-
-    def _runs(self, experiment_id: str, deleted: bool = False) -> Iterator[Any]:
-        """Yields the study's runs, or all that are deleted, whosever they were."""
-        from mlflow.entities import ViewType
-
-        wanted = "" if deleted else f"tags.`{STUDY}` = '{self.study}'"
-        stage = ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY
-        token: str | None = None
-        while True:
-            page = self.client.search_runs([experiment_id], wanted, stage, 1000, page_token=token)
-            yield from page
-            token = page.token
-            if not token:
-                return
 
     @property
     def links(self) -> Links | None:
