@@ -186,6 +186,24 @@ def test_validation_is_on_the_users_that_the_protocol_draws(tmp_path: Path) -> N
         assert np.array_equal(state.best_of(saved)["ranks"], ranks)
 
 
+@pytest.mark.parametrize("mask_seen", [True, False])
+def test_validation_ranks_seen_items_as_the_protocol_says(tmp_path: Path, mask_seen: bool) -> None:
+    plan = plan_in(tmp_path, protocol=Protocol(mask_seen), metric="hr@3")
+    params = train_trial(plan, 0, epochs=4)
+    saved = state.load_state(plan.trial_folder(0))
+    assert saved is not None
+    best, split = state.best_of(saved), plan.protocol.split(TINY)
+    data = batches.sequences(split, torch.device("cpu"))
+    model = model_class("sasrec")(trial_params("sasrec", params), data.n_items, data.n_users)
+    model.load_state_dict(best["weights"])
+    ranks = evaluate(model, data, split, split.valid, mask_seen=mask_seen).ranks
+    assert np.array_equal(best["ranks"], ranks)
+    other = evaluate(model, data, split, split.valid, mask_seen=not mask_seen).ranks
+    assert not np.array_equal(best["ranks"], other)
+    by_metric = [row["metrics"]["hr@3"] for row in saved["history"]]
+    assert best["metrics"]["hr@3"] == max(by_metric)  # the metric of the study decides
+
+
 def asked_for(**options: Any) -> AskedStudy:
     return ask_study(StudyOptions(**({"model": "sasrec", "data": "tiny"} | options)))
 
