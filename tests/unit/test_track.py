@@ -522,9 +522,9 @@ def test_the_store_does_not_depend_on_the_working_directory(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example")
     assert store_uri(None, storage) == "https://mlflow.example"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "file:runs")
-    with pytest.raises(UserError, match="^MLFLOW_TRACKING_URI=file:runs: not a store that MLflow"):
+    with pytest.raises(UserError, match=r"^MLFLOW_TRACKING_URI=file:runs: not a store that MLflow"):
         store_uri(None, storage)
-    with pytest.raises(UserError, match="^--tracking-uri mlruns: not a store that MLflow"):
+    with pytest.raises(UserError, match=r"^--tracking-uri mlruns: not a store that MLflow"):
         store_uri("mlruns", storage)
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     with pytest.raises(UserError, match="--storage s3://bucket/x: no place for MLflow's SQLite"):
