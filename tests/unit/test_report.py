@@ -19,7 +19,7 @@ from seqtune.report.documents import to_json, to_markdown
 from seqtune.report.plots import plots
 from seqtune.report.report import show, show_training
 from seqtune.report.verdict import against_floors, counts, gains, verdict
-from seqtune.results import Finalist, StudyResult, TrainResult, TrialRow
+from seqtune.results import Finalist, Share, StudyResult, TrainResult, TrialRow
 from seqtune.words import bar, brief, percent
 
 DEFAULTS = {"learning_rate": 1e-3, "n_heads": 2, "ssl_type": "us_x", "ssl_lambda": 0.1}
@@ -57,7 +57,7 @@ def study(n: int = 12, winner: int = 7, better: float = 2.0, **changes: Any) -> 
         trials=tuple(trials),
         default=default,
         best=finalist(winner, trials[winner].params, better_ranks) if winner else default,
-        importances={"learning_rate": 0.75, "n_heads": 0.25},
+        importances=(Share("learning_rate", 0.75, 0.61, 0.9), Share("n_heads", 0.25, 0.08, 0.4)),
         searched=tuple(DEFAULTS),
         planned=len(trials),
         seconds=252,
@@ -84,7 +84,7 @@ def floors(ranks: Any, better: float = 1.5, seconds: float = 0.42) -> tuple[Floo
 def failed_study() -> StudyResult:
     """A study of one trial, which failed."""
     row = TrialRow(0, "failed", DEFAULTS, None, None, 3.0, "out of memory at batch_size 4096")
-    return study(trials=(row,), planned=1, default=None, best=None, importances={})
+    return study(trials=(row,), planned=1, default=None, best=None, importances=())
 
 
 def shown(result: StudyResult, width: int = 80) -> str:
@@ -198,6 +198,63 @@ def test_the_screen_shows_both_sides_and_marks_changes() -> None:
         assert cells(table, who) == [f"{value:.4f}" for value in values]
     change = [result.best.test[name] / result.default.test[name] - 1 for name in names]
     assert cells(table, "change")[::2] == [f"{100 * one:+.0f}" for one in change]
+
+
+def test_what_mattered_is_shown_with_its_interval() -> None:
+    result = study()
+    text = shown(result).split("What mattered")[1]
+    assert cells(text, "learning_rate")[-5:] == ["75", "%", "(61", "to", "90)"]
+    assert "| `n_heads` | 25 % (8 to 40) |" in to_markdown(result)
+    first = json.loads(json.dumps(to_json(result)))["importances"][0]
+    assert first == {"name": "learning_rate", "share": 0.75, "low": 0.61, "high": 0.9}
+    early = "It is too early to say what mattered: 12 trials have ended with a value."
+    result = replace(result, importances=(), unimportant=early)
+    for text in (shown(result, width=100), to_markdown(result)):
+        assert early in text
+        assert "(61 to 90)" not in text
+    assert "What mattered" not in shown(result)
+
+
+def ended(result: StudyResult, *numbers: int) -> StudyResult:
+    """The study when time was up before the other trials had ended."""
+    trials = tuple(
+        row if row.number in numbers else replace(row, status="unfinished", seconds=None)
+        for row in result.trials
+    )
+    return replace(result, trials=trials)
+
+
+def test_two_unfinished_trials_are_no_verdict() -> None:
+    result = ended(study(n=2, winner=0))
+    sentence = verdict(replace(result, planned=20))
+    assert sentence.startswith(
+        "It is too early to say what tuning gains: 0 of 20 trials have ended"
+    )
+    assert "and the defaults (trial 0) not yet. The best so far are the defaults" in sentence
+    assert "p =" not in sentence
+
+
+def test_few_ended_trials_are_too_few_for_a_verdict() -> None:
+    result = replace(ended(study(), 0, 7), planned=20)
+    assert result.best is not None
+    assert result.default is not None
+    best, default = result.best.valid["ndcg@10"], result.default.valid["ndcg@10"]
+    assert verdict(result) == (
+        "It is too early to say what tuning gains: 2 of 20 trials have ended. The best so far is "
+        f"trial 7, with ndcg@10 {best:.4f} on validation, where the defaults (trial 0) have "
+        f"{default:.4f}."
+    )
+    assert verdict(replace(result, planned=12)) == verdict(result).replace("of 20", "of 12")
+
+
+def test_a_study_that_was_cut_short_says_that_the_best_may_change() -> None:
+    result = replace(ended(study(), 0, 1, 2, 3, 7), planned=20)
+    assert verdict(result).startswith("Tuning gained +0.")
+    end = "users. 5 of 20 trials have ended, so the best one may still change."
+    assert verdict(result).endswith(end)
+    sentence = verdict(ended(study(), *range(1, 12)))  # all but the defaults
+    assert "11 of 12 trials have ended, and the defaults (trial 0) not yet. The best" in sentence
+    assert "may still change" not in verdict(study())
 
 
 def test_a_narrow_screen_shows_fewer_metrics() -> None:
@@ -445,7 +502,7 @@ def test_every_picture_is_drawn(tmp_path: Path) -> None:
     ],
 )
 def test_pictures_that_make_no_sense_are_skipped(tmp_path: Path, n: int, names: list[str]) -> None:
-    result = study(n=n, winner=n - 1, importances={})
+    result = study(n=n, winner=n - 1, importances=())
     assert [file.stem for file in plots(result, curves(result), tmp_path)] == names
 
 

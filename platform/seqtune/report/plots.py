@@ -75,7 +75,7 @@ def importances(result: StudyResult) -> Figure | None:
     """How much each hyperparameter mattered."""
     if not result.importances:
         return None
-    shares = sorted(result.importances.items(), key=lambda pair: pair[1])
+    shares = [(one.name, one.share) for one in reversed(result.importances)]
     figure, axes = _figure(
         f"Which hyperparameters mattered for {result.metric}", height=1.4 + 0.34 * len(shares)
     )

@@ -22,7 +22,7 @@ from seqtune.report.verdict import (
     verdict,
 )
 from seqtune.results import StudyResult, TrainResult
-from seqtune.words import bar, percent
+from seqtune.words import bar, percent, share_text
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -63,6 +63,8 @@ def show(result: StudyResult, console: Console | None = None) -> None:
         say(limit)
     if result.importances:
         section("What mattered", _importances(result))
+    elif result.unimportant:
+        say(result.unimportant)
     for note in result.notes:
         say()
         say(f"Note: {note}", "yellow")
@@ -193,7 +195,7 @@ def _importances(result: StudyResult) -> Table:
     table = _table("", "", "")
     table.show_header = False
     table.columns[1].justify = "left"
-    largest = max(result.importances.values())
-    for name, share in result.importances.items():
-        table.add_row(name, f"[cyan]{bar(share / max(largest, 1e-12), 24)}[/]", f"{share:.0%}")
+    for one in result.importances:
+        text = share_text(one.share, one.low, one.high)
+        table.add_row(one.name, f"[cyan]{bar(one.share, 24)}[/]", text)
     return table

@@ -16,7 +16,7 @@ from seqtune.space.asked import AskedStudy
 from seqtune.study import final
 from seqtune.study.counting import Counting
 from seqtune.study.events import track_end
-from seqtune.study.importance import importances
+from seqtune.study.importance import Importances, importances
 from seqtune.study.plan import Plan
 from seqtune.study.store import open_study, trial_rows
 from seqtune.track import Tracker
@@ -34,7 +34,7 @@ class Finals:
 
     rows: tuple[TrialRow, ...]
     curves: dict[int, Curve]
-    importances: dict[str, float]
+    importances: Importances
     finalists: dict[int, Finalist]  # by their number
     floors: tuple[Floor, ...]
     notes: tuple[str, ...]  # what went wrong
@@ -90,9 +90,15 @@ def make_result(
     asked: AskedStudy, dataset: Dataset, plan: Plan, began: float, finals: Finals
 ) -> StudyResult:
     """Puts together what the study has to say; the links are not known yet."""
-    options, best = asked.options, finals.best
-    unfinished = sum(row.status == "unfinished" for row in finals.rows)
-    notes = [f"time was up before {unfinished} trials had ended; --resume continues them"]
+    options, best, seconds = asked.options, finals.best, time.monotonic() - began
+    ended = sum(row.status != "unfinished" for row in finals.rows)
+    planned = len(finals.rows)
+    if ended < planned or (asked.time_budget is not None and seconds > asked.time_budget):
+        planned = max(planned, options.trials)  # else the search space has no more points
+    notes = finals.notes
+    if ended < planned:
+        goes_on = "--resume goes on with the others"
+        notes += (f"time was up when {ended} of {planned} trials had ended; {goes_on}",)
     return StudyResult(
         name=options.study,
         model=options.model,
@@ -102,15 +108,16 @@ def make_result(
         trials=finals.rows,
         default=finals.finalists.get(0),
         best=best,
-        importances=finals.importances,
+        importances=finals.importances.shares,
+        unimportant=finals.importances.why,
         searched=tuple(d.name for d in asked.space.dimensions),
-        planned=max(len(finals.rows), options.trials),
-        seconds=time.monotonic() - began,
+        planned=planned,
+        seconds=seconds,
         checkpoint=(plan.folder / "champion").uri if best else "",
         train_command=train_command(options, best) if best else "",
         best_hit_10=dataset.best_hit_10,
         floors=finals.floors,
-        notes=(*finals.notes, *(notes if unfinished else ())),
+        notes=notes,
         baseline=asked.baseline,
     )
 
