@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 import ray
+from optuna.trial import TrialState, create_trial
 
 from seqtune.data import Dataset, Protocol
 from seqtune.data.generate import make_preset
@@ -20,7 +22,7 @@ from seqtune.space.asked import ask_study
 from seqtune.storage import Folder
 from seqtune.study import counting
 from seqtune.study.counting import Counting
-from seqtune.study.finals import Finals, best_trial, make_result
+from seqtune.study.finals import Finals, _shown, best_trial, make_result
 from seqtune.study.importance import Importances
 from seqtune.study.plan import Plan
 
@@ -48,7 +50,7 @@ def result_of(rows: tuple[TrialRow, ...], plan: Plan, data: Dataset, **asked: An
         if one is not None and one.value is not None
     }
     found = Importances((), "It is too early.")
-    finals = Finals(rows, {}, found, tested, (), ("something went wrong",))
+    finals = Finals(rows, optuna.create_study(), found, tested, (), ("something went wrong",))
     return make_result(study, data, plan, time.monotonic() - 50, finals)
 
 
@@ -86,6 +88,26 @@ def test_a_study_that_has_ended(plan: Plan, tiny: Dataset) -> None:
     result = result_of(rows[:4], plan, tiny, time_budget=60.0)
     assert result.planned == 4
     assert result.notes == ("something went wrong",)
+
+
+def test_pictures_show_whatever_reached_a_value() -> None:
+    study = optuna.create_study(direction="maximize")
+    for state, values in (
+        (TrialState.PRUNED, {1: 0.1, 2: 0.3, 3: 0.2}),
+        (TrialState.FAIL, {}),
+        (TrialState.WAITING, {1: 0.4}),
+    ):
+        one = {"x": optuna.distributions.FloatDistribution(0, 1)}
+        study.add_trial(
+            create_trial(
+                state=state, params={"x": 0.5}, distributions=one, intermediate_values=values
+            )
+        )
+    shown = _shown(study).trials
+    assert [trial.state.is_finished() for trial in shown] == [True] * 3
+    assert [trial.values for trial in shown] == [[0.3], None, [0.4]]
+    assert [trial.params for trial in shown] == [{"x": 0.5}] * 3
+    assert shown[0].intermediate_values == {1: 0.1, 2: 0.3, 3: 0.2}
 
 
 @pytest.mark.usefixtures("ray_local")

@@ -9,14 +9,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
+import optuna
 import pytest
+from matplotlib import pyplot
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.trial import TrialState, create_trial
 from rich.console import Console
 
 from seqtune import metrics
 from seqtune.floors import Floor
 from seqtune.report.documents import to_json, to_markdown
-from seqtune.report.plots import plots
+from seqtune.report.plots import figures, plots
 from seqtune.report.report import show, show_training
 from seqtune.report.verdict import against_floors, counts, gains, verdict
 from seqtune.results import Finalist, Share, StudyResult, TrainResult, TrialRow
@@ -473,38 +478,99 @@ def test_bar() -> None:
     assert bar(0, 4) == ""
 
 
-def curves(result: StudyResult) -> dict[int, list[tuple[int, float]]]:
-    return {t.number: [(e, (t.value or 0) * e / 5) for e in range(1, 6)] for t in result.trials}
+SAMPLED: dict[str, optuna.distributions.BaseDistribution] = {
+    "learning_rate": FloatDistribution(1e-4, 1e-2, log=True),
+    "n_heads": CategoricalDistribution([1, 2, 4]),
+    "ssl_type": CategoricalDistribution(["us_x", "none"]),
+    "ssl_lambda": FloatDistribution(0.01, 0.5),
+}
+
+
+def drawn(result: StudyResult) -> optuna.Study:
+    """The study as Optuna has it."""
+    shown = optuna.create_study(direction="maximize")
+    for trial in result.trials:
+        value = trial.value or 0.0
+        shown.add_trial(
+            create_trial(
+                state=TrialState.COMPLETE if trial.value is not None else TrialState.FAIL,
+                value=trial.value,
+                params=trial.params,
+                distributions={name: SAMPLED[name] for name in trial.params},
+                intermediate_values={epoch: value * epoch / 5 for epoch in range(1, 6)},
+            )
+        )
+    return shown
 
 
 def test_every_picture_is_drawn(tmp_path: Path) -> None:
     result = study()
-    files = plots(result, curves(result), tmp_path / "plots")
+    style = dict(matplotlib.rcParams)
+    files = plots(result, drawn(result), tmp_path / "plots")
     assert [file.name for file in files] == [
-        "history.png",
-        "importances.png",
-        "parallel_coordinates.png",
-        "slices.png",
         "learning_curves.png",
+        "history.png",
+        "slices.png",
+        "parallel_coordinates.png",
+        "importances.png",
     ]
     for file in files:
         content = file.read_bytes()
         assert content.startswith(b"\x89PNG")
         assert len(content) > 5_000  # more than an empty page
+    assert pyplot.get_fignums() == []  # nothing that is global stays behind
+    assert {k: v for k, v in matplotlib.rcParams.items() if v != style[k]}.keys() <= {"backend"}
+
+
+def test_best_and_defaults_are_marked_where_they_are() -> None:
+    result = study()
+    assert result.best is not None
+    for name, figure in figures(result, drawn(result)):
+        words = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+        if name != "importances":
+            assert words[-2:] == ["defaults (trial 0)", "best (trial 7)"]
+        for axes in figure.axes if name == "slices" else ():
+            points, marks = axes.collections[0], axes.collections[2:]
+            places = {tuple(place) for place in np.asarray(points.get_offsets()).tolist()}
+            marked = [tuple(np.asarray(mark.get_offsets())[0].tolist()) for mark in marks]
+            assert set(marked) <= places
+            if axes.get_xlabel() != "ssl_lambda":  # which is not in use by the best one
+                assert [y for _, y in marked] == [0.05, 0.09]
+            if axes.get_xlabel() == "learning_rate":
+                assert [x for x, _ in marked] == [0.001, result.best.params["learning_rate"]]
 
 
 @pytest.mark.parametrize(
     ("n", "names"),
     [
         (1, ["learning_curves"]),
-        (2, ["history", "learning_curves"]),
-        (3, ["history", "parallel_coordinates", "slices", "learning_curves"]),
+        (2, ["learning_curves", "history"]),
+        (3, ["learning_curves", "history", "slices", "parallel_coordinates"]),
     ],
 )
 def test_pictures_that_make_no_sense_are_skipped(tmp_path: Path, n: int, names: list[str]) -> None:
     result = study(n=n, winner=n - 1, importances=())
-    assert [file.stem for file in plots(result, curves(result), tmp_path)] == names
+    assert [file.stem for file in plots(result, drawn(result), tmp_path)] == names
+
+
+def test_odd_studies_are_drawn(tmp_path: Path) -> None:
+    same = study()
+    same = replace(same, trials=tuple(replace(row, value=0.05) for row in same.trials))
+    one = {"n_heads": 2}  # a single hyperparameter that never varies
+    alone = tuple(replace(row, params=one) for row in study().trials)
+    failed = tuple(replace(row, value=row.value if row.number < 9 else None) for row in same.trials)
+    for result in (
+        same,
+        replace(same, trials=failed),
+        study(default=None),
+        study(best=None, default=None),
+    ):
+        assert len(plots(result, drawn(result), tmp_path)) == 5
+    for trials in (alone, tuple(replace(row, params={}) for row in alone)):
+        nothing = study(trials=trials, importances=())
+        files = plots(nothing, drawn(nothing), tmp_path)
+        assert [file.stem for file in files] == ["learning_curves", "history"]
 
 
 def test_a_study_where_all_failed_has_no_pictures(tmp_path: Path) -> None:
-    assert plots(failed_study(), {0: []}, tmp_path) == []
+    assert plots(failed_study(), drawn(failed_study()), tmp_path) == []

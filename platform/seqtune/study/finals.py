@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import optuna
 import ray
+from optuna.trial import TrialState, create_trial
 
 from seqtune.data import Dataset
 from seqtune.floors import Floor
@@ -18,14 +20,9 @@ from seqtune.study.counting import Counting
 from seqtune.study.events import track_end
 from seqtune.study.importance import Importances, importances
 from seqtune.study.plan import Plan
-from seqtune.study.store import open_study, trial_rows
+from seqtune.study.store import best_value, open_study, trial_rows
 from seqtune.track import Tracker
 from seqtune.words import written
-
-if TYPE_CHECKING:
-    import optuna
-
-Curve = list[tuple[int, float]]  # epoch, value of the metric
 
 
 @dataclass(frozen=True)
@@ -33,7 +30,7 @@ class Finals:
     """What is known when the trials have ended: all of them, and two of them tested."""
 
     rows: tuple[TrialRow, ...]
-    curves: dict[int, Curve]
+    study: optuna.Study  # in memory, as its pictures show it
     importances: Importances
     finalists: dict[int, Finalist]  # by their number
     floors: tuple[Floor, ...]
@@ -72,18 +69,30 @@ def find_finals(
     for number, row in tested.items():
         champion = plan.folder / "champion" if best and number == best.number else None
         jobs[number] = test.remote(plan, number, dict(row.params), data, champion)
-    curves = _curves(opened.study)
+    shown = _shown(opened.study)
     shares = importances(opened.study)  # while the tests run
     opened.close()
     finalists = {number: ray.get(job) for number, job in jobs.items()}
     floors = counting.floors()
     failed = f"the floors could not be counted: {counting.failed}"
-    return Finals(rows, curves, shares, finalists, floors, (failed,) * bool(counting.failed))
+    return Finals(rows, shown, shares, finalists, floors, (failed,) * bool(counting.failed))
 
 
-def _curves(study: optuna.Study) -> dict[int, Curve]:
-    trials = study.get_trials(deepcopy=False)
-    return {one.number: sorted(one.intermediate_values.items()) for one in trials}
+def _shown(study: optuna.Study) -> optuna.Study:
+    """Copies a study so that each trial with a value is complete: Optuna draws no other."""
+    shown = optuna.create_study(direction="maximize")
+    for trial in study.get_trials(deepcopy=False):
+        value = best_value(trial)
+        shown.add_trial(
+            create_trial(
+                state=TrialState.FAIL if value is None else TrialState.COMPLETE,
+                value=value,
+                params=trial.params,
+                distributions=trial.distributions,
+                intermediate_values=trial.intermediate_values,
+            )
+        )
+    return shown
 
 
 def make_result(

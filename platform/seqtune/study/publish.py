@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import optuna
+
 from seqtune.data import Dataset
 from seqtune.report.documents import to_json, to_markdown
-from seqtune.report.plots import plots
 from seqtune.results import StudyResult
 from seqtune.state import ranks_file
 from seqtune.study.plan import Plan
@@ -26,9 +27,12 @@ def publish(
     dataset: Dataset,
     plan: Plan,
     tracker: Tracker,
-    curves: Mapping[int, list[tuple[int, float]]],
+    study: optuna.Study,
 ) -> StudyResult:
-    """Writes the report into the study's folder and MLflow, and registers the champion."""
+    """Writes the report into the study's folder and MLflow, and registers the champion.
+
+    ``study`` is what the pictures show.
+    """
     folder = plan.folder
     if result.best is not None:
         tracker.champion(folder / "champion", result.name, result.best.number)
@@ -44,7 +48,7 @@ def publish(
             champion=result.name if result.best else "",
         )
     report = folder / "report"
-    for name, content in _report_files(result, curves):
+    for name, content in _report_files(result, study):
         report.write(name, content)
     users = dataset.user_ids[plan.protocol.split(dataset).test.users]
     for name, finalist in (("default", result.default), ("best", result.best)):
@@ -65,11 +69,11 @@ def _wait_for_links(tracker: Tracker, seconds: float = 30) -> Links | None:
     return tracker.links
 
 
-def _report_files(
-    result: StudyResult, curves: Mapping[int, list[tuple[int, float]]]
-) -> Iterator[tuple[str, bytes]]:
+def _report_files(result: StudyResult, study: optuna.Study) -> Iterator[tuple[str, bytes]]:
+    from seqtune.report.plots import plots
+
     yield "report.md", to_markdown(result).encode()
     yield "report.json", json.dumps(to_json(result), indent=2).encode()
     with tempfile.TemporaryDirectory() as scratch:
-        for picture in plots(result, curves, Path(scratch)):
+        for picture in plots(result, study, Path(scratch)):
             yield picture.name, picture.read_bytes()
