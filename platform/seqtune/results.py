@@ -68,6 +68,9 @@ class StudyResult:
     train_command: str
     ui_command: str = ""
     view_link: str = ""
+    plain_link: str = ""  # should MLflow not know the prepared view
+    dashboard_command: str = ""  # of Optuna
+    report: str = ""  # folder of the report's files
     serve_command: str = ""
     champion: str = ""  # name of the registered model
     best_hit_10: float | None = None  # generated data: the best HR@10 that any model can reach

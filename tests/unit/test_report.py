@@ -70,7 +70,10 @@ def study(n: int = 12, winner: int = 7, better: float = 2.0, **changes: Any) -> 
         train_command="seqtune train --model duorec --set learning_rate=0.002",
         ui_command="mlflow ui --backend-store-uri sqlite:////results/mlflow.db",
         view_link="http://127.0.0.1:5000/#/experiments/1?viewStateShareKey=k",
+        plain_link="http://127.0.0.1:5000/#/experiments/1?searchFilter=x",
         serve_command="mlflow models serve -m models:/duorec-demo@champion --env-manager local",
+        dashboard_command="optuna-dashboard sqlite:////results/duorec-demo/study.db",
+        report="/results/duorec-demo/report",
         champion="duorec-demo",
     )
     return replace(result, **changes)
@@ -357,9 +360,22 @@ def test_a_hyperparameter_that_is_not_in_use_is_a_dash() -> None:
 def test_commands_are_never_broken(width: int) -> None:
     result = study(train_command="seqtune train " + "--set tau=0.5 " * 20 + "--set [x]=1")
     lines = [line.strip() for line in shown(result, width).splitlines()]
-    for command in (result.train_command, result.ui_command, result.view_link, result.checkpoint):
+    for command in (
+        result.report,
+        result.checkpoint,
+        result.train_command,
+        result.serve_command,
+        result.ui_command,
+        result.view_link,
+        result.plain_link,
+        result.dashboard_command,
+    ):
         assert command in lines
     assert "# the best checkpoint, registered as" in " ".join(lines)
+    said = " ".join(" ".join(lines).split())
+    assert "dashboard (pip install optuna-dashboard), from study.db" in said
+    elsewhere = replace(result, dashboard_command='optuna-dashboard "$SEQTUNE_OPTUNA_STORAGE"')
+    assert "study.db" not in shown(elsewhere, width)
 
 
 def test_the_limit_of_generated_data_is_told() -> None:

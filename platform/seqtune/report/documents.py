@@ -90,7 +90,8 @@ def to_markdown(result: StudyResult) -> str:
         lines += ["## What mattered", "", result.unimportant]
     lines += ["", "## Trials", "", *_table(*_trials(result))]
     lines += [f"- {note}" for note in result.notes]
-    steps = (result.train_command, result.ui_command, result.serve_command)
+    browse = (result.ui_command, result.dashboard_command)
+    steps = (result.train_command, result.serve_command, *browse)
     commands = "\n".join(line for line in steps if line)
     lines += ["", f"Best checkpoint: `{result.checkpoint}`", "", "```sh", commands, "```", ""]
     return "\n".join(lines)

@@ -74,12 +74,18 @@ def show(result: StudyResult, console: Console | None = None) -> None:
 
 def _after_study(result: StudyResult) -> list[tuple[str, str]]:
     champion = f", registered as {result.champion}@champion" if result.champion else ""
+    dashboard = "browse them in Optuna's dashboard (pip install optuna-dashboard), from study.db"
+    if "study.db" not in result.dashboard_command:
+        dashboard = dashboard.removesuffix(", from study.db")
     return [
+        ("the report, with every metric, every trial and pictures", result.report),
         (f"the best checkpoint{champion}", result.checkpoint),
         ("train it again", result.train_command),
+        ("serve it over HTTP", result.serve_command),
         ("browse all trials in MLflow", result.ui_command),
         ("  then open the prepared view", result.view_link),
-        ("serve it over HTTP", result.serve_command),
+        ("  or the plain list, should that page be empty", result.plain_link),
+        (dashboard, result.dashboard_command),
     ]
 
 

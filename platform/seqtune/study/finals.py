@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from seqtune.study.counting import Counting
 from seqtune.study.events import track_end
 from seqtune.study.importance import Importances, importances
 from seqtune.study.plan import Plan
-from seqtune.study.store import best_value, open_study, trial_rows
+from seqtune.study.store import best_value, open_study, optuna_storage, trial_rows
 from seqtune.track import Tracker
 from seqtune.words import written
 
@@ -124,11 +125,17 @@ def make_result(
         seconds=seconds,
         checkpoint=(plan.folder / "champion").uri if best else "",
         train_command=train_command(options, best) if best else "",
+        dashboard_command=f"optuna-dashboard {_quoted(optuna_storage(plan.folder))}",
+        report=(plan.folder / "report").uri,
         best_hit_10=dataset.best_hit_10,
         floors=finals.floors,
         notes=notes,
         baseline=asked.baseline,
     )
+
+
+def _quoted(storage: str) -> str:
+    return f'"{storage}"' if storage.startswith("$") else shlex.quote(storage)
 
 
 def train_command(options: StudyOptions, best: Finalist) -> str:

@@ -44,6 +44,7 @@ def publish(
             result,
             ui_command=links.command or "",
             view_link=links.charts,
+            plain_link=links.plain,
             serve_command=f"MLFLOW_TRACKING_URI={shown(links.uri)} {serve}" if result.best else "",
             champion=result.name if result.best else "",
         )
