@@ -39,6 +39,16 @@ class Finalist:
 
 
 @dataclass(frozen=True)
+class Share:
+    """How much of the variance between trials a hyperparameter explains, from 0 to 1."""
+
+    name: str
+    share: float
+    low: float  # of the 90 % interval
+    high: float
+
+
+@dataclass(frozen=True)
 class StudyResult:
     """Everything that a finished study has to say."""
 
@@ -50,7 +60,7 @@ class StudyResult:
     trials: tuple[TrialRow, ...]
     default: Finalist | None  # trial 0; None where it failed
     best: Finalist | None  # None where no trial finished an evaluation
-    importances: dict[str, float]
+    importances: tuple[Share, ...]  # largest first; empty where it is not known
     searched: tuple[str, ...]  # names of the hyperparameters that were searched
     planned: int  # trials that it has when it has ended
     seconds: float
@@ -58,12 +68,16 @@ class StudyResult:
     train_command: str
     ui_command: str = ""
     view_link: str = ""
+    plain_link: str = ""  # should MLflow not know the prepared view
+    dashboard_command: str = ""  # of Optuna
+    report: str = ""  # folder of the report's files
     serve_command: str = ""
     champion: str = ""  # name of the registered model
     best_hit_10: float | None = None  # generated data: the best HR@10 that any model can reach
     notes: tuple[str, ...] = ()
     baseline: str = DEFAULTS  # what trial 0 ran
     floors: tuple[Floor, ...] = ()  # what counting reaches; empty where it could not be counted
+    unimportant: str = ""  # why it is not known which hyperparameters mattered
 
     @property
     def tuned(self) -> bool:

@@ -34,6 +34,11 @@ def p_text(p_value: float) -> str:
     return f"p = {p_value:.{2 if p_value >= 0.1 else 3 if p_value >= 0.01 else 4}f}"
 
 
+def share_text(share: float, low: float, high: float) -> str:
+    """Writes a share with its interval, all between 0 and 1: ``42 % (20 to 61)``."""
+    return f"{100 * share:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
+
+
 def bar(share: float, width: int) -> str:
     """Draws a share between 0 and 1 as a bar of eighths of a character."""
     eighths = round(max(0.0, min(1.0, share)) * width * 8)

@@ -124,11 +124,14 @@ def test_the_next_steps_are_shown(ended: Any, study: Any, report: dict[str, Any]
     place = f"/experiments/{parent.info.experiment_id}/runs?"
     serve = "mlflow models serve -m models:/sasrec-tiny@champion --env-manager local --port 5001"
     assert steps[1::2] == [
+        str(study.folder / "report"),
         str(study.folder / "champion"),
         report["train_command"],
+        f"MLFLOW_TRACKING_URI={study.store} {serve}",
         f"mlflow ui --backend-store-uri {study.store}",
         next(step for step in steps if step.startswith("http") and place in step),
-        f"MLFLOW_TRACKING_URI={study.store} {serve}",
+        next(step for step in steps if step.startswith("http") and "searchFilter" in step),
+        f"optuna-dashboard sqlite:///{study.folder / 'study.db'}",
     ]
 
 

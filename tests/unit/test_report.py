@@ -9,17 +9,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
+import optuna
 import pytest
+from matplotlib import pyplot
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.trial import TrialState, create_trial
 from rich.console import Console
 
 from seqtune import metrics
 from seqtune.floors import Floor
 from seqtune.report.documents import to_json, to_markdown
-from seqtune.report.plots import plots
+from seqtune.report.plots import figures, plots
 from seqtune.report.report import show, show_training
 from seqtune.report.verdict import against_floors, counts, gains, verdict
-from seqtune.results import Finalist, StudyResult, TrainResult, TrialRow
+from seqtune.results import Finalist, Share, StudyResult, TrainResult, TrialRow
 from seqtune.words import bar, brief, percent
 
 DEFAULTS = {"learning_rate": 1e-3, "n_heads": 2, "ssl_type": "us_x", "ssl_lambda": 0.1}
@@ -57,7 +62,7 @@ def study(n: int = 12, winner: int = 7, better: float = 2.0, **changes: Any) -> 
         trials=tuple(trials),
         default=default,
         best=finalist(winner, trials[winner].params, better_ranks) if winner else default,
-        importances={"learning_rate": 0.75, "n_heads": 0.25},
+        importances=(Share("learning_rate", 0.75, 0.61, 0.9), Share("n_heads", 0.25, 0.08, 0.4)),
         searched=tuple(DEFAULTS),
         planned=len(trials),
         seconds=252,
@@ -65,7 +70,10 @@ def study(n: int = 12, winner: int = 7, better: float = 2.0, **changes: Any) -> 
         train_command="seqtune train --model duorec --set learning_rate=0.002",
         ui_command="mlflow ui --backend-store-uri sqlite:////results/mlflow.db",
         view_link="http://127.0.0.1:5000/#/experiments/1?viewStateShareKey=k",
+        plain_link="http://127.0.0.1:5000/#/experiments/1?searchFilter=x",
         serve_command="mlflow models serve -m models:/duorec-demo@champion --env-manager local",
+        dashboard_command="optuna-dashboard sqlite:////results/duorec-demo/study.db",
+        report="/results/duorec-demo/report",
         champion="duorec-demo",
     )
     return replace(result, **changes)
@@ -84,7 +92,7 @@ def floors(ranks: Any, better: float = 1.5, seconds: float = 0.42) -> tuple[Floo
 def failed_study() -> StudyResult:
     """A study of one trial, which failed."""
     row = TrialRow(0, "failed", DEFAULTS, None, None, 3.0, "out of memory at batch_size 4096")
-    return study(trials=(row,), planned=1, default=None, best=None, importances={})
+    return study(trials=(row,), planned=1, default=None, best=None, importances=())
 
 
 def shown(result: StudyResult, width: int = 80) -> str:
@@ -200,6 +208,63 @@ def test_the_screen_shows_both_sides_and_marks_changes() -> None:
     assert cells(table, "change")[::2] == [f"{100 * one:+.0f}" for one in change]
 
 
+def test_what_mattered_is_shown_with_its_interval() -> None:
+    result = study()
+    text = shown(result).split("What mattered")[1]
+    assert cells(text, "learning_rate")[-5:] == ["75", "%", "(61", "to", "90)"]
+    assert "| `n_heads` | 25 % (8 to 40) |" in to_markdown(result)
+    first = json.loads(json.dumps(to_json(result)))["importances"][0]
+    assert first == {"name": "learning_rate", "share": 0.75, "low": 0.61, "high": 0.9}
+    early = "It is too early to say what mattered: 12 trials have ended with a value."
+    result = replace(result, importances=(), unimportant=early)
+    for text in (shown(result, width=100), to_markdown(result)):
+        assert early in text
+        assert "(61 to 90)" not in text
+    assert "What mattered" not in shown(result)
+
+
+def ended(result: StudyResult, *numbers: int) -> StudyResult:
+    """The study when time was up before the other trials had ended."""
+    trials = tuple(
+        row if row.number in numbers else replace(row, status="unfinished", seconds=None)
+        for row in result.trials
+    )
+    return replace(result, trials=trials)
+
+
+def test_two_unfinished_trials_are_no_verdict() -> None:
+    result = ended(study(n=2, winner=0))
+    sentence = verdict(replace(result, planned=20))
+    assert sentence.startswith(
+        "It is too early to say what tuning gains: 0 of 20 trials have ended"
+    )
+    assert "and the defaults (trial 0) not yet. The best so far are the defaults" in sentence
+    assert "p =" not in sentence
+
+
+def test_few_ended_trials_are_too_few_for_a_verdict() -> None:
+    result = replace(ended(study(), 0, 7), planned=20)
+    assert result.best is not None
+    assert result.default is not None
+    best, default = result.best.valid["ndcg@10"], result.default.valid["ndcg@10"]
+    assert verdict(result) == (
+        "It is too early to say what tuning gains: 2 of 20 trials have ended. The best so far is "
+        f"trial 7, with ndcg@10 {best:.4f} on validation, where the defaults (trial 0) have "
+        f"{default:.4f}."
+    )
+    assert verdict(replace(result, planned=12)) == verdict(result).replace("of 20", "of 12")
+
+
+def test_a_study_that_was_cut_short_says_that_the_best_may_change() -> None:
+    result = replace(ended(study(), 0, 1, 2, 3, 7), planned=20)
+    assert verdict(result).startswith("Tuning gained +0.")
+    end = "users. 5 of 20 trials have ended, so the best one may still change."
+    assert verdict(result).endswith(end)
+    sentence = verdict(ended(study(), *range(1, 12)))  # all but the defaults
+    assert "11 of 12 trials have ended, and the defaults (trial 0) not yet. The best" in sentence
+    assert "may still change" not in verdict(study())
+
+
 def test_a_narrow_screen_shows_fewer_metrics() -> None:
     table = shown(study(), width=50).split("Accuracy")[1].split("Tuning")[0]
     assert cells(table, "ndcg@10") == ["ndcg@5", "ndcg@10", "ndcg@20", "hr@5"]
@@ -295,9 +360,22 @@ def test_a_hyperparameter_that_is_not_in_use_is_a_dash() -> None:
 def test_commands_are_never_broken(width: int) -> None:
     result = study(train_command="seqtune train " + "--set tau=0.5 " * 20 + "--set [x]=1")
     lines = [line.strip() for line in shown(result, width).splitlines()]
-    for command in (result.train_command, result.ui_command, result.view_link, result.checkpoint):
+    for command in (
+        result.report,
+        result.checkpoint,
+        result.train_command,
+        result.serve_command,
+        result.ui_command,
+        result.view_link,
+        result.plain_link,
+        result.dashboard_command,
+    ):
         assert command in lines
     assert "# the best checkpoint, registered as" in " ".join(lines)
+    said = " ".join(" ".join(lines).split())
+    assert "dashboard (pip install optuna-dashboard), from study.db" in said
+    elsewhere = replace(result, dashboard_command='optuna-dashboard "$SEQTUNE_OPTUNA_STORAGE"')
+    assert "study.db" not in shown(elsewhere, width)
 
 
 def test_the_limit_of_generated_data_is_told() -> None:
@@ -416,38 +494,99 @@ def test_bar() -> None:
     assert bar(0, 4) == ""
 
 
-def curves(result: StudyResult) -> dict[int, list[tuple[int, float]]]:
-    return {t.number: [(e, (t.value or 0) * e / 5) for e in range(1, 6)] for t in result.trials}
+SAMPLED: dict[str, optuna.distributions.BaseDistribution] = {
+    "learning_rate": FloatDistribution(1e-4, 1e-2, log=True),
+    "n_heads": CategoricalDistribution([1, 2, 4]),
+    "ssl_type": CategoricalDistribution(["us_x", "none"]),
+    "ssl_lambda": FloatDistribution(0.01, 0.5),
+}
+
+
+def drawn(result: StudyResult) -> optuna.Study:
+    """The study as Optuna has it."""
+    shown = optuna.create_study(direction="maximize")
+    for trial in result.trials:
+        value = trial.value or 0.0
+        shown.add_trial(
+            create_trial(
+                state=TrialState.COMPLETE if trial.value is not None else TrialState.FAIL,
+                value=trial.value,
+                params=trial.params,
+                distributions={name: SAMPLED[name] for name in trial.params},
+                intermediate_values={epoch: value * epoch / 5 for epoch in range(1, 6)},
+            )
+        )
+    return shown
 
 
 def test_every_picture_is_drawn(tmp_path: Path) -> None:
     result = study()
-    files = plots(result, curves(result), tmp_path / "plots")
+    style = dict(matplotlib.rcParams)
+    files = plots(result, drawn(result), tmp_path / "plots")
     assert [file.name for file in files] == [
-        "history.png",
-        "importances.png",
-        "parallel_coordinates.png",
-        "slices.png",
         "learning_curves.png",
+        "history.png",
+        "slices.png",
+        "parallel_coordinates.png",
+        "importances.png",
     ]
     for file in files:
         content = file.read_bytes()
         assert content.startswith(b"\x89PNG")
         assert len(content) > 5_000  # more than an empty page
+    assert pyplot.get_fignums() == []  # nothing that is global stays behind
+    assert {k: v for k, v in matplotlib.rcParams.items() if v != style[k]}.keys() <= {"backend"}
+
+
+def test_best_and_defaults_are_marked_where_they_are() -> None:
+    result = study()
+    assert result.best is not None
+    for name, figure in figures(result, drawn(result)):
+        words = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+        if name != "importances":
+            assert words[-2:] == ["defaults (trial 0)", "best (trial 7)"]
+        for axes in figure.axes if name == "slices" else ():
+            points, marks = axes.collections[0], axes.collections[2:]
+            places = {tuple(place) for place in np.asarray(points.get_offsets()).tolist()}
+            marked = [tuple(np.asarray(mark.get_offsets())[0].tolist()) for mark in marks]
+            assert set(marked) <= places
+            if axes.get_xlabel() != "ssl_lambda":  # which is not in use by the best one
+                assert [y for _, y in marked] == [0.05, 0.09]
+            if axes.get_xlabel() == "learning_rate":
+                assert [x for x, _ in marked] == [0.001, result.best.params["learning_rate"]]
 
 
 @pytest.mark.parametrize(
     ("n", "names"),
     [
         (1, ["learning_curves"]),
-        (2, ["history", "learning_curves"]),
-        (3, ["history", "parallel_coordinates", "slices", "learning_curves"]),
+        (2, ["learning_curves", "history"]),
+        (3, ["learning_curves", "history", "slices", "parallel_coordinates"]),
     ],
 )
 def test_pictures_that_make_no_sense_are_skipped(tmp_path: Path, n: int, names: list[str]) -> None:
-    result = study(n=n, winner=n - 1, importances={})
-    assert [file.stem for file in plots(result, curves(result), tmp_path)] == names
+    result = study(n=n, winner=n - 1, importances=())
+    assert [file.stem for file in plots(result, drawn(result), tmp_path)] == names
+
+
+def test_odd_studies_are_drawn(tmp_path: Path) -> None:
+    same = study()
+    same = replace(same, trials=tuple(replace(row, value=0.05) for row in same.trials))
+    one = {"n_heads": 2}  # a single hyperparameter that never varies
+    alone = tuple(replace(row, params=one) for row in study().trials)
+    failed = tuple(replace(row, value=row.value if row.number < 9 else None) for row in same.trials)
+    for result in (
+        same,
+        replace(same, trials=failed),
+        study(default=None),
+        study(best=None, default=None),
+    ):
+        assert len(plots(result, drawn(result), tmp_path)) == 5
+    for trials in (alone, tuple(replace(row, params={}) for row in alone)):
+        nothing = study(trials=trials, importances=())
+        files = plots(nothing, drawn(nothing), tmp_path)
+        assert [file.stem for file in files] == ["learning_curves", "history"]
 
 
 def test_a_study_where_all_failed_has_no_pictures(tmp_path: Path) -> None:
-    assert plots(failed_study(), {0: []}, tmp_path) == []
+    assert plots(failed_study(), drawn(failed_study()), tmp_path) == []

@@ -8,10 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import optuna
 import pytest
-from optuna.distributions import CategoricalDistribution, FloatDistribution
-from optuna.trial import TrialState, create_trial
+from optuna.trial import TrialState
 from pydantic import Field, model_validator
 from ray.tune.search import Searcher
 from sqlalchemy import Engine, event
@@ -20,7 +18,6 @@ from seqtune.errors import UserError
 from seqtune.params import Depth, Dropout, Heads, Trained
 from seqtune.results import TrialRow
 from seqtune.space import Space, load_space
-from seqtune.study.importance import importances
 from seqtune.study.search import OptunaSearcher
 from seqtune.study.store import best_epoch, open_study, storage_url, trial_rows
 
@@ -502,79 +499,6 @@ def test_trials_as_rows(make: Make) -> None:
 )
 def test_best_epoch(reported: dict[int, float], epoch: int | None) -> None:
     assert best_epoch(reported) == epoch
-
-
-def study_of(values: Callable[[dict[str, Any]], float], count: int) -> optuna.Study:
-    """A study of random points: a learning rate, a loss, and a width only where the loss is b."""
-    study = optuna.create_study(direction="maximize")
-    draws = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    for _ in range(count):
-        draft = draws.ask()
-        draft.suggest_float("rate", 0, 1)
-        draft.suggest_categorical("always", ["one"])
-        if draft.suggest_categorical("loss", ["a", "b"]) == "b":
-            draft.suggest_float("width", 0, 1)
-        study.add_trial(
-            create_trial(
-                params=draft.params,
-                distributions=draft.distributions,
-                value=values(draft.params),
-            )
-        )
-    return study
-
-
-def test_importances_find_what_matters() -> None:
-    # A number, a choice (which Optuna's own default overlooks), and a conditional number.
-    shares = importances(study_of(lambda p: p["rate"] ** 3, 40))
-    assert list(shares) == sorted(shares, key=lambda name: -shares[name])
-    assert shares.keys() == {"rate", "loss", "width"}
-    assert sum(shares.values()) == pytest.approx(1)
-    assert shares["rate"] > 0.8
-    shares = importances(study_of(lambda p: (p["loss"] == "b") + p["rate"] / 10, 40))
-    assert shares["loss"] > 0.8
-    shares = importances(study_of(lambda p: p.get("width", 0.5), 40))
-    assert shares["width"] > 0.8
-
-
-def test_importances_count_a_pruned_trial_with_its_best_value() -> None:
-    pruned = optuna.create_study(direction="maximize")
-    for trial in study_of(lambda p: p["rate"] ** 3, 40).trials:
-        pruned.add_trial(
-            create_trial(
-                params=trial.params,
-                distributions=trial.distributions,
-                state=TrialState.PRUNED,
-                intermediate_values={1: 0.0, 2: trial.value, 3: -1.0},
-            )
-        )
-    assert importances(pruned)["rate"] > 0.8
-
-
-@pytest.mark.parametrize("count", [0, 1, 3, 4, 8])
-def test_importances_of_few_trials_do_not_fail(count: int) -> None:
-    shares = importances(study_of(lambda p: p["rate"], count))
-    assert (sum(shares.values()) == pytest.approx(1)) if shares else shares == {}
-    if count < 4:
-        assert shares == {}
-
-
-def test_importances_need_variance_and_dimensions() -> None:
-    assert importances(study_of(lambda _: 0.5, 20)) == {}
-    study = optuna.create_study(direction="maximize")
-    for value in (0.1, 0.2, 0.3, 0.4):
-        study.add_trial(
-            create_trial(
-                params={"one": 1}, distributions={"one": CategoricalDistribution([1])}, value=value
-            )
-        )
-    assert importances(study) == {}
-    study.add_trial(
-        create_trial(
-            params={"x": 0.5}, distributions={"x": FloatDistribution(0, 1)}, state=TrialState.PRUNED
-        )
-    )
-    assert importances(study) == {}
 
 
 # With Ray Tune itself

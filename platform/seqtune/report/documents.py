@@ -19,7 +19,7 @@ from seqtune.report.verdict import (
 )
 from seqtune.results import StudyResult
 from seqtune.significance import benjamini_hochberg, holm, wilcoxon
-from seqtune.words import brief, duration, p_text
+from seqtune.words import brief, duration, p_text, share_text
 
 
 def to_json(result: StudyResult) -> dict[str, Any]:
@@ -80,11 +80,18 @@ def to_markdown(result: StudyResult) -> str:
         lines += _table(["", label(result.baseline), f"best (trial {result.best.number})"], rows)
         lines += ["## Accuracy", "", *_table(*_all_metrics(result))]
     if result.importances:
-        shares = [[f"`{name}`", f"{share:.0%}"] for name, share in result.importances.items()]
-        lines += ["## What mattered", "", *_table(["hyperparameter", "importance"], shares)]
+        shares = [
+            [f"`{one.name}`", share_text(one.share, one.low, one.high)]
+            for one in result.importances
+        ]
+        header = ["hyperparameter", "share of the variance (90 % interval)"]
+        lines += ["## What mattered", "", *_table(header, shares)]
+    elif result.unimportant:
+        lines += ["## What mattered", "", result.unimportant]
     lines += ["", "## Trials", "", *_table(*_trials(result))]
     lines += [f"- {note}" for note in result.notes]
-    steps = (result.train_command, result.ui_command, result.serve_command)
+    browse = (result.ui_command, result.dashboard_command)
+    steps = (result.train_command, result.serve_command, *browse)
     commands = "\n".join(line for line in steps if line)
     lines += ["", f"Best checkpoint: `{result.checkpoint}`", "", "```sh", commands, "```", ""]
     return "\n".join(lines)

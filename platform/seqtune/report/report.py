@@ -22,7 +22,7 @@ from seqtune.report.verdict import (
     verdict,
 )
 from seqtune.results import StudyResult, TrainResult
-from seqtune.words import bar, percent
+from seqtune.words import bar, percent, share_text
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -63,6 +63,8 @@ def show(result: StudyResult, console: Console | None = None) -> None:
         say(limit)
     if result.importances:
         section("What mattered", _importances(result))
+    elif result.unimportant:
+        say(result.unimportant)
     for note in result.notes:
         say()
         say(f"Note: {note}", "yellow")
@@ -72,12 +74,18 @@ def show(result: StudyResult, console: Console | None = None) -> None:
 
 def _after_study(result: StudyResult) -> list[tuple[str, str]]:
     champion = f", registered as {result.champion}@champion" if result.champion else ""
+    dashboard = "browse them in Optuna's dashboard (pip install optuna-dashboard), from study.db"
+    if "study.db" not in result.dashboard_command:
+        dashboard = dashboard.removesuffix(", from study.db")
     return [
+        ("the report, with every metric, every trial and pictures", result.report),
         (f"the best checkpoint{champion}", result.checkpoint),
         ("train it again", result.train_command),
+        ("serve it over HTTP", result.serve_command),
         ("browse all trials in MLflow", result.ui_command),
         ("  then open the prepared view", result.view_link),
-        ("serve it over HTTP", result.serve_command),
+        ("  or the plain list, should that page be empty", result.plain_link),
+        (dashboard, result.dashboard_command),
     ]
 
 
@@ -193,7 +201,7 @@ def _importances(result: StudyResult) -> Table:
     table = _table("", "", "")
     table.show_header = False
     table.columns[1].justify = "left"
-    largest = max(result.importances.values())
-    for name, share in result.importances.items():
-        table.add_row(name, f"[cyan]{bar(share / max(largest, 1e-12), 24)}[/]", f"{share:.0%}")
+    for one in result.importances:
+        text = share_text(one.share, one.low, one.high)
+        table.add_row(one.name, f"[cyan]{bar(one.share, 24)}[/]", text)
     return table

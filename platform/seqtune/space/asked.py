@@ -13,7 +13,7 @@ from seqtune.options import DEFAULTS, ModelOptions, StudyOptions
 from seqtune.params import build, check, check_name, fitted, parse_assignment
 from seqtune.space.advice import poor_values
 from seqtune.space.read import load_space
-from seqtune.space.space import Given, Space
+from seqtune.space.space import Given, Space, declared_defaults
 from seqtune.space.warprec import read
 from seqtune.words import duration, written
 
@@ -77,15 +77,16 @@ def ask_study(options: StudyOptions) -> AskedStudy:
     space = load_space(options.space, options.model, chosen, given=given)
     searched = [dimension.name for dimension in space.dimensions]
     poor = poor_values(options.model, _without(given, chosen), space.defaults(), searched)
-    notes = (*given.notes, *space.notes, *poor)
+    from_file = bool(given.values) and not given.dimensions
+    baseline = f"values of {Path(given.place).name}" if from_file else DEFAULTS
+    fixed = _fixed_notes(space, baseline, {*chosen, *given.values})
+    notes = (*given.notes, *space.notes, *fixed, *poor)
     budget = options.time_budget
     if options.data == DEMO:
         budget = budget or DEMO_BUDGET
         if not {"epochs"} & {*given.lines, *chosen}:
             space = _first_look(space)
         notes = (_first_look_note(space, budget), *notes)
-    from_file = bool(given.values) and not given.dimensions
-    baseline = f"values of {Path(given.place).name}" if from_file else DEFAULTS
     said = frozenset([*given.lines, *chosen])
     return AskedStudy(options, space.fixed, notes, said, space, baseline, budget)
 
@@ -115,6 +116,19 @@ def fit_study(asked: AskedStudy, n_items: int) -> AskedStudy:
         fixed[name] = start[name]
     space = replace(space, fixed=fixed, dimensions=dimensions, start=start)
     return replace(asked, space=space, values=fixed, notes=(*asked.notes, *notes))
+
+
+def _fixed_notes(space: Space, baseline: str, asked: Collection[str]) -> list[str]:
+    """Says what the search space fixes elsewhere than the model declares, unasked."""
+    usual = declared_defaults(space.params)
+    other = [
+        f"{name} {written(value)}"
+        for name, value in space.fixed.items()
+        if name not in asked and value != usual[name]
+    ]
+    if not other:
+        return []
+    return [f"trial 0 runs the {baseline} with {', '.join(other)}, which the search space fixes"]
 
 
 def _given(options: ModelOptions) -> Given:

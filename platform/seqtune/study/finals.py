@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import optuna
 import ray
+from optuna.trial import TrialState, create_trial
 
 from seqtune.data import Dataset
 from seqtune.floors import Floor
@@ -16,16 +19,11 @@ from seqtune.space.asked import AskedStudy
 from seqtune.study import final
 from seqtune.study.counting import Counting
 from seqtune.study.events import track_end
-from seqtune.study.importance import importances
+from seqtune.study.importance import Importances, importances
 from seqtune.study.plan import Plan
-from seqtune.study.store import open_study, trial_rows
+from seqtune.study.store import best_value, open_study, optuna_storage, trial_rows
 from seqtune.track import Tracker
 from seqtune.words import written
-
-if TYPE_CHECKING:
-    import optuna
-
-Curve = list[tuple[int, float]]  # epoch, value of the metric
 
 
 @dataclass(frozen=True)
@@ -33,8 +31,8 @@ class Finals:
     """What is known when the trials have ended: all of them, and two of them tested."""
 
     rows: tuple[TrialRow, ...]
-    curves: dict[int, Curve]
-    importances: dict[str, float]
+    study: optuna.Study  # in memory, as its pictures show it
+    importances: Importances
     finalists: dict[int, Finalist]  # by their number
     floors: tuple[Floor, ...]
     notes: tuple[str, ...]  # what went wrong
@@ -72,27 +70,45 @@ def find_finals(
     for number, row in tested.items():
         champion = plan.folder / "champion" if best and number == best.number else None
         jobs[number] = test.remote(plan, number, dict(row.params), data, champion)
-    curves = _curves(opened.study)
+    shown = _shown(opened.study)
     shares = importances(opened.study)  # while the tests run
     opened.close()
     finalists = {number: ray.get(job) for number, job in jobs.items()}
     floors = counting.floors()
     failed = f"the floors could not be counted: {counting.failed}"
-    return Finals(rows, curves, shares, finalists, floors, (failed,) * bool(counting.failed))
+    return Finals(rows, shown, shares, finalists, floors, (failed,) * bool(counting.failed))
 
 
-def _curves(study: optuna.Study) -> dict[int, Curve]:
-    trials = study.get_trials(deepcopy=False)
-    return {one.number: sorted(one.intermediate_values.items()) for one in trials}
+def _shown(study: optuna.Study) -> optuna.Study:
+    """Copies a study so that each trial with a value is complete: Optuna draws no other."""
+    shown = optuna.create_study(direction="maximize")
+    for trial in study.get_trials(deepcopy=False):
+        value = best_value(trial)
+        shown.add_trial(
+            create_trial(
+                state=TrialState.FAIL if value is None else TrialState.COMPLETE,
+                value=value,
+                params=trial.params,
+                distributions=trial.distributions,
+                intermediate_values=trial.intermediate_values,
+            )
+        )
+    return shown
 
 
 def make_result(
     asked: AskedStudy, dataset: Dataset, plan: Plan, began: float, finals: Finals
 ) -> StudyResult:
     """Puts together what the study has to say; the links are not known yet."""
-    options, best = asked.options, finals.best
-    unfinished = sum(row.status == "unfinished" for row in finals.rows)
-    notes = [f"time was up before {unfinished} trials had ended; --resume continues them"]
+    options, best, seconds = asked.options, finals.best, time.monotonic() - began
+    ended = sum(row.status != "unfinished" for row in finals.rows)
+    planned = len(finals.rows)
+    if ended < planned or (asked.time_budget is not None and seconds > asked.time_budget):
+        planned = max(planned, options.trials)  # else the search space has no more points
+    notes = finals.notes
+    if ended < planned:
+        goes_on = "--resume goes on with the others"
+        notes += (f"time was up when {ended} of {planned} trials had ended; {goes_on}",)
     return StudyResult(
         name=options.study,
         model=options.model,
@@ -102,17 +118,24 @@ def make_result(
         trials=finals.rows,
         default=finals.finalists.get(0),
         best=best,
-        importances=finals.importances,
+        importances=finals.importances.shares,
+        unimportant=finals.importances.why,
         searched=tuple(d.name for d in asked.space.dimensions),
-        planned=max(len(finals.rows), options.trials),
-        seconds=time.monotonic() - began,
+        planned=planned,
+        seconds=seconds,
         checkpoint=(plan.folder / "champion").uri if best else "",
         train_command=train_command(options, best) if best else "",
+        dashboard_command=f"optuna-dashboard {_quoted(optuna_storage(plan.folder))}",
+        report=(plan.folder / "report").uri,
         best_hit_10=dataset.best_hit_10,
         floors=finals.floors,
-        notes=(*finals.notes, *(notes if unfinished else ())),
+        notes=notes,
         baseline=asked.baseline,
     )
+
+
+def _quoted(storage: str) -> str:
+    return f'"{storage}"' if storage.startswith("$") else shlex.quote(storage)
 
 
 def train_command(options: StudyOptions, best: Finalist) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import optuna
+
 from seqtune.data import Dataset
 from seqtune.report.documents import to_json, to_markdown
-from seqtune.report.plots import plots
 from seqtune.report.verdict import verdict
 from seqtune.results import StudyResult
 from seqtune.state import ranks_file
@@ -26,9 +27,12 @@ def publish(
     dataset: Dataset,
     plan: Plan,
     tracker: Tracker,
-    curves: Mapping[int, list[tuple[int, float]]],
+    study: optuna.Study,
 ) -> StudyResult:
-    """Writes the report into the study's folder and MLflow, and registers the champion."""
+    """Writes the report into the study's folder and MLflow, and registers the champion.
+
+    ``study`` is what the pictures show.
+    """
     folder = plan.folder
     if result.best is not None:
         tracker.champion(folder / "champion", result.name, result.best.number, verdict(result))
@@ -36,7 +40,7 @@ def publish(
         tracker.settle(120)  # MLflow answers: a large checkpoint takes its time
     result = _told(result, tracker.links, tracker.registered)
     report = folder / "report"
-    for name, content in _report_files(result, curves):
+    for name, content in _report_files(result, study):
         report.write(name, content)
     users = dataset.user_ids[plan.protocol.split(dataset).test.users]
     for name, finalist in (("default", result.default), ("best", result.best)):
@@ -53,7 +57,12 @@ def _told(result: StudyResult, links: Links | None, registered: Registered | Non
     """Adds where the study is in MLflow, and how its champion is registered there."""
     if links is None:
         return result
-    result = replace(result, ui_command=links.command or "", view_link=links.charts)
+    result = replace(
+        result,
+        ui_command=links.command or "",
+        view_link=links.charts,
+        plain_link=links.plain,
+    )
     if result.best is None:
         return result
     if registered is None:
@@ -80,11 +89,11 @@ def _metrics(result: StudyResult) -> dict[str, float]:
     }
 
 
-def _report_files(
-    result: StudyResult, curves: Mapping[int, list[tuple[int, float]]]
-) -> Iterator[tuple[str, bytes]]:
+def _report_files(result: StudyResult, study: optuna.Study) -> Iterator[tuple[str, bytes]]:
+    from seqtune.report.plots import plots
+
     yield "report.md", to_markdown(result).encode()
     yield "report.json", json.dumps(to_json(result), indent=2).encode()
     with tempfile.TemporaryDirectory() as scratch:
-        for picture in plots(result, curves, Path(scratch)):
+        for picture in plots(result, study, Path(scratch)):
             yield picture.name, picture.read_bytes()

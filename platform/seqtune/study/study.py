@@ -82,7 +82,7 @@ def run(asked: AskedStudy, view: StudyView) -> StudyResult:
                 view.note(note)
             result = make_result(asked, dataset, plan, began, finals)
             view.preparing("writing the report and registering the champion in MLflow")
-            return publish(result, dataset, plan, tracker, finals.curves)
+            return publish(result, dataset, plan, tracker, finals.study)
 
 
 def _searcher(asked: AskedStudy, folder: Folder) -> OptunaSearcher:
