@@ -263,7 +263,7 @@ def test_names_are_not_taken_twice(tune: Callable[..., Any], ended: Any, words: 
 def test_a_long_study_measures_how_many_trials_at_a_time_once(
     tune: Callable[..., Any], tmp_path: Path
 ) -> None:
-    words = ["--trials", "60", "--time-budget", "20m", "--storage", str(tmp_path)]
+    words = ["--trials", "150", "--time-budget", "20m", "--storage", str(tmp_path)]
     said = []
     for more in ([], ["--resume"]):
         study = tune(*words, *more, data="demo")
@@ -275,7 +275,7 @@ def test_a_long_study_measures_how_many_trials_at_a_time_once(
     if said[0].startswith("not measured"):
         pytest.skip(f"this machine is too busy to measure anything: {said[0]}")
     if len(os.sched_getaffinity(0)) > 1:
-        form = r"60 trials, \d+ at a time, \d+ CPUs? each \(measured: [\d,]+ targets/s; \d+ x "
+        form = r"150 trials, \d+ at a time, \d+ CPUs? each \(measured: [\d,]+ targets/s; \d+ x "
         assert re.search(form, said[0])
         share = json.loads(said[1])["share"]
         assert f" {share['concurrency']} at a time, {share['cpus']} CPU" in said[0]

@@ -11,7 +11,7 @@ from seqtune.data import Dataset, leave_one_out, load
 from seqtune.data import generate as generator
 from seqtune.data.generate import PRESETS, Lengths, make, make_preset, next_item
 
-USERS = {"demo": 1_000, "tiny": 200, "ml1m": 600, "beauty": 2_000, "yoochoose": 3_000}
+USERS = {"demo": 1_500, "tiny": 200, "ml1m": 600, "beauty": 2_000, "yoochoose": 3_000}
 
 
 @pytest.fixture(scope="module")
@@ -124,10 +124,11 @@ def test_popularity_follows_its_law() -> None:
     assert shares == pytest.approx(law / law.sum(), rel=0.1)
 
 
-@pytest.mark.parametrize("preset", ["tiny", "yoochoose"])
+@pytest.mark.parametrize("preset", ["tiny", "demo", "yoochoose"])
 def test_the_stated_distribution_is_the_one_that_is_drawn(preset: str) -> None:
     """Sums the stated chances of each item over many users and counts what came."""
     recipe = replace(PRESETS[preset], users=4_000, items=60, clusters=4, persistence=0.5)
+    recipe = replace(recipe, kinds=12 if recipe.kinds else 0)
     rng = np.random.default_rng(0)
     world, lengths = generator._world(recipe, rng), generator._lengths(recipe, rng)
     ends = np.cumsum(lengths)

@@ -351,16 +351,16 @@ def cycles(n_users=40, n_items=12, seed=0):
 @pytest.mark.parametrize(
     ("model", "chosen", "epochs", "words"),
     [
-        ("sasrec", (), 40, "at most 40 epochs a trial and 3m 30s in all (--set epochs=, --time"),
-        ("sasrec", ("epochs=100",), 100, "at most 100 epochs a trial and 3m 30s in all"),
-        ("sasrec", ("epochs=7",), 7, "at most 7 epochs a trial and 3m 30s in all"),
-        ("stan", (), 0, "takes at most 3m 30s in all (--time-budget)"),
+        ("sasrec", (), 30, "at most 30 epochs a trial and 3m 00s in all (--set epochs=, --time"),
+        ("sasrec", ("epochs=100",), 100, "at most 100 epochs a trial and 3m 00s in all"),
+        ("sasrec", ("epochs=7",), 7, "at most 7 epochs a trial and 3m 00s in all"),
+        ("stan", (), 0, "takes at most 3m 00s in all (--time-budget)"),
     ],
 )
 def test_a_first_look_has_no_more_epochs_than_the_model(model, chosen, epochs, words):
     asked = ask_study(StudyOptions(model, data="demo", set=chosen))
     assert asked.space.epochs == epochs
-    assert asked.time_budget == 210
+    assert asked.time_budget == 180
     assert words in asked.notes[0]
 
 

@@ -1,7 +1,9 @@
 """Made interactions with a known structure: realistic to train on, and with a known best score.
 
 The recipe. Items are split into clusters, and every item has a list of successors, most of them
-in its own cluster, with geometric weights. A user has a taste for a few clusters and is in one of
+in its own cluster, with geometric weights. Where the preset has kinds, each kind is a few items of
+one cluster that are alike: they share one list, of kinds, and a successor is an item of a listed
+kind, by popularity. A user has a taste for a few clusters and is in one of
 them at a time. The next item is
 
 - where the preset has repeats, the last item again, or an earlier one; else
@@ -87,6 +89,7 @@ class Recipe:
     successor_decay: float  # P(place in the list) falls by this factor per place
     inside: float  # share of successors in the item's own cluster
     persistence: float  # probability to stay in the present cluster
+    kinds: int = 0  # items alike share a list of successors, which are kinds; 0: no two are alike
     taste: float = 1.0  # concentration of a user's taste: small is one cluster, large is many
     again: float = 0.0  # probability to repeat the last item
     earlier: float = 0.0  # probability to repeat an item before the last
@@ -99,19 +102,20 @@ class Recipe:
 
 PRESETS: dict[str, Recipe] = {
     "demo": Recipe(
-        users=1_000,
-        items=500,
+        users=1_500,
+        items=1_200,
         popularity=zipf_mandelbrot(20, 0.9),
-        clusters=20,
-        lengths=Lengths(0, 3.5, 0.5, shortest=10, longest=150),
+        clusters=12,
+        lengths=Lengths(0, 2.2, 0.5, shortest=5, longest=50),
         clock=Clock(SECOND, 0.2, 60 * SECOND, 1.2, 0.1, 365 * DAY),
         follow=0.55,
         browse=0.40,
-        lag_decay=0.6,
-        successors=4,
+        lag_decay=0.4,
+        successors=2,
         successor_decay=0.5,
         inside=0.8,
         persistence=0.9,
+        kinds=60,
     ),
     "tiny": Recipe(
         users=200,
@@ -249,7 +253,10 @@ class World:
     firsts: Ints  # (K,) first item of each cluster
     edges: Floats  # (K + 1,) cumulative popularity where each cluster begins
     cluster: Ints  # (I,) cluster of each item
-    successors: Ints  # (I, S)
+    kind: Ints  # (I,) kind of each item; also an interval, inside of a cluster
+    borders: Floats  # (G + 1,) cumulative popularity where each kind begins
+    share: Floats  # (I,) of an item in the popularity of its kind
+    successors: Ints  # (G, S) kinds
 
 
 def _world(recipe: Recipe, rng: np.random.Generator) -> World:
@@ -260,12 +267,18 @@ def _world(recipe: Recipe, rng: np.random.Generator) -> World:
     cluster = np.arange(n) * k // n
     firsts = np.searchsorted(cluster, np.arange(k))
     edges = np.append(np.append(0.0, cumulative)[firsts], 1.0)
-    shape = (n, recipe.successors)
+    g = recipe.kinds or n
+    kind = np.arange(n) * g // n
+    first_of_kind = np.searchsorted(kind, np.arange(g))
+    borders = np.append(np.append(0.0, cumulative)[first_of_kind], 1.0)
+    share = popularity / np.add.reduceat(popularity, first_of_kind)[kind]
+    shape = (g, recipe.successors)
     own = rng.random(shape) < recipe.inside
-    low = np.where(own, edges[cluster][:, None], 0.0)
-    high = np.where(own, edges[cluster + 1][:, None], 1.0)
-    successors = _pick(cumulative, low, high, rng)
-    return World(popularity, cumulative, firsts, edges, cluster, successors)
+    home = cluster[first_of_kind]  # (G,)
+    low = np.where(own, edges[home][:, None], 0.0)
+    high = np.where(own, edges[home + 1][:, None], 1.0)
+    successors = kind[_pick(cumulative, low, high, rng)]
+    return World(popularity, cumulative, firsts, edges, cluster, kind, borders, share, successors)
 
 
 def _pick(cumulative: Floats, low: Floats, high: Floats, rng: np.random.Generator) -> Ints:
@@ -375,7 +388,11 @@ def _draw(
         following = np.flatnonzero(source < recipe.follow)
         lag = _geometric(recipe.lag_decay, min(t, MAX_LAG), len(following), rng)
         place = _geometric(recipe.successor_decay, recipe.successors, len(following), rng)
-        chosen[following] = world.successors[history[t - 1 - lag, places[following]], place]
+        last = world.kind[history[t - 1 - lag, places[following]]]
+        chosen[following] = next_kind = world.successors[last, place]
+        if recipe.kinds:
+            low, high = world.borders[next_kind], world.borders[next_kind + 1]
+            chosen[following] = _pick(world.cumulative, low, high, rng)
     if t and recipe.repeats:
         source = rng.random(n)
         again = source < recipe.again
@@ -396,7 +413,9 @@ def next_item(recipe: Recipe, world: World, history: Ints, cluster: Floats) -> F
     list_weights = recipe.successor_decay ** np.arange(recipe.successors)
     weights = np.outer(lag_weights / lag_weights.sum(), list_weights / list_weights.sum())
     anywhere = (1 - recipe.follow - recipe.browse) * world.popularity  # whatever the cluster
-    np.add.at(anywhere, world.successors[history[-1 - lags]], recipe.follow * weights)
+    of_kind = np.zeros(len(world.successors))  # (G,)
+    np.add.at(of_kind, world.successors[world.kind[history[-1 - lags]]], recipe.follow * weights)
+    anywhere += of_kind[world.kind] * world.share
     browse = recipe.browse * world.popularity / np.diff(world.edges)[world.cluster]  # if in it
 
     scale = cluster

@@ -18,7 +18,7 @@ from seqtune.space.warprec import read
 from seqtune.words import duration, written
 
 # A first look should not take long: these hold on the demo set where nothing else is asked for.
-DEMO, DEMO_BUDGET, DEMO_EPOCHS = "demo", 210.0, 40
+DEMO, DEMO_BUDGET, DEMO_EPOCHS = "demo", 180.0, 30
 
 Options = TypeVar("Options", bound=ModelOptions)
 
