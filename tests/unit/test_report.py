@@ -253,6 +253,10 @@ def test_few_ended_trials_are_too_few_for_a_verdict() -> None:
         f"{default:.4f}."
     )
     assert verdict(replace(result, planned=12)) == verdict(result).replace("of 20", "of 12")
+    assert "p (paired t-test, Holm)" not in to_markdown(result)
+    assert to_json(result)["too_early"]
+    assert not to_json(study())["too_early"]
+    assert "p (paired t-test, Holm)" in to_markdown(study())
 
 
 def test_a_study_that_was_cut_short_says_that_the_best_may_change() -> None:

@@ -13,6 +13,7 @@ from seqtune.report.verdict import (
     changes,
     counts,
     gains,
+    is_early,
     label,
     limit_sentence,
     verdict,
@@ -29,6 +30,7 @@ def to_json(result: StudyResult) -> dict[str, Any]:
         if ranked:
             del ranked["test_ranks"]
     data["verdict"] = verdict(result)
+    data["too_early"] = is_early(result)  # for what the tests below say
     data["gains"] = _gains(result)
     if counted := against_floors(result):
         data["against_floors"] = {
@@ -125,7 +127,7 @@ def _all_metrics(result: StudyResult) -> tuple[list[str], list[list[str]]]:
         columns |= {f"test, {first}": default.test, "test, best": best.test}
     else:
         columns |= {"validation": best.valid, "test": best.test}
-    found = gains(result)
+    found = {} if is_early(result) else gains(result)
     p_holm = dict(zip(found, holm([one.p_value for one in found.values()]), strict=True))
     rows = []
     for name in sorted(best.test, key=_metric_order):

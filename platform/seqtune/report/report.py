@@ -16,6 +16,7 @@ from seqtune.report.verdict import (
     changes,
     counts,
     gains,
+    is_early,
     label,
     limit_sentence,
     main_metrics,
@@ -120,6 +121,8 @@ def _next_steps(console: Console, steps: Sequence[tuple[str, str]]) -> None:
 def _mood(result: StudyResult) -> str:
     if result.best is None:
         return "bold red"
+    if is_early(result):
+        return "bold"
     found = gains(result).get(result.metric)
     return "bold green" if found and found.difference > 0 and found.p_value < SURE else "bold"
 

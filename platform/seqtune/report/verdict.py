@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from seqtune.metrics import MAIN
 from seqtune.options import DEFAULTS
-from seqtune.results import StudyResult, TrainResult, TrialRow
+from seqtune.results import StudyResult, TrainResult
 from seqtune.significance import Comparison, compare
 from seqtune.words import brief, duration, p_text, percent
 
@@ -44,19 +44,27 @@ def verdict(result: StudyResult) -> str:
         return "No trial got as far as an evaluation, so there is no best one."
     if result.default is None:
         return f"What tuning gained is unknown: the {result.baseline} (trial 0) did not finish."
-    ended = len(_ended(result))
-    so_far = f"{ended} of {result.planned} trials {'has' if ended == 1 else 'have'} ended"
-    if ended >= result.planned:
-        return _gain(result)
-    if result.default.number not in [trial.number for trial in _ended(result)]:
-        so_far += f", and the {result.baseline} (trial {result.default.number}) not yet"
-    elif ended >= ENOUGH:
+    ended = _ended(result)
+    so_far = f"{len(ended)} of {result.planned} trials {'has' if len(ended) == 1 else 'have'} ended"
+    if is_early(result):
+        if result.default.number not in ended:
+            so_far += f", and the {result.baseline} (trial {result.default.number}) not yet"
+        return f"It is too early to say what tuning gains: {so_far}. {_best_so_far(result)}"
+    if len(ended) < result.planned:
         return f"{_gain(result)} {so_far}, so the best one may still change."
-    return f"It is too early to say what tuning gains: {so_far}. {_best_so_far(result)}"
+    return _gain(result)
 
 
-def _ended(result: StudyResult) -> list[TrialRow]:
-    return [t for t in result.trials if t.status in ("complete", "pruned", "failed")]
+def is_early(result: StudyResult) -> bool:
+    """Whether a study was cut short so early that a test of what tuning gained means nothing."""
+    ended = _ended(result)
+    first = result.default.number if result.default else 0
+    return len(ended) < result.planned and (len(ended) < ENOUGH or first not in ended)
+
+
+def _ended(result: StudyResult) -> set[int]:
+    """Returns the numbers of the trials that have ended."""
+    return {t.number for t in result.trials if t.status in ("complete", "pruned", "failed")}
 
 
 def _best_so_far(result: StudyResult) -> str:
