@@ -295,7 +295,7 @@ def test_tune_gets_the_budget_the_bounds_and_the_searcher(tuned: Callable[..., A
 
 def test_tune_gets_no_budget_where_none_is_asked_for(tuned: Callable[..., Any]) -> None:
     assert tuned()["tune"].time_budget_s is None
-    assert tuned(data="demo")["tune"].time_budget_s == 210  # a first look
+    assert tuned(data="demo")["tune"].time_budget_s == 180  # a first look
 
 
 def test_the_scheduler_is_that_of_the_options_for_the_epochs_of_the_space(
