@@ -7,5 +7,5 @@ cd "$(dirname "$0")/.."
 export RAY_AUTH_MODE=token
 commit=$(git describe --always --abbrev=40 --dirty=+ --exclude='*' 2>/dev/null || true)
 exec ray job submit --working-dir . \
-  --runtime-env-json "{\"env_vars\": {\"SEQTUNE_GIT_COMMIT\": \"$commit\"}}" \
+  --runtime-env-json "{\"env_vars\": {\"SEQTUNE_GIT_COMMIT\": \"$commit\", \"SEQTUNE_JOB\": \"1\"}}" \
   "$@"

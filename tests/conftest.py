@@ -1,16 +1,21 @@
-"""What every test gets: an environment of its own, one thread, and Ray where a test asks for it."""
+"""What every test gets: an environment of its own, one thread, and Ray or MLflow on request."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
+import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -66,9 +71,92 @@ def ray_local() -> Iterator[dict[str, float]]:
         yield resources
 
 
-@pytest.fixture
-def free_port() -> int:
-    """A TCP port that nothing listens on now."""
+def find_port() -> int:
+    """Finds a TCP port that nothing listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A TCP port that nothing listens on now."""
+    return find_port()
+
+
+@pytest.fixture(scope="module")
+def module_port() -> int:
+    """The same for the tests of one module together."""
+    return find_port()
+
+
+@pytest.fixture(scope="module")
+def mlflow_at(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """Gives ``mlflow_at(port, WORDS, **environment)``: MLflow's command, while the block runs.
+
+    The block begins when the server answers, and at its end all processes of the server end.
+    """
+
+    @contextlib.contextmanager
+    def serve(port: int, words: str, **environment: str) -> Iterator[str]:
+        folder, uri = tmp_path_factory.mktemp("mlflow"), f"http://127.0.0.1:{port}"
+        command = f"-m mlflow {words} --port {port}".split()
+        scripts = str(Path(sys.executable).parent)  # MLflow starts uvicorn by its name
+        inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        with (folder / "log").open("wb") as log:
+            server = subprocess.Popen(
+                [sys.executable, *command],
+                cwd=folder,
+                env=inherited | {"PATH": f"{scripts}:{os.environ['PATH']}"} | environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            until = time.monotonic() + 90
+            while not _answers(f"{uri}/health"):
+                said = (folder / "log").read_text()
+                assert time.monotonic() < until, f"the server takes too long\n{said}"
+                assert server.poll() is None, f"the server ended\n{said}"
+                time.sleep(0.1)
+            yield uri
+        finally:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+
+    return serve
+
+
+def _answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(url, timeout=2).close()
+    except OSError:  # an error of urllib, or none that it names
+        return False
+    return True
+
+
+@pytest.fixture(scope="module")
+def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The folder of a checkpoint: a small SASRec, not trained, of the items 100 to 119."""
+    import numpy as np
+    import torch
+
+    from seqtune import checkpoint
+    from seqtune.model import model_class
+    from seqtune.storage import Folder
+
+    kind = model_class("sasrec")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = kind(kind.Params(embedding_size=8, max_seq_len=4), 20, 3)
+    folder = Folder.at(tmp_path_factory.mktemp("best"))
+    card = checkpoint.Card(
+        model="sasrec",
+        params=model.params,
+        n_users=3,
+        item_ids=np.arange(100, 120),
+        popularity=np.arange(20),
+        mask_seen=True,
+    )
+    checkpoint.save(folder, model.state_dict(), card)
+    return folder

@@ -28,10 +28,11 @@ from seqtune.model import Model, Sequences, model_class
 from seqtune.optimizer import make_optimizer
 from seqtune.options import BenchOptions
 from seqtune.params import training
-from seqtune.space.asked import Asked
+from seqtune.space.asked import Asked, fit_training
+from seqtune.state import Home
 from seqtune.study.loop import device as this_device
 from seqtune.study.plan import trial_params
-from seqtune.train import Home, train
+from seqtune.train import train
 
 WARM_UP = 3  # steps that are not counted: memory is allocated, kernels are chosen
 FIRST_LOOK = 512  # users whose evaluation says for how many there is time
@@ -68,6 +69,7 @@ def run(asked: Asked[BenchOptions], started: float) -> Cost:
     threads = options.threads or len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
     dataset = read(options)
+    asked = fit_training(asked, dataset.n_items)
     declared = declaration(options.model).params.model_fields
     forever = {name: value for name, value in FOREVER.items() if name in declared}
     params = trial_params(options.model, {**asked.values, **forever})
@@ -117,12 +119,16 @@ def run_apart(words: list[str], models: Iterable[str]) -> Iterator[Cost]:
 
     ``words`` are the options of ``seqtune bench``, without the model.
     """
+    missed = []
     for model in models:
         line = [sys.executable, "-m", "seqtune", "bench", *words, "--model", model, "--json"]
         done = subprocess.run(line, check=False, stdout=subprocess.PIPE)
         if done.returncode:
-            raise UserError(f"--model {model}: not measured, for the reason above")
-        yield Cost(**json.loads(done.stdout))
+            missed.append(model)
+        else:
+            yield Cost(**json.loads(done.stdout))
+    if missed:
+        raise UserError(f"--model {', '.join(missed)}: not measured, for the reason above")
 
 
 def show(costs: Iterable[Cost]) -> None:

@@ -130,7 +130,9 @@ def busy() -> list[str]:
 
 def in_job() -> bool:
     """Says whether this is a job of ``ray job submit``, whose folder is a temporary copy."""
-    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ  # the name that Ray gives it
+    # The first is set by cluster/submit.sh. The second is Ray's own and not documented: seen to be
+    # there, for a job of somebody's own `ray job submit`, in Ray 2.60.0.
+    return "SEQTUNE_JOB" in os.environ or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
 def check_lasting(place: str, given: str | None) -> None:

@@ -18,15 +18,19 @@ what Transformers have, and ``OnPrefixes`` is for models that cannot train on ro
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
     ValidationError,
+    create_model,
     field_validator,
     model_validator,
 )
@@ -158,7 +162,10 @@ NegSharing = Annotated[
 ]
 Reject = Annotated[
     Literal["none", "target", "seen"],
-    Field(description="Negatives are never the target, or never an item the user has seen."),
+    Field(
+        description="Negatives are never the target (target), never an item that the user has "
+        "seen (seen), or any item (none)."
+    ),
 ]
 Precision = Annotated[
     Literal["fp32", "bf16"],
@@ -223,6 +230,20 @@ ItemDropout = Annotated[
     Field(ge=0, lt=1, description="Dropout sets this share of the item vectors at input to 0."),
 ]
 Hidden = Annotated[int, Field(ge=1, le=8192, description="The recurrent state has this size, H.")]
+
+
+def _sizes(text: str) -> str:
+    sizes = text.split("/") if text else []
+    if len(sizes) > 8 or not all(n.isdecimal() and 1 <= int(n) <= 8192 for n in sizes):
+        raise ValueError("must be up to 8 sizes from 1 to 8192, such as 100 or 100/50")
+    return text
+
+
+LayerSizes = Annotated[
+    str,
+    Field(coerce_numbers_to_str=True, description="Official stacks layers of these sizes: 100/50."),
+    AfterValidator(_sizes),
+]
 RecurrentDepth = Annotated[
     int, Field(ge=1, le=8, description="The network has this many recurrent layers.")
 ]
@@ -259,14 +280,8 @@ Similarity = Annotated[
 Sources = Mapping[str, str]
 
 
-class Params(BaseModel):
-    """Hyperparameters that every model has.
-
-    Values are coerced by declared type (YAML reads ``1e-4`` as a string), a bool never passes as
-    a number, and an unknown name is an error. A field with ``validation_alias`` is also read by
-    that name, WarpRec's, and stored by its own. A field whose type has one value alone is a fact
-    about the model: its description says why, and it is not offered.
-    """
+class Declared(BaseModel):
+    """How values are read: coerced by their declared type, but a bool is never a number."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -276,10 +291,6 @@ class Params(BaseModel):
         validate_by_alias=True,
         loc_by_alias=False,
     )
-    sources: ClassVar[Sources] = {}  # of every default that the model sets
-
-    max_seq_len: MaxSeqLen = 50
-    seed: Seed = 0
 
     @field_validator("*", mode="before")
     @classmethod
@@ -290,6 +301,21 @@ class Params(BaseModel):
         if wants_bool and not isinstance(value, bool) and value not in ("true", "false"):
             raise ValueError("must be true or false")
         return value
+
+
+class Params(Declared):
+    """Hyperparameters that every model has.
+
+    Values are coerced by declared type (YAML reads ``1e-4`` as a string), a bool never passes as
+    a number, and an unknown name is an error. A field with ``validation_alias`` is also read by
+    that name, WarpRec's, and stored by its own. A field whose type has one value alone is a fact
+    about the model: its description says why, and it is not offered.
+    """
+
+    sources: ClassVar[Sources] = {}  # of every default that the model sets
+
+    max_seq_len: MaxSeqLen = 50
+    seed: Seed = 0
 
 
 class Trained(Params):
@@ -469,15 +495,17 @@ def check(params: type[Params], name: str, value: object, place: str) -> Any:
     """Checks one value by its declaration alone and returns it in its declared type."""
     name = check_name(params, name, place)
     try:
-        # Cross-field rules are model validators: assignment to a bare instance skips them.
-        bare = params.model_construct()
-        params.__pydantic_validator__.validate_assignment(bare, name, value)
+        return getattr(_alone(params, name).model_validate({name: value}), name)
     except ValidationError as error:
-        own = [e for e in error.errors() if e["loc"][:1] == (name,)]
-        if own:
-            raise UserError(_sentence(params, error, place)) from None
-        return value
-    return getattr(bare, name)
+        raise UserError(_sentence(params, error, place)) from None
+
+
+@functools.cache
+def _alone(params: type[Params], name: str) -> type[Declared]:
+    """Returns a declaration of one hyperparameter, without the rules between several."""
+    field = copy.copy(params.model_fields[name])
+    fields: Any = {name: (field.annotation, field)}
+    return create_model(params.__qualname__, __base__=Declared, **fields)
 
 
 def check_name(params: type[Params], name: str, place: str) -> str:

@@ -12,20 +12,85 @@ import json
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NotRequired, Self, TypedDict
 
 from seqtune.data import Split
 from seqtune.storage import Folder
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
-    from seqtune.train import State
+
+class Row(TypedDict):
+    """What is told after an evaluation: plain values, one row of ``history.json``."""
+
+    epoch: int
+    step: int
+    losses: dict[str, float]  # each term of the loss, its mean since the evaluation before
+    metrics: dict[str, float]  # on validation: "ndcg@10" -> value
+    best: float  # the study's metric at the best evaluation so far
+    best_epoch: int
+    time: float  # seconds since 1970
+    train_seconds: float  # since the evaluation before
+    eval_seconds: float
+    eval_every: int  # epochs between evaluations
+    finished: bool  # whether training has ended by itself
 
 
-Row = dict[str, Any]
+class Best(TypedDict):
+    """The best evaluation so far."""
+
+    epoch: int
+    metrics: dict[str, float]  # on validation
+    weights: dict[str, torch.Tensor]
+    ranks: NDArray[np.float32]  # (M,) validation rank of each user that validates
+
+
+class State(TypedDict):
+    """What an exact continuation needs."""
+
+    epoch: int
+    step: int
+    eval_every: int  # 0 until it is chosen
+    history: list[Row]
+    best: Best | None  # None before the first evaluation
+    optimizer: NotRequired[dict[str, Any] | None]  # missing where training has finished
+
+
+def _cpu() -> torch.device:
+    import torch
+
+    return torch.device("cpu")
+
+
+@dataclass
+class Home:
+    """Where the loop runs and whom it tells: every rank loads and reports, rank 0 alone saves."""
+
+    device: torch.device = field(default_factory=_cpu)
+    rank: int = 0
+    world_size: int = 1
+    load: Callable[[], State | None] = lambda: None
+    save: Callable[[State], None] = lambda state: None
+    report: Callable[[Row], None] = lambda row: None
+    stepped: Callable[[int], None] = lambda targets: None  # the targets of a step on this rank
+
+
+def best_of(state: State) -> Best:
+    """Returns the best evaluation of a training that has had one."""
+    assert state["best"] is not None, "nothing has been evaluated yet"
+    return state["best"]
+
+
+def flat(row: Row) -> dict[str, Any]:
+    """Returns a row as Ray Tune takes it: metrics and losses (``train_ce``) beside the rest."""
+    rest = {name: value for name, value in row.items() if name not in ("losses", "metrics")}
+    losses = {f"train_{name}": value for name, value in row["losses"].items()}
+    return {**row["metrics"], **losses, **rest}
 
 
 def load_state(folder: Folder) -> State | None:
@@ -36,17 +101,19 @@ def load_state(folder: Folder) -> State | None:
     if content is None:
         return None
     state: State = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    return state | {"ranks": state["ranks"].numpy()}
+    best: Any = best_of(state)
+    best["ranks"] = best["ranks"].numpy()
+    return state
 
 
 def save_state(folder: Folder, state: State, split: Split) -> None:
     """Writes a trial's state, and before it the validation ranks of its best evaluation."""
     import torch
 
-    users = split.dataset.user_ids[split.valid.users]
-    folder.write("ranks.parquet", ranks_file(users, state["ranks"]))
+    best, users = best_of(state), split.dataset.user_ids[split.valid.users]
+    folder.write("ranks.parquet", ranks_file(users, best["ranks"]))
     out = io.BytesIO()
-    torch.save(state | {"ranks": torch.from_numpy(state["ranks"])}, out)
+    torch.save({**state, "best": {**best, "ranks": torch.from_numpy(best["ranks"])}}, out)
     folder.write("state.pt", out.getvalue())
 
 
@@ -67,7 +134,7 @@ def all_told(rows: list[Row], state: State | None) -> list[Row]:
     The state is behind where evaluations since brought no improvement, and may be ahead by a row.
     """
     known = rows[-1]["epoch"] if rows else -1
-    return rows + [row for row in (state or {}).get("history", []) if row["epoch"] > known]
+    return rows + [row for row in (state["history"] if state else []) if row["epoch"] > known]
 
 
 def ranks_file(user_ids: NDArray[Any], ranks: NDArray[np.float32]) -> bytes:

@@ -10,14 +10,12 @@ import copy
 import io
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -34,9 +32,8 @@ from seqtune.optimizer import (
     sparse_tables,
 )
 from seqtune.params import Params, Trained, training
+from seqtune.state import Best, Home, Row, State, best_of
 
-State = dict[str, Any]
-Row = dict[str, Any]
 NO_STEP = 2**62
 # Epochs between evaluations, where they are left to us: a share of the time, and a bound.
 EVALUATION_SHARE, MOST_EPOCHS = 0.1, 10
@@ -46,26 +43,12 @@ class DivergedError(Exception):
     """The loss stopped being a finite number."""
 
 
-@dataclass
-class Home:
-    """Where the loop runs and whom it tells: every rank loads and reports, rank 0 alone saves."""
-
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    rank: int = 0
-    world_size: int = 1
-    load: Callable[[], State | None] = lambda: None
-    save: Callable[[State], None] = lambda state: None
-    report: Callable[[Row], None] = lambda row: None
-    stepped: Callable[[int], None] = lambda targets: None  # the targets of a step on this rank
-
-
 @dataclass(frozen=True)
 class Outcome:
     """What training leaves: the model at its best, and how it got there."""
 
     model: Model
-    best: dict[str, float]  # validation metrics of the best evaluation, and its "epoch"
-    ranks: NDArray[np.float32]  # validation rank per user at that evaluation
+    best: Best
     history: list[Row]  # one row per evaluation
 
 
@@ -113,7 +96,7 @@ def _train(
     optimizer = make_optimizer(model, p)
     tables = sparse_tables(model, home.device, home.world_size)
     parallel = DistributedDataParallel(model) if home.world_size > 1 and optimizer else model
-    state: State = {"epoch": 0, "step": 0, "history": [], "best": None, "eval_every": p.eval_every}
+    state = State(epoch=0, step=0, eval_every=p.eval_every, history=[], best=None)
     if saved := home.load():
         restore(saved, state, model, optimizer)
     total_steps = p.epochs * windows.n_batches(batch_size)
@@ -157,24 +140,29 @@ def _train(
         trained = time.perf_counter()
         ranking = evaluate(model, data, split, split.valid, mask_seen=mask_seen, shard=shard)
         valid = metrics.compute(ranking.ranks, also=metric)
-        improved = state["best"] is None or valid[metric] > state["best"][metric]
+        improved = state["best"] is None or valid[metric] > state["best"]["metrics"][metric]
         if improved:
-            state["best"] = valid | {"epoch": state["epoch"]}
-            state["best_model"] = copy.deepcopy(model.state_dict())
-            state["ranks"] = ranking.ranks
-        evaluated = time.perf_counter()
+            weights = copy.deepcopy(model.state_dict())
+            state["best"] = Best(
+                epoch=state["epoch"], metrics=valid, weights=weights, ranks=ranking.ranks
+            )
+        evaluated, best = time.perf_counter(), best_of(state)
         state["eval_every"] = state["eval_every"] or cadence(
             trained - started, evaluated - trained + saving_seconds(state, optimizer), p, home
         )
-        row: Row = {f"train_{name}": mean_over_steps(m, home) for name, m in means.items()}
-        row |= valid | {"epoch": state["epoch"], "step": state["step"]}
-        row |= {"best": state["best"][metric], "best_epoch": state["best"]["epoch"]}
-        row |= {
-            "time": time.time(),
-            "train_seconds": trained - started,
-            "eval_seconds": evaluated - trained,
-            "eval_every": state["eval_every"],
-        }
+        row = Row(
+            epoch=state["epoch"],
+            step=state["step"],
+            losses={name: mean_over_steps(shares, home) for name, shares in means.items()},
+            metrics=valid,
+            best=best["metrics"][metric],
+            best_epoch=best["epoch"],
+            time=time.time(),
+            train_seconds=trained - started,
+            eval_seconds=evaluated - trained,
+            eval_every=state["eval_every"],
+            finished=False,
+        )
         state["history"].append(row)
         row["finished"] = finished(state, p)
         means, started = {}, time.perf_counter()
@@ -182,17 +170,19 @@ def _train(
             home.save(snapshot(state, optimizer))
         home.report(row)
 
-    model.load_state_dict(state["best_model"])
+    best = best_of(state)
+    model.load_state_dict(best["weights"])
     model.eval()
     release(tables)
-    return Outcome(model, state["best"], state["ranks"], state["history"])
+    return Outcome(model, best, state["history"])
 
 
 def finished(state: State, p: Trained) -> bool:
     """Says, after an evaluation, whether it was at the last epoch or the best one is long ago."""
     if not state["history"] or state["history"][-1]["epoch"] != state["epoch"]:
         return False
-    return bool(state["epoch"] >= p.epochs or state["epoch"] - state["best"]["epoch"] >= p.patience)
+    since = state["epoch"] - best_of(state)["epoch"]
+    return state["epoch"] >= p.epochs or since >= p.patience
 
 
 def due(state: State, p: Trained) -> bool:
@@ -267,20 +257,22 @@ def snapshot(state: State, optimizer: torch.optim.Optimizer | None) -> State:
 
     In a finished run it may be an earlier one, and nothing but its weights is wanted.
     """
-    kept = state | {"history": list(state["history"])}
-    if state["history"] and state["history"][-1]["finished"]:
-        return kept
-    return kept | {"optimizer": optimizer and copy.deepcopy(optimizer.state_dict())}
+    kept = state.copy()
+    kept["history"] = list(state["history"])
+    if not (state["history"] and state["history"][-1]["finished"]):
+        kept["optimizer"] = copy.deepcopy(optimizer.state_dict()) if optimizer else None
+    return kept
 
 
 def restore(
     saved: State, state: State, model: nn.Module, optimizer: torch.optim.Optimizer | None
 ) -> None:
     """Continues from a snapshot; that of a finished run has no optimizer."""
-    model.load_state_dict(saved["best_model"])
-    if optimizer is not None and saved.get("optimizer"):
-        optimizer.load_state_dict(saved["optimizer"])
-    state.update((key, value) for key, value in saved.items() if key != "optimizer")
+    model.load_state_dict(best_of(saved)["weights"])
+    if optimizer is not None and (kept := saved.get("optimizer")):
+        optimizer.load_state_dict(kept)
+    for key in ("epoch", "step", "eval_every", "history", "best"):
+        state[key] = saved[key]
 
 
 def _check_sizes(

@@ -21,7 +21,8 @@ from seqtune.data import leave_one_out, load
 from seqtune.meter import TimeIsUp
 from seqtune.model import model_class
 from seqtune.params import build, parse_assignment
-from seqtune.train import Home, train
+from seqtune.state import Home
+from seqtune.train import train
 
 WARM_UP, STEPS = 3, 20
 KINDS = {  # the first that is part of an operation's name

@@ -15,6 +15,14 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
+PATIENCE = 1500  # seconds: what takes twenty here took a quarter of an hour at a load of 40
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Gives these tests a time-out of their own: they start Ray, MLflow and whole studies."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.timeout(PATIENCE), append=False)
 
 
 class Command:
@@ -41,13 +49,13 @@ class Command:
     def err(self) -> str:
         return (self._folder / "err").read_text()
 
-    def ends(self, code: int = 0, timeout: float = 240) -> Command:
+    def ends(self, code: int = 0, timeout: float = 1200) -> Command:
         """Waits for the end, and checks the exit code."""
         self.process.wait(timeout)
         assert self.process.returncode == code, f"{self.words}\n{self.out}\n{self.err}"
         return self
 
-    def until(self, condition: Callable[[], bool], timeout: float = 180) -> None:
+    def until(self, condition: Callable[[], bool], timeout: float = 1200) -> None:
         """Waits for something to happen while the process runs."""
         until = time.monotonic() + timeout
         while not condition():

@@ -35,7 +35,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-def run(checkout: Path, command: str, timeout: float = 110) -> str:
+def run(checkout: Path, command: str, timeout: float = 1200) -> str:
     """Runs a line of the page in the copy and returns what it prints."""
     line, _, file = command.partition(" > ")
     words = shlex.split(line)
@@ -114,9 +114,8 @@ def test_the_page_on_models_gets_a_section(checkout: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_a_study(checkout: Path) -> None:
-    run(checkout, command_with("--trials"), timeout=280)
+    run(checkout, command_with("--trials"))
     report = json.loads(
         (checkout / "seqtune-results" / "decay-tiny" / "report" / "report.json").read_text()
     )

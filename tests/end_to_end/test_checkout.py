@@ -27,7 +27,7 @@ def test_trials_run_the_code_of_the_checkout_and_not_what_is_installed(tmp_path:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=1200,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     report = tmp_path / "results" / "sasrec-tiny" / "report" / "report.json"

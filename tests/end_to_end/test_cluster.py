@@ -25,7 +25,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 UPLOADED = "0.0.0+uploaded"
@@ -64,7 +64,7 @@ class Site:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=300,
+            timeout=1200,
         )
         assert done.returncode == code, f"{line}\n{done.stdout}"
         return done.stdout
@@ -146,7 +146,7 @@ def service(site: Site, line: str, ready: str) -> Iterator[None]:
             start_new_session=True,
         )
     try:
-        wait_until(lambda: ready in log.read_text(), log.read_text, process, timeout=120)
+        wait_until(lambda: ready in log.read_text(), log.read_text, process)
         yield
     finally:
         process.terminate()
@@ -161,7 +161,7 @@ def wait_until(
     condition: Callable[[], bool],
     story: Callable[[], object],
     process: subprocess.Popen[bytes] | None = None,
-    timeout: float = 180,
+    timeout: float = 600,
 ) -> None:
     until = time.monotonic() + timeout
     while not condition():

@@ -5,21 +5,15 @@ The format of the view is not documented: this test tells when a release of MLfl
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import signal
-import socket
 import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 
 from seqtune.storage import Folder
@@ -45,21 +39,25 @@ class Studied:
 
 
 @pytest.fixture(scope="module")
-def studied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studied]:
+def studied(
+    small_checkpoint: Folder,
+    tmp_path_factory: pytest.TempPathFactory,
+    module_port: int,
+    mlflow_at: Callable[..., Any],
+) -> Iterator[Studied]:
     """A study that ends before its server starts; the server stays for the tests."""
     folder = tmp_path_factory.mktemp("late")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    uri = f"http://127.0.0.1:{port}"
+    uri = f"http://127.0.0.1:{module_port}"
     said: list[str] = []
     tracker = Tracker(uri, "late", "late-1", folder / "tracking.jsonl", say=said.append)
-    tell(tracker, checkpoint(folder))
+    tell(tracker, small_checkpoint)
     until = time.monotonic() + 60
     while not said and time.monotonic() < until:
         time.sleep(0.05)  # it has noticed that nobody answers
     assert tracker.links is None
-    with mlflow_server(folder, port):
+    store = f"--backend-store-uri sqlite:///{folder}/server.db"
+    place = f"--artifacts-destination {folder}/artifacts"
+    with mlflow_at(module_port, f"server --workers 1 --host 127.0.0.1 {store} {place}"):
         assert tracker.close(timeout=60)
         assert tracker.links is not None
         yield Studied(uri, tracker.links, said)
@@ -77,62 +75,6 @@ def tell(tracker: Tracker, best: Folder) -> None:
         tracker.trial_ended(number, "finished", {"ndcg@10": value})
     tracker.champion(best, "late", trial=2)
     tracker.study_ended()
-
-
-def checkpoint(folder: Path) -> Folder:
-    from seqtune import checkpoint
-    from seqtune.model import model_class
-
-    kind = model_class("sasrec")
-    model = kind(kind.Params(embedding_size=8, max_seq_len=4), 20, 3)
-    best = Folder.at(folder / "best")
-    checkpoint.save(
-        best,
-        model.state_dict(),
-        checkpoint.Card(
-            model="sasrec",
-            params=model.params,
-            n_users=3,
-            item_ids=np.arange(100, 120),
-            popularity=np.arange(20),
-            mask_seen=True,
-        ),
-    )
-    return best
-
-
-class mlflow_server:  # noqa: N801 - reads as a context
-    """``mlflow server`` on a port; ends with its whole group of processes."""
-
-    def __init__(self, folder: Path, port: int) -> None:
-        words = f"-m mlflow server --workers 1 --host 127.0.0.1 --port {port}"
-        store = ["--backend-store-uri", f"sqlite:///{folder / 'server.db'}"]
-        place = ["--artifacts-destination", str(folder / "artifacts")]
-        self.port, self.log = port, folder / "server.log"
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, *words.split(), *store, *place],
-                cwd=folder,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
-    def __enter__(self) -> None:
-        until = time.monotonic() + 90
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=2).close()
-                return
-            except (urllib.error.URLError, ConnectionError, TimeoutError):
-                if time.monotonic() > until or self.process.poll() is not None:
-                    self.__exit__()
-                    pytest.fail(f"mlflow server did not start:\n{self.log.read_text()}")
-                time.sleep(0.1)
-
-    def __exit__(self, *error: object) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
 
 
 def test_a_server_that_comes_late_gets_the_whole_study(studied: Studied, tmp_path: Path) -> None:
@@ -175,7 +117,7 @@ def page(url: str, profile: Path, done: str) -> str:
             check=True,
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=600,
         )
         content = shown.stdout
         if done in content:
@@ -208,3 +150,8 @@ def test_the_charts_show_curves_and_parallel_coordinates(studied: Studied, tmp_p
     paths = set(re.findall(r'class="js-line"[^>]*d="([^"]*)"', content))
     curves = [path for path in paths if path.count("L") == 3]  # four epochs
     assert len(curves) >= 2 * len(BEST)  # of the metric and of the loss
+
+
+def test_the_plain_list_shows_the_trials(studied: Studied, tmp_path: Path) -> None:
+    content = page(studied.links.plain, tmp_path, RANKING[-1])
+    assert set(re.findall(r"trial \d{3}", content)) == set(RANKING)

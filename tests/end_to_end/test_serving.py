@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import socket
-import subprocess
-import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from seqtune import checkpoint
@@ -28,37 +21,17 @@ Post = Callable[[object], tuple[int, Any]]
 
 
 @pytest.fixture(scope="module")
-def best(tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    import torch
-
-    from seqtune.model import model_class
-
-    kind = model_class("sasrec")
-    torch.manual_seed(0)
-    model = kind(kind.Params(embedding_size=8, max_seq_len=4), 20, 3)
-    folder = Folder.at(tmp_path_factory.mktemp("best"))
-    checkpoint.save(
-        folder,
-        model.state_dict(),
-        checkpoint.Card(
-            model="sasrec",
-            params=model.params,
-            n_users=3,
-            item_ids=np.arange(100, 120),
-            popularity=np.arange(20),
-            mask_seen=True,
-        ),
-    )
-    return folder
+def recommender(small_checkpoint: Folder) -> Recommender:
+    return checkpoint.load(small_checkpoint)
 
 
 @pytest.fixture(scope="module")
-def recommender(best: Folder) -> Recommender:
-    return checkpoint.load(best)
-
-
-@pytest.fixture(scope="module")
-def post(best: Folder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Post]:
+def post(
+    small_checkpoint: Folder,
+    tmp_path_factory: pytest.TempPathFactory,
+    module_port: int,
+    mlflow_at: Callable[..., Any],
+) -> Iterator[Post]:
     """Registers the champion, and serves it with MLflow's own command."""
     folder = tmp_path_factory.mktemp("served")
     store = f"sqlite:///{folder / 'mlflow.db'}"
@@ -66,53 +39,24 @@ def post(best: Folder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pos
     tracker = Tracker(store, "shop", "shop-1", folder / "tracking.jsonl", say=said.append)
     tracker.start_study({}, {}, metric="ndcg@10", dimensions=[])
     tracker.trial_started(0, {})
-    tracker.champion(best, "shop", trial=0)
+    tracker.champion(small_checkpoint, "shop", trial=0)
     tracker.study_ended()
     assert tracker.close(), said
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    without_seqtune = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    scripts = str(Path(sys.executable).parent)  # MLflow starts uvicorn by its name
-    command = f"-m mlflow models serve -m models:/shop@champion --env-manager local --port {port}"
-    with (folder / "server.log").open("wb") as log:
-        server = subprocess.Popen(
-            [sys.executable, *command.split()],
-            cwd=folder,
-            env=without_seqtune
-            | {"MLFLOW_TRACKING_URI": store, "PATH": f"{scripts}:{os.environ['PATH']}"},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-
-    def request(path: str, body: object = None) -> tuple[int, Any]:
-        data = None if body is None else json.dumps(body).encode()
-        asked = urllib.request.Request(f"http://127.0.0.1:{port}/{path}", data)
+    def invoke(body: object) -> tuple[int, Any]:
+        url = f"http://127.0.0.1:{module_port}/invocations"
+        asked = urllib.request.Request(url, json.dumps(body).encode())
         asked.add_header("Content-Type", "application/json")
         try:
             with urllib.request.urlopen(asked, timeout=30) as answer:
-                return answer.status, json.loads(answer.read().strip() or "null")
+                return answer.status, json.loads(answer.read())
         except urllib.error.HTTPError as refused:
             with refused:
                 return refused.code, json.loads(refused.read())
 
-    try:
-        until = time.monotonic() + 90
-        while True:
-            try:
-                request("health")
-                break
-            except (urllib.error.URLError, ConnectionError):
-                log_text = (folder / "server.log").read_text()
-                assert time.monotonic() < until, log_text
-                assert server.poll() is None, log_text
-                time.sleep(0.1)
-        yield lambda body: request("invocations", body)
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
+    words = "models serve -m models:/shop@champion --env-manager local"
+    with mlflow_at(module_port, words, MLFLOW_TRACKING_URI=store):
+        yield invoke
 
 
 def test_histories_are_answered_like_in_python(post: Post, recommender: Recommender) -> None:

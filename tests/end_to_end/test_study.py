@@ -158,7 +158,10 @@ def test_mlflow_has_a_run_of_the_study_and_one_of_each_trial(
         for library in ("torch", "ray", "optuna", "mlflow", "seqtune"):
             assert run.data.tags[f"seqtune.version.{library}"]
     assert parent.data.params["trials"] == "3"
-    assert parent.data.metrics["test/ndcg_10"] == report["best"]["test"]["ndcg@10"]
+    metrics = parent.data.metrics
+    assert metrics["test/ndcg_10"] == report["best"]["test"]["ndcg@10"]
+    assert metrics["default/test/ndcg_10"] == report["default"]["test"]["ndcg@10"]
+    assert report["verdict"] in parent.data.tags["mlflow.note.content"]
     for number, one in enumerate(study.trials()):
         run = children[number]
         values = one.intermediate_values
@@ -199,7 +202,7 @@ def test_the_best_of_each_trial_is_on_disk_however_it_ended(study: Any) -> None:
         assert state is not None
         best = state["best"]
         told = one.intermediate_values
-        assert told[best["epoch"]] == best["ndcg@10"] == max(told.values())
+        assert told[best["epoch"]] == best["metrics"]["ndcg@10"] == max(told.values())
         assert [row["epoch"] for row in study.history(number)] == sorted(told)
 
 
@@ -269,6 +272,8 @@ def test_a_long_study_measures_how_many_trials_at_a_time_once(
         study.ends(130)
         said.append(next(line for line in study.out.splitlines() if " at a time" in line))
         said.append((tmp_path / "sasrec-demo" / "study.json").read_text())
+    if said[0].startswith("not measured"):
+        pytest.skip(f"this machine is too busy to measure anything: {said[0]}")
     if len(os.sched_getaffinity(0)) > 1:
         form = r"60 trials, \d+ at a time, \d+ CPUs? each \(measured: [\d,]+ targets/s; \d+ x "
         assert re.search(form, said[0])

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 
 TRAIN = ["-c", "from seqtune.cli import main; main()", "train", "--model", "sasrec"]
 

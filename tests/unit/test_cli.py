@@ -20,7 +20,7 @@ from seqtune.cli import app as cli
 from seqtune.cli import train, tune
 from seqtune.errors import UserError
 from seqtune.options import StudyOptions, TrainOptions, command, data_name, parse_duration
-from seqtune.report import handbook
+from seqtune.report import handbook, reference
 from seqtune.words import duration
 
 ROOT = Path(__file__).parents[2]
@@ -352,6 +352,11 @@ def test_all_models_come_as_markdown(run: Run) -> None:
     assert run("models", "--markdown")[1] == handbook.page()
 
 
+def test_the_page_on_options_is_what_the_declarations_say() -> None:
+    written = (ROOT / "docs" / "options.md").read_text()
+    assert written == reference.options_page(), "write it again, as the page says"
+
+
 def test_help_groups_the_options(run: Run) -> None:
     code, out, _ = run("--help", only="tune")
     assert code == 0
@@ -400,7 +405,7 @@ def test_answers_come_before_anything_heavy(words: str, code: int, tmp_path: Pat
         text=True,
         cwd=tmp_path,
         env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == code, done.stderr
     assert done.stdout.splitlines()[-1] == "HEAVY []"

@@ -13,9 +13,9 @@ from seqtune.errors import UserError
 from seqtune.versions import git_commit
 
 
-@pytest.fixture
-def job(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+@pytest.fixture(params=["SEQTUNE_JOB", "RAY_JOB_CONFIG_JSON_ENV_VAR"])
+def job(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    monkeypatch.setenv(request.param, "{}")
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ from seqtune.model import Batch, History
 from seqtune.models.gru4rec import GRU4Rec
 from seqtune.negatives import Popularity
 from seqtune.params import build, check, parse_assignment
-from seqtune.train import Home, train
+from seqtune.state import Home
+from seqtune.train import train
 
 CPU = torch.device("cpu")
 OFFICIAL: dict[str, object] = {
@@ -418,7 +419,7 @@ def test_the_cycle_is_learned(loss_type, item_input, more):
         split,
         metric="hr@1",
     )
-    assert trained.best["hr@1"] > 0.95
+    assert trained.best["metrics"]["hr@1"] > 0.95
 
 
 def test_half_precision_carries_states_too(monkeypatch):
@@ -426,7 +427,7 @@ def test_half_precision_carries_states_too(monkeypatch):
     p = params(epochs=3, precision="bf16", dropout_p_hidden=0.1, num_layers=2)
     trained = train("gru4rec", p, cycles(), metric="hr@1")
     assert all(w.dtype == torch.float32 for w in trained.model.parameters())
-    assert trained.history[-1]["train_ce"] < trained.history[0]["train_ce"] / 2
+    assert trained.history[-1]["losses"]["ce"] < trained.history[0]["losses"]["ce"] / 2
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one():
@@ -438,6 +439,6 @@ def test_a_resumed_run_equals_an_uninterrupted_one():
     rest = train("gru4rec", p, split, Home(load=lambda: states[1]))
     for key, weight in whole.model.state_dict().items():
         assert rest.model.state_dict()[key].equal(weight), key
-    losses_of = [[row["train_ce"] for row in run.history] for run in (whole, rest)]
+    losses_of = [[row["losses"]["ce"] for row in run.history] for run in (whole, rest)]
     assert losses_of[0] == losses_of[1]
     assert len(losses_of[0]) == 4

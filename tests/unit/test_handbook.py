@@ -11,8 +11,8 @@ from pydantic import Field, create_model
 
 from seqtune.catalogue import declaration, model_names
 from seqtune.params import Trained
-from seqtune.report import handbook
-from seqtune.report.handbook import Block, Chapter, blocks
+from seqtune.report import chapters, handbook
+from seqtune.report.chapters import Block, Chapter, blocks
 from seqtune.space import load_space
 
 ROOT = Path(__file__).parents[2]
@@ -104,13 +104,13 @@ def test_what_is_common_stands_once_and_differences_stand_with_the_model(page: s
 
 
 def test_the_overview_says_how_models_train() -> None:
-    assert handbook.samples("duorec") == ("prefixes", "rows")  # the default first
-    assert handbook.samples("linrec") == ("prefixes", "rows")  # causal alone
-    assert handbook.samples("bsarec") == ("prefixes",)  # rows would leak
-    assert handbook.samples("gru4rec") == ("rows", "prefixes", "sessions")  # official alone
-    assert handbook.losses("gsasrec")[0] == "gbce"
-    assert handbook.losses("sasrec") == ("ce", "sampled_softmax", "bce", "bpr", "gbce")
-    assert handbook.samples("bert4rec") == ("rows",)
+    assert chapters.samples("duorec") == ("prefixes", "rows")  # the default first
+    assert chapters.samples("linrec") == ("prefixes", "rows")  # causal alone
+    assert chapters.samples("bsarec") == ("prefixes",)  # rows would leak
+    assert chapters.samples("gru4rec") == ("rows", "prefixes", "sessions")  # official alone
+    assert chapters.losses("gsasrec")[0] == "gbce"
+    assert chapters.losses("sasrec") == ("ce", "sampled_softmax", "bce", "bpr", "gbce")
+    assert chapters.samples("bert4rec") == ("rows",)
     assert declaration("sasrec").is_trained
     assert not declaration("stan").is_trained
 
@@ -135,9 +135,9 @@ def test_a_docstring_is_split_into_prose_points_and_formulas() -> None:
 
 
 def test_long_formulas_hang_below_their_second_column() -> None:
-    assert handbook.hung("h'   one two three four", 20) == "h'   one two three\n     four"
-    assert handbook.hung("  a = 1 + 2 + 3 + 4 + 5", 20) == "  a = 1 + 2 + 3 + 4\n      + 5"
-    assert handbook.hung("a = 1\n\nb = 2", 20) == "a = 1\n\nb = 2"
+    assert chapters.hung("h'   one two three four", 20) == "h'   one two three\n     four"
+    assert chapters.hung("  a = 1 + 2 + 3 + 4 + 5", 20) == "  a = 1 + 2 + 3 + 4\n      + 5"
+    assert chapters.hung("a = 1\n\nb = 2", 20) == "a = 1\n\nb = 2"
 
 
 @pytest.mark.parametrize(
@@ -158,8 +158,8 @@ def test_long_formulas_hang_below_their_second_column() -> None:
     ],
 )
 def test_citations_are_found(doc: str, venue: str, link: str) -> None:
-    assert handbook.venue(doc) == venue
-    assert handbook.link(doc) == link
+    assert chapters.venue(doc) == venue
+    assert chapters.link(doc) == link
 
 
 def test_markdown_shows_prose_as_it_is() -> None:
@@ -187,4 +187,4 @@ def test_markdown_shows_prose_as_it_is() -> None:
 )
 def test_what_is_allowed_in_words(kind: Any, words: str) -> None:
     field = create_model("Some", x=(kind, ...)).model_fields["x"]
-    assert handbook.allowed_values(field) == words
+    assert chapters.allowed_values(field) == words

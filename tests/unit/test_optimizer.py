@@ -18,7 +18,7 @@ from seqtune.errors import UserError
 from seqtune.model import model_class
 from seqtune.optimizer import Adagrad, make_optimizer, set_learning_rate
 from seqtune.params import Trained, build
-from seqtune.train import Home
+from seqtune.state import Home
 
 SPLIT = leave_one_out(make_preset("tiny"))
 TRANSFORMER = {"n_layers": 1, "n_heads": 1, "inner_size": 16}

@@ -19,8 +19,9 @@ from seqtune.options import StudyOptions
 from seqtune.params import build, training
 from seqtune.recommend import recommend_file
 from seqtune.space.asked import ask_study
+from seqtune.state import Home
 from seqtune.storage import Folder
-from seqtune.train import Home, train
+from seqtune.train import train
 
 DAY = 86_400_000
 START = 1_600_000_000_000
@@ -301,7 +302,7 @@ def test_training_is_one_evaluation():
     trained = train("stan", p, split, Home(report=rows.append), metric="hr@1")
     assert [row["epoch"] for row in rows] == [0]
     assert rows[0]["finished"]
-    assert trained.best["hr@1"] > 0.9
+    assert trained.best["metrics"]["hr@1"] > 0.9
 
 
 def test_there_is_nothing_to_set_about_training():

@@ -32,10 +32,11 @@ from seqtune.evaluate import Ranking
 from seqtune.model import Batch, Sequences, Term, model_class
 from seqtune.models.sasrec import SASRec
 from seqtune.params import Params
+from seqtune.state import Home, Row, State
 from seqtune.storage import Folder
 from seqtune.study import final, loop
 from seqtune.study.plan import Plan
-from seqtune.train import DivergedError, Home, Outcome, Row, State
+from seqtune.train import DivergedError, Outcome
 
 SPLIT = leave_one_out(make_preset("tiny"))
 STEPS = 7  # batches of 32 of the 200 windows
@@ -56,10 +57,10 @@ def run(model: str = "sasrec", home: Home | None = None, **values: Any) -> Outco
     return train.train(model, params(model, **values), SPLIT, home)
 
 
-def numbers(history: list[Row]) -> list[Row]:
+def numbers(history: list[Row]) -> list[dict[str, Any]]:
     """What a run reported, without the times."""
     clocks = ("time", "train_seconds", "eval_seconds")
-    return [{key: value for key, value in row.items() if key not in clocks} for row in history]
+    return [{k: v for k, v in files.flat(row).items() if k not in clocks} for row in history]
 
 
 def weights(trained: Outcome) -> dict[str, Tensor]:
@@ -70,8 +71,9 @@ def weights(trained: Outcome) -> dict[str, Tensor]:
 def assert_same(one: Outcome, other: Outcome) -> None:
     """Bit for bit."""
     assert numbers(one.history) == numbers(other.history)
-    assert one.best == other.best
-    assert np.array_equal(one.ranks, other.ranks)
+    assert one.best["epoch"] == other.best["epoch"]
+    assert one.best["metrics"] == other.best["metrics"]
+    assert np.array_equal(one.best["ranks"], other.best["ranks"])
     assert weights(one).keys() == weights(other).keys()
     different = [k for k in weights(one) if not torch.equal(weights(one)[k], weights(other)[k])]
     assert not different
@@ -287,10 +289,10 @@ def test_validation_on_some_users_and_test_on_all(tmp_path: Path) -> None:
     some = SPLIT.valid.sample(30, seed=5).users
     ranks = ranks_in(folder)
     assert ranks["user"] == SPLIT.dataset.user_ids[some].tolist()
-    assert trained.best["hr@10"] == pytest.approx(np.mean(np.array(ranks["rank"]) <= 10))
+    assert trained.best["metrics"]["hr@10"] == pytest.approx(np.mean(np.array(ranks["rank"]) <= 10))
     everyone = run(epochs=1)  # the same weights, and the same ranks of these users
     assert all(torch.equal(weights(everyone)[name], w) for name, w in weights(trained).items())
-    assert everyone.ranks[some].tolist() == ranks["rank"]
+    assert everyone.best["ranks"][some].tolist() == ranks["rank"]
     _, tested = final.evaluate_on_test(plan, p.model_dump(), weights(trained), SPLIT.dataset)
     assert len(tested) == len(SPLIT.test.users)
 
@@ -473,15 +475,15 @@ def test_training_stops_when_patience_is_over_and_returns_the_best(script: Any) 
     seen = script(3, 2, 2, 4, 1)  # an equal value is no improvement
     trained = run(epochs=20, patience=2)
     assert [row["epoch"] for row in trained.history] == [1, 2, 3, 4]
-    assert [row["ndcg@10"] for row in trained.history] == pytest.approx(
+    assert [row["metrics"]["ndcg@10"] for row in trained.history] == pytest.approx(
         [ndcg(3), ndcg(2), ndcg(2), ndcg(4)]
     )
     assert [row["best"] for row in trained.history] == pytest.approx([ndcg(3)] + [ndcg(2)] * 3)
     assert [row["best_epoch"] for row in trained.history] == [1, 2, 2, 2]
     assert [row["finished"] for row in trained.history] == [False, False, False, True]
     assert trained.best["epoch"] == 2
-    assert trained.best["hr@5"] == 1
-    assert trained.ranks.tolist() == [2.0] * len(SPLIT.valid.users)
+    assert trained.best["metrics"]["hr@5"] == 1
+    assert trained.best["ranks"].tolist() == [2.0] * len(SPLIT.valid.users)
     assert all(torch.equal(weights(trained)[name], w) for name, w in seen[1].items())
     assert any(not torch.equal(weights(trained)[name], w) for name, w in seen[3].items())
     assert not trained.model.training
@@ -562,13 +564,13 @@ def test_reports_are_complete() -> None:
     expected |= {"epoch", "step", "best", "best_epoch", "finished", "train_bce", "train_l2"}
     expected |= {"time", "train_seconds", "eval_seconds", "eval_every"}
     for row in rows:
-        assert row.keys() == expected
+        assert files.flat(row).keys() == expected
         assert row["train_seconds"] > 0
         assert row["eval_seconds"] > 0
         assert json.loads(json.dumps(row)) == row  # plain numbers, for every reader
     assert rows[0]["time"] < rows[1]["time"]
-    assert trained.best["mrr@7"] == max(row["mrr@7"] for row in rows)
-    assert metrics.compute(trained.ranks)["hr@10"] == trained.best["hr@10"]
+    assert trained.best["metrics"]["mrr@7"] == max(row["metrics"]["mrr@7"] for row in rows)
+    assert metrics.compute(trained.best["ranks"])["hr@10"] == trained.best["metrics"]["hr@10"]
 
 
 def test_the_reported_loss_is_the_mean_over_the_steps() -> None:
@@ -586,14 +588,14 @@ def test_the_reported_loss_is_the_mean_over_the_steps() -> None:
             scores = states @ model.item_embedding.weight[1 : data.n_items + 1].T
             losses.append(float(nn.functional.cross_entropy(scores, batch.targets - 1)))
     assert len(losses) == STEPS
-    assert row["train_ce"] == pytest.approx(np.mean(losses), rel=1e-5)
+    assert row["losses"]["ce"] == pytest.approx(np.mean(losses), rel=1e-5)
 
 
 def test_training_learns() -> None:
     trained = run(epochs=6)
-    losses = [row["train_ce"] for row in trained.history]
+    losses = [row["losses"]["ce"] for row in trained.history]
     assert losses == sorted(losses, reverse=True)
-    assert trained.best["hr@10"] > 1.5 * run(epochs=0).best["hr@10"]
+    assert trained.best["metrics"]["hr@10"] > 1.5 * run(epochs=0).best["metrics"]["hr@10"]
 
 
 # The optimizer
@@ -645,8 +647,8 @@ def test_a_run_with_row_sparse_gradients_continues(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(optimizer, "LARGE_TABLE", 1)
     states: list[State] = []
     whole = run(home=Home(save=states.append), **values)
-    assert whole.history[-1]["train_sampled_softmax"] == pytest.approx(
-        dense.history[-1]["train_sampled_softmax"], rel=1e-3
+    assert whole.history[-1]["losses"]["sampled_softmax"] == pytest.approx(
+        dense.history[-1]["losses"]["sampled_softmax"], rel=1e-3
     )
     unfinished = next(state for state in states if "optimizer" in state)
     assert_same(run(home=Home(load=lambda: copy.deepcopy(unfinished)), **values), whole)
@@ -698,13 +700,12 @@ def test_a_cpu_without_bf16_refuses_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # torch's own
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_encoder_trains_the_same() -> None:
     plain, compiled = (run(epochs=2, dropout_prob=0, compile=on) for on in (False, True))
     for row, other in zip(plain.history, compiled.history, strict=True):
-        assert other["train_ce"] == pytest.approx(row["train_ce"], rel=1e-5)
+        assert other["losses"]["ce"] == pytest.approx(row["losses"]["ce"], rel=1e-5)
     for key, weight in plain.model.state_dict().items():
         torch.testing.assert_close(compiled.model.state_dict()[key], weight, rtol=1e-3, atol=1e-4)
 
@@ -734,7 +735,7 @@ values = {"loss_type": sys.argv[1], "neg_samples": 256, "neg_sharing": "batch"}
 p = model_class("sasrec").Params(epochs=2, batch_size=n_users, **values)
 trained = train.train("sasrec", p, leave_one_out(dataset))
 assert trained.history[-1]["step"] == 2
-assert len(trained.ranks) == n_users
+assert len(trained.best["ranks"]) == n_users
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
 
@@ -769,20 +770,22 @@ RANK = textwrap.dedent("""
     from seqtune.data import leave_one_out
     from seqtune.data.generate import make_preset
     from seqtune.model import model_class
+    from seqtune.state import Home
     torch.set_num_threads(1)
     rank, store, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
     train.EVALUATION_SHARE = (1e9, 1e-9)[rank]  # as if their clocks disagreed
     jobs = torch.load(out + "/jobs.pt", weights_only=True)
     torch.distributed.init_process_group(
         "gloo", init_method="file://" + store, rank=rank, world_size=2,
-        timeout=timedelta(seconds=100))
+        timeout=timedelta(seconds=300))
     results = []
     for model, values in jobs:
-        home = train.Home(rank=rank, world_size=2)
+        home = Home(rank=rank, world_size=2)
         params = model_class(model).Params.model_validate(values)
         done = train.train(model, params, leave_one_out(make_preset("tiny")), home)
-        results.append({"history": done.history, "best": done.best,
-                        "ranks": torch.from_numpy(done.ranks), "weights": done.model.state_dict()})
+        results.append({"history": done.history, "best": done.best["metrics"],
+                        "ranks": torch.from_numpy(done.best["ranks"]),
+                        "weights": done.model.state_dict()})
         print("trained", model, flush=True)
     torch.save(results, f"{out}/{rank}.pt")
     print("saved", flush=True)
@@ -817,7 +820,7 @@ def test_two_ranks_equal_one(tmp_path: Path) -> None:
     ]
     try:
         for one in ranks:
-            said, _ = one.communicate(timeout=110)
+            said, _ = one.communicate(timeout=300)
             assert one.returncode == 0, f"rank {ranks.index(one)}: {said}"
     finally:
         for one in ranks:
@@ -828,8 +831,8 @@ def test_two_ranks_equal_one(tmp_path: Path) -> None:
         values = values | {"eval_every": 1}  # which rank 0 has chosen
         alone = train.train(model, model_class(model).Params.model_validate(values), SPLIT)
         for found in (first, second):
-            assert torch.equal(found["ranks"], torch.from_numpy(alone.ranks))
-            assert found["best"] == pytest.approx(alone.best, abs=1e-5)
+            assert torch.equal(found["ranks"], torch.from_numpy(alone.best["ranks"]))
+            assert found["best"] == pytest.approx(alone.best["metrics"], abs=1e-5)
             for row, expected in zip(found["history"], alone.history, strict=True):
                 (row,), (expected,) = numbers([row]), numbers([expected])
                 assert row == pytest.approx(expected, abs=1e-5)

@@ -273,9 +273,9 @@ def test_one_training_has_a_line_for_each_evaluation() -> None:
     out = io.StringIO()
     view = TrainView("ndcg@10", Console(file=out, width=200))
     view.started("sasrec", "demo", "/results/x")
-    row = {"train_ce": 5.25, "train_seconds": 0.75, "eval_seconds": 0.5, "epoch": 3}
-    view.evaluated(row | {"ndcg@10": 0.0312, "best_epoch": 3})
-    view.evaluated(row | {"ndcg@10": 0.0311, "best_epoch": 2})
+    row = {"losses": {"ce": 5.25}, "train_seconds": 0.75, "eval_seconds": 0.5, "epoch": 3}
+    view.evaluated(row | {"metrics": {"ndcg@10": 0.0312}, "best_epoch": 3})
+    view.evaluated(row | {"metrics": {"ndcg@10": 0.0311}, "best_epoch": 2})
     assert out.getvalue().splitlines() == [
         "sasrec on demo",
         "checkpoint in /results/x",

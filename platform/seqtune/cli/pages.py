@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 from seqtune.catalogue import declaration, model_names
 
 
@@ -16,7 +19,12 @@ def list_models() -> None:
         table.add_row(name, declaration(name).summary)
     console = Console(highlight=False)
     console.print(table)
-    console.print("\n  Explain one: python tune.py --explain NAME", style="dim")
+    console.print(f"\n  Explain one: {_explain_command()}", style="dim")
+
+
+def _explain_command() -> str:
+    program = Path(sys.argv[0]).name
+    return "python tune.py --explain NAME" if program == "tune.py" else "seqtune models NAME"
 
 
 def explain_model(model: str) -> None:
@@ -25,7 +33,7 @@ def explain_model(model: str) -> None:
     from rich.padding import Padding
     from rich.text import Text
 
-    from seqtune.report.handbook import LETTERS, Chapter, Row, hung
+    from seqtune.report.chapters import LETTERS, Chapter, Row, hung
 
     chapter = Chapter.of(model)
     console = Console(highlight=False)
@@ -65,6 +73,5 @@ def explain_model(model: str) -> None:
     show_rows(f"Hyperparameters of {model}", chapter.own)
     show_rows("Of every model", chapter.shared)
     show("\n".join(f"{fact.name} is {fact.told}" for fact in chapter.facts))
-    console.print(
-        Text(f"\nFix one with --set NAME=VALUE. The search space is {chapter.space}.", "dim")
-    )
+    fix = f"Fix one with --set NAME=VALUE. seqtune models {model} --space prints what is searched."
+    console.print(Text(f"\n{fix}", "dim"))

@@ -76,7 +76,7 @@ class BERT4Rec(Encoder):
 
         sources: ClassVar[Sources] = {
             "mask_prob output_head dropout_prob": "official",
-            "weight_decay warmup_steps grad_clip_norm train_mode": "official",
+            "weight_decay warmup_steps grad_clip_norm": "official",
             "last_mask_prob": "ours: about the share of such windows in the official data",
             "patience": "ours: it improves slowly, and for long",
         }

@@ -76,7 +76,7 @@ class Caser(Encoder):
 
         sources: ClassVar[Sources] = {
             "max_seq_len target_len n_h n_v act_conv act_fc dropout_prob": "official",
-            "user_embedding tie_weights loss_type neg_samples reject window_stride": "official",
+            "user_embedding tie_weights loss_type neg_samples reject": "official",
         }
 
         @property

@@ -69,7 +69,6 @@ class FOSSIL(Encoder):
             "history": "ours: training then sums up what prediction does",
             "learning_rate": "ours: a sum without layers bears larger steps",
             "neg_samples": "ours: the single one of the paper makes noisy steps",
-            "weight_decay precision": "paper",
         }
 
         @model_validator(mode="after")

@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from torch import Generator, Tensor, nn
 
 from seqtune import losses
@@ -31,7 +31,15 @@ from seqtune.model import Batch, Contract, Encoder, History, Sequences, Term
 from seqtune.models._stepped import Stepped
 from seqtune.negatives import Popularity
 from seqtune.nn import ByteDropout, ItemEmbedding, at, initialise
-from seqtune.params import Dropout, Hidden, ItemDropout, RecurrentDepth, Sources, Trained
+from seqtune.params import (
+    Dropout,
+    Hidden,
+    ItemDropout,
+    LayerSizes,
+    RecurrentDepth,
+    Sources,
+    Trained,
+)
 
 
 class GRU4Rec(Encoder):
@@ -46,11 +54,7 @@ class GRU4Rec(Encoder):
         )
         hidden_size: Hidden = 128
         n_layers: RecurrentDepth = Field(1, validation_alias="num_layers")
-        layers: str = Field(
-            "",
-            coerce_numbers_to_str=True,
-            description="Official stacks layers of these sizes, as in 100/50.",
-        )
+        layers: LayerSizes = ""
         item_input: Literal["shared", "separate", "one_hot"] = Field(
             "shared",
             description="Items enter official by the output's table (shared), by one of "
@@ -66,15 +70,9 @@ class GRU4Rec(Encoder):
         )  # type: ignore[assignment]  # one more than the usual
         n_sample: int = Field(2048, ge=0, le=1_000_000, description="A step samples so many items.")
         sample_alpha: float = Field(0.5, ge=0, le=1, description="Items are drawn by count^alpha.")
-        logq: float = Field(
-            0.0, ge=0, le=1, description="This share of log q is taken from each score in ce."
-        )
-        bpreg: float = Field(
-            1.0, ge=0, le=100, description="The penalty bpreg sum_j w_j r_j^2 is part of bpr_max."
-        )
-        elu_param: float = Field(
-            0.5, ge=0, le=100, description="Scores pass an ELU with this alpha in bpr_max."
-        )
+        logq: float = Field(0.0, ge=0, le=1, description="Official corrects ce for the sampling.")
+        bpreg: float = Field(1.0, ge=0, le=100, description="A penalty in bpr_max has this weight.")
+        elu_param: float = Field(0.5, ge=0, le=100, description="Scores in bpr_max pass this ELU.")
 
         sources: ClassVar[Sources] = {
             "variant hidden_size dropout_prob train_mode": "ours: RecBole's, whose network suits "
@@ -83,14 +81,6 @@ class GRU4Rec(Encoder):
             "dropout_p_hidden n_sample sample_alpha": "official",
             "logq bpreg elu_param": "official",
         }
-
-        @field_validator("layers")
-        @classmethod
-        def _layers_are_sizes(cls, value: str) -> str:
-            sizes = value.split("/") if value else []
-            if len(sizes) > 8 or not all(s.isdecimal() and 1 <= int(s) <= 8192 for s in sizes):
-                raise ValueError("must be up to 8 sizes from 1 to 8192, such as 100 or 100/50")
-            return value
 
         @model_validator(mode="after")
         def _agrees_with_variant(self) -> Self:

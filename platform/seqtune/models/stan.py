@@ -76,8 +76,8 @@ class STAN(Model):
 
         sources: ClassVar[Sources] = {
             "k sample_size": "ours: session-rec's for Diginetica; the authors published no code",
-            "lambda_1 lambda_3": "ours: positions, of histories longer than a session",
-            "lambda_2": "ours: days, since histories of users last for months",
+            "lambda_1 lambda_3": "ours: histories of users are longer than sessions",
+            "lambda_2": "ours: histories of users last for months, sessions for minutes",
             "causal_neighbors": "ours: what ends later knows the future",
         }
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -19,6 +19,7 @@ from rich.text import Text
 from seqtune.options import DEFAULTS
 from seqtune.report.live import Ended, Running, State, difference, draw
 from seqtune.report.verdict import floor_words, short, strongest
+from seqtune.state import Row
 from seqtune.words import duration
 
 if TYPE_CHECKING:
@@ -193,15 +194,15 @@ class TrainView:
         """Shows a line of interest."""
         self._print(Text(line, "yellow"))
 
-    def evaluated(self, row: Mapping[str, Any]) -> None:
+    def evaluated(self, row: Row) -> None:
         """Shows a row of the training loop: epoch, losses, the metric, seconds."""
-        losses = [
-            f"{name.removeprefix('train_')} {value:.4f}"
-            for name, value in row.items()
-            if name.startswith("train_") and name != "train_seconds"
-        ]
+        losses = [f"{name} {value:.4f}" for name, value in row["losses"].items()]
         seconds = duration(row["train_seconds"] + row["eval_seconds"])
-        words = [f"epoch {row['epoch']:>3}", *losses, f"{self.metric} {row[self.metric]:.4f}"]
+        words = [
+            f"epoch {row['epoch']:>3}",
+            *losses,
+            f"{self.metric} {row['metrics'][self.metric]:.4f}",
+        ]
         is_best = row["epoch"] == row["best_epoch"]
         text = Text("  ".join([*words, f"{seconds:>5}"]))
         self._print(text.append("  best", "green") if is_best else text)

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 from seqtune.catalogue import declaration
 from seqtune.errors import UserError
 from seqtune.options import DEFAULTS, ModelOptions, StudyOptions
-from seqtune.params import build, check, check_name, parse_assignment
+from seqtune.params import build, check, check_name, fitted, parse_assignment
 from seqtune.space.advice import poor_values
 from seqtune.space.read import load_space
 from seqtune.space.space import Given, Space, declared_defaults
@@ -34,6 +34,7 @@ class Asked(Generic[Options]):
     options: Options
     values: Mapping[str, Any]  # of hyperparameters that are given; the rest have their defaults
     notes: tuple[str, ...]
+    given: frozenset[str]  # names that --set, --seed or --params say
 
     @property
     def seed(self) -> int:
@@ -63,7 +64,7 @@ def ask_training(options: Options) -> Asked[Options]:
     sources += [given.place] if given.place else []
     build(declaration(options.model).params, values, " with ".join(sources))
     poor = poor_values(options.model, _without(given, chosen), values)
-    return Asked(options, values, (*given.notes, *poor))
+    return Asked(options, values, (*given.notes, *poor), frozenset(values))
 
 
 def ask_study(options: StudyOptions) -> AskedStudy:
@@ -86,7 +87,35 @@ def ask_study(options: StudyOptions) -> AskedStudy:
         if not {"epochs"} & {*given.lines, *chosen}:
             space = _first_look(space)
         notes = (_first_look_note(space, budget), *notes)
-    return AskedStudy(options, space.fixed, notes, space, baseline, budget)
+    said = frozenset([*given.lines, *chosen])
+    return AskedStudy(options, space.fixed, notes, said, space, baseline, budget)
+
+
+def fit_training(asked: Asked[Options], n_items: int) -> Asked[Options]:
+    """Lowers defaults to what data of ``n_items`` items allow, and says so.
+
+    Raises:
+        UserError: a value that was given cannot work with these data.
+    """
+    params = declaration(asked.options.model).params
+    values, notes = fitted(params, asked.values, n_items, "--set or --params", asked.given)
+    return replace(asked, values=values, notes=(*asked.notes, *notes))
+
+
+def fit_study(asked: AskedStudy, n_items: int) -> AskedStudy:
+    """Lowers the whole space to what data of ``n_items`` items allow, and says so.
+
+    Raises:
+        UserError: a value that was given cannot work with these data.
+    """
+    space, name, most = asked.space, "neg_samples", n_items - 1
+    start, notes = fitted(space.params, space.start, n_items, space.place, asked.given)
+    dimensions = tuple(d.capped(most) if d.name == name else d for d in space.dimensions)
+    fixed = dict(space.fixed)
+    if name in start and name not in {d.name for d in dimensions}:
+        fixed[name] = start[name]
+    space = replace(space, fixed=fixed, dimensions=dimensions, start=start)
+    return replace(asked, space=space, values=fixed, notes=(*asked.notes, *notes))
 
 
 def _fixed_notes(space: Space, baseline: str, asked: Collection[str]) -> list[str]:

@@ -92,6 +92,20 @@ class Dimension:
             step = None
         return dataclasses.replace(self, low=low, high=high, step=step)
 
+    def capped(self, most: float) -> Dimension:
+        """Returns the dimension without numbers above ``most``, which takes their place."""
+        if self.choice:
+            lowered = tuple(dict.fromkeys(min(value, most) for value in self.choice))
+            return dataclasses.replace(self, choice=lowered)
+        if self.high <= most:
+            return self
+        if self.low >= most:
+            return Dimension(self.name, (most,), when=self.when)
+        high = most
+        if self.step:
+            high = self.low + (most - self.low) // self.step * self.step
+        return dataclasses.replace(self, high=high)
+
     @property
     def corners(self) -> tuple[Any, ...]:
         """Every choice, or both ends of the range."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from seqtune.catalogue import declaration
 from seqtune.data import Dataset
 from seqtune.results import Finalist
-from seqtune.state import load_state
+from seqtune.state import best_of, load_state
 from seqtune.storage import Folder
 from seqtune.study.loop import device, fresh_start
 from seqtune.study.plan import Plan, trial_params
@@ -27,13 +27,14 @@ def test(
     fresh_start(plan.cpus)
     state = load_state(plan.trial_folder(number))
     assert state is not None, f"trial {number} has a value and no state"
-    if state.get("eval_every") and declaration(plan.model).is_trained:
+    best = best_of(state)
+    if state["eval_every"] and declaration(plan.model).is_trained:
         params = params | {"eval_every": state["eval_every"]}
-    found, ranks = evaluate_on_test(plan, params, state["best_model"], dataset)
-    valid = {name: value for name, value in state["best"].items() if name != "epoch"}
+    found, ranks = evaluate_on_test(plan, params, best["weights"], dataset)
+    valid = best["metrics"]
     if to is not None:
         about = {"trial": number, "metric": plan.metric, "valid": valid, "test": found}
-        write_checkpoint(plan, params, state["best_model"], dataset, about, to=to)
+        write_checkpoint(plan, params, best["weights"], dataset, about, to=to)
     return Finalist(number, params, valid, found, ranks)
 
 

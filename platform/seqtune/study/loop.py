@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from seqtune.data import Dataset
 from seqtune.params import Params
-from seqtune.state import Row, Saver, all_told, keep_told, load_state, save_state, told
+from seqtune.state import Home, Row, Saver, State, all_told, keep_told, load_state, save_state, told
 from seqtune.storage import Folder
 
 if TYPE_CHECKING:
-    from seqtune.train import Outcome, State
+    from seqtune.train import Outcome
 from seqtune.study.plan import Plan
 
 
@@ -36,17 +36,25 @@ def hopeless(error: BaseException) -> str | None:
     from seqtune.errors import UserError
     from seqtune.train import DivergedError
 
-    chain: list[BaseException] = [error]
-    while (cause := chain[-1].__cause__ or getattr(chain[-1], "cause", None)) is not None:
-        chain.append(cause)
-    # Ray Train wraps what its workers raise: {rank: error}.
-    chain += [e for one in chain for e in getattr(one, "worker_failures", {}).values()]
-    for one in chain:
+    for one in _causes(error):
         if isinstance(one, DivergedError | UserError):
             return str(one)
         if isinstance(one, MemoryError | torch.cuda.OutOfMemoryError) or "allocate" in str(one):
             return "out of memory; a smaller batch_size, embedding_size or max_seq_len would fit"
     return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yields an error, what it came from, and what Ray and Ray Train have wrapped in it."""
+    from ray.exceptions import RayTaskError
+    from ray.train import WorkerGroupError
+
+    yield error
+    inner = list(error.worker_failures.values()) if isinstance(error, WorkerGroupError) else []
+    inner += [error.cause] if isinstance(error, RayTaskError) else []
+    for one in (*inner, error.__cause__):
+        if one is not None:
+            yield from _causes(one)
 
 
 def train_here(
@@ -65,7 +73,7 @@ def train_here(
     What was told before a crash is not told again, though the epochs may be trained again.
     ``stepped`` is called after each step with its targets, and may raise to end the training.
     """
-    from seqtune.train import Home, train
+    from seqtune.train import train
 
     split, saved = plan.protocol.split(dataset), load_state(folder)
     rows = all_told(told(folder), saved)

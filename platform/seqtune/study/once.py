@@ -15,8 +15,8 @@ from seqtune.meter import TimeIsUp
 from seqtune.options import TrainOptions
 from seqtune.params import Params
 from seqtune.results import TrainResult
-from seqtune.space.asked import Asked
-from seqtune.state import load_state, ranks_file, told
+from seqtune.space.asked import Asked, fit_training
+from seqtune.state import best_of, load_state, ranks_file, told
 from seqtune.storage import Folder
 from seqtune.study.counting import count
 from seqtune.study.final import evaluate_on_test, write_checkpoint
@@ -38,10 +38,12 @@ def train_once(asked: Asked[TrainOptions], view: TrainView) -> TrainResult:
         KeyboardInterrupt: on Ctrl-C; the best weights so far are a checkpoint then.
     """
     began = time.monotonic()
-    options, values = asked.options, dict(asked.values)
+    options = asked.options
     if options.time_budget is not None and options.workers > 1:
         raise UserError("--time-budget: several workers cannot stop together; leave --workers out")
     dataset = read(options)
+    asked = fit_training(asked, dataset.n_items)
+    values = dict(asked.values)
     for note in (*asked.notes, *dataset.notes):
         view.note(note)
     protocol = protocol_of(options, dataset, asked.seed)
@@ -127,20 +129,21 @@ def _finish(
     state = load_state(training)
     if state is None:
         raise KeyboardInterrupt  # nothing was evaluated yet
-    valid = {name: value for name, value in state["best"].items() if name != "epoch"}
+    best = best_of(state)
+    valid = best["metrics"]
     found: dict[str, float] = {}
     ranks = None
     if tested:
-        found, ranks = evaluate_on_test(plan, values, state["best_model"], dataset)
+        found, ranks = evaluate_on_test(plan, values, best["weights"], dataset)
         users = dataset.user_ids[plan.protocol.split(dataset).test.users]
         plan.folder.write("ranks-test.parquet", ranks_file(users, ranks))
     about = {"metric": plan.metric, "valid": valid, "test": found}
-    write_checkpoint(plan, values, state["best_model"], dataset, about, to=plan.folder)
+    write_checkpoint(plan, values, best["weights"], dataset, about, to=plan.folder)
     return TrainResult(
         model=plan.model,
         data_name=dataset.name,
         metric=plan.metric,
-        epoch=state["best"]["epoch"],
+        epoch=best["epoch"],
         valid=valid,
         test=found,
         seconds=time.monotonic() - began,

@@ -130,7 +130,8 @@ def _get_ready() -> None:
 
 def measure(plan: Plan, values: dict[str, Any], data: list[Any], cpus: int, start: float) -> float:
     """Runs the training loop from the time ``start`` on; returns the targets/s of this process."""
-    from seqtune.train import Home, train
+    from seqtune.state import Home
+    from seqtune.train import train
 
     fresh_start(cpus)
     dataset: Dataset = ray.get(data)[0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +12,11 @@ import optuna
 
 from seqtune.data import Dataset
 from seqtune.report.documents import to_json, to_markdown
+from seqtune.report.verdict import verdict
 from seqtune.results import StudyResult
 from seqtune.state import ranks_file
 from seqtune.study.plan import Plan
-from seqtune.track import Links, Tracker
+from seqtune.track import Links, Registered, Tracker
 from seqtune.track.store import shown
 
 PORT = 5001  # of the server of recommendations: 5000 is that of MLflow's pages
@@ -35,19 +35,10 @@ def publish(
     """
     folder = plan.folder
     if result.best is not None:
-        tracker.champion(folder / "champion", result.name, result.best.number)
-    links = _wait_for_links(tracker)
-    if links is not None:
-        model = f"models:/{result.name}@champion"
-        serve = f"mlflow models serve -m {model} --env-manager local --port {PORT}"
-        result = replace(
-            result,
-            ui_command=links.command or "",
-            view_link=links.charts,
-            plain_link=links.plain,
-            serve_command=f"MLFLOW_TRACKING_URI={shown(links.uri)} {serve}" if result.best else "",
-            champion=result.name if result.best else "",
-        )
+        tracker.champion(folder / "champion", result.name, result.best.number, verdict(result))
+    if not tracker.settle(30) and tracker.links is not None:
+        tracker.settle(120)  # MLflow answers: a large checkpoint takes its time
+    result = _told(result, tracker.links, tracker.registered)
     report = folder / "report"
     for name, content in _report_files(result, study):
         report.write(name, content)
@@ -57,17 +48,45 @@ def publish(
             ranks = ranks_file(users, finalist.test_ranks)
             report.write(f"ranks-{name}.parquet", ranks)
     tracker.upload(report, to="report")
-    tested = result.best.test if result.best else {}
-    tracker.study_ended("finished", {f"test/{name}": value for name, value in tested.items()})
-    tracker.close(timeout=120 if links else 5)  # it never answered: do not wait for it again
+    tracker.study_ended("finished", _metrics(result), verdict(result))
+    tracker.close(timeout=120 if tracker.links else 5)  # it never answered: do not wait again
     return result
 
 
-def _wait_for_links(tracker: Tracker, seconds: float = 30) -> Links | None:
-    end = time.monotonic() + seconds
-    while tracker.links is None and time.monotonic() < end:
-        time.sleep(0.05)
-    return tracker.links
+def _told(result: StudyResult, links: Links | None, registered: Registered | None) -> StudyResult:
+    """Adds where the study is in MLflow, and how its champion is registered there."""
+    if links is None:
+        return result
+    result = replace(
+        result,
+        ui_command=links.command or "",
+        view_link=links.charts,
+        plain_link=links.plain,
+    )
+    if result.best is None:
+        return result
+    if registered is None:
+        missing = "MLflow has not taken the champion, so it is not registered; --resume tries again"
+        return replace(result, notes=(*result.notes, missing))
+    serve = f"mlflow models serve -m {registered.uri} --env-manager local --port {PORT}"
+    return replace(
+        result,
+        serve_command=f"MLFLOW_TRACKING_URI={shown(links.uri)} {serve}",
+        champion="" if registered.left else registered.name,
+        notes=(*result.notes, registered.left) if registered.left else result.notes,
+    )
+
+
+def _metrics(result: StudyResult) -> dict[str, float]:
+    """Returns what the run of the study shows: the best trial's values, and the defaults'."""
+    both = (("", result.best), ("default/", result.default))
+    return {
+        f"{whose}{part}/{name}": value
+        for whose, finalist in both
+        if finalist is not None
+        for part, values in (("valid", finalist.valid), ("test", finalist.test))
+        for name, value in values.items()
+    }
 
 
 def _report_files(result: StudyResult, study: optuna.Study) -> Iterator[tuple[str, bytes]]:

@@ -21,7 +21,7 @@ from seqtune.data import Dataset, protocol_of, read
 from seqtune.options import DATA, SEARCH, WHAT, StudyOptions, declared
 from seqtune.report.view import StudyView
 from seqtune.results import StudyResult
-from seqtune.space.asked import AskedStudy
+from seqtune.space.asked import AskedStudy, fit_study
 from seqtune.storage import Folder
 from seqtune.study.counting import Counting
 from seqtune.study.events import Interrupts, Messenger
@@ -47,6 +47,7 @@ def run(asked: AskedStudy, view: StudyView) -> StudyResult:
     options = asked.options
     view.preparing("reading data")
     dataset = read(options)
+    asked = fit_study(asked, dataset.n_items)
     protocol = protocol_of(options, dataset, asked.seed)
     uri = store_uri(options.tracking_uri, Folder.at(options.storage))
     identity = find(options, dataset, protocol)

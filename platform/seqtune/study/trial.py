@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from seqtune.data import Dataset
-from seqtune.state import all_told, load_state, told
+from seqtune.state import all_told, flat, load_state, told
 from seqtune.study.loop import fresh_start, hopeless, train_here
 from seqtune.study.plan import Plan, trial_params
 from seqtune.study.workers import train_in_workers
@@ -32,7 +32,7 @@ def run(config: dict[str, Any], plan: Plan, data: list[Any]) -> None:
     if not config.get("replay") and not (rows and rows[-1]["finished"]):
         rows = all_told(rows, load_state(folder))
     for row in rows:
-        tune.report(row | {"replayed": True})
+        tune.report({**flat(row), "replayed": True})
     if config.get("replay") or (rows and rows[-1]["finished"]):
         return
     dataset: Dataset = ray.get(data)[0]
@@ -43,7 +43,7 @@ def run(config: dict[str, Any], plan: Plan, data: list[Any]) -> None:
 
             train_in_workers(plan, params, folder, dataset, [TuneReportCallback()])
         else:
-            train_here(plan, params, folder, dataset, tune.report)
+            train_here(plan, params, folder, dataset, lambda row: tune.report(flat(row)))
     except Exception as error:
         reason = hopeless(error)
         if reason is None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from seqtune.data import Dataset
 from seqtune.params import Params
-from seqtune.state import Row
+from seqtune.state import Row, flat
 from seqtune.storage import Folder
 from seqtune.study.loop import fresh_start, train_here
 from seqtune.study.plan import Plan, trial_params
@@ -50,7 +50,7 @@ def train_in_workers(
     ).fit()
 
 
-def _worker(config: Row) -> None:
+def _worker(config: dict[str, Any]) -> None:
     import ray
     import ray.train
 
@@ -60,7 +60,7 @@ def _worker(config: Row) -> None:
     context = ray.train.get_context()
 
     def report(row: Row) -> None:
-        ray.train.report(row)
+        ray.train.report(flat(row))
         if config["rows"] is not None and context.get_world_rank() == 0:
             config["rows"].put(row)
 

@@ -4,52 +4,124 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from seqtune.errors import UserError
 from seqtune.storage import Folder
+from seqtune.track.pages import NOTE, described
 from seqtune.track.store import brief, quiet, shown
+from seqtune.track.undocumented import show_version
 
 PACKAGE = Path(__file__).parents[1]
 
+ALIAS = "champion"
 CHECKPOINT = "seqtune.checkpoint"  # tag: digest of the weights
+METRIC, VALUE = "seqtune.metric", "seqtune.value"  # tags: what was maximised, and how far
+SHARED = {  # tags that two versions must share for their values to be comparable
+    "seqtune.data_fingerprint": "data",
+    "seqtune.protocol": "protocol",
+    METRIC: "metric",
+}
 
 
-def register(client: Any, folder: Folder, name: str, run: Any) -> int:
-    """Logs a checkpoint as a model of a run, registers it and gives it the alias ``champion``.
+@dataclass(frozen=True)
+class Registered:
+    """A registered model, and whether it is the champion of its name."""
 
-    Returns the version; weights that the run has logged before keep theirs.
+    name: str
+    version: str
+    left: str = ""  # why the alias stays on another version; "" where it is on this one
+
+    @property
+    def uri(self) -> str:
+        """What ``mlflow models serve`` and ``--checkpoint`` take."""
+        own = f"/{self.version}" if self.left else f"@{ALIAS}"
+        return f"models:/{self.name}{own}"
+
+
+def register(
+    client: Any, folder: Folder, name: str, run: Any, metric: str, verdict: str
+) -> Registered:
+    """Logs a checkpoint as a model of a run, and registers it as a version of the model ``name``.
+
+    The alias ``champion`` moves to it from a version that it beats on the same data, by the same
+    protocol and metric. It stays on any other: several studies may share a name, and somebody may
+    serve what the alias points to. ``metric`` is MLflow's name of what the study maximised.
+
+    Weights that the run has logged before keep their version.
     """
-    from mlflow.exceptions import MlflowException
-
     weights = folder.read("model.safetensors")
     if weights is None:
         raise FileNotFoundError(f"{folder.uri}/model.safetensors")
+    tags = {n: value for n, value in run.data.tags.items() if n.startswith("seqtune.")}
+    tags[CHECKPOINT] = hashlib.sha256(weights).hexdigest()
+    tags |= {METRIC: metric, VALUE: str(run.data.metrics.get(f"best/{metric}", math.nan))}
+    description = described(tags, verdict)
+    version = _version(client, folder, name, run, tags, description)
+    client.update_model_version(name, version, description)
+    left = _why_left(client, name, version, tags)
+    if not left:
+        client.set_registered_model_alias(name, ALIAS, version)
+    return Registered(name, version, left)
+
+
+def _version(
+    client: Any, folder: Folder, name: str, run: Any, tags: dict[str, str], description: str
+) -> str:
+    """Returns the version that holds these weights of this run, made where there is none."""
+    from mlflow.exceptions import MlflowException
+
+    about = (
+        f"The best models of the studies named {name}. The alias {ALIAS} moves only to a version "
+        "that is better on the same data, by the same protocol and metric."
+    )
     try:
-        client.create_registered_model(name)
+        client.create_registered_model(name, description=about)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    tags = {n: value for n, value in run.data.tags.items() if n.startswith("seqtune.")}
-    tags[CHECKPOINT] = hashlib.sha256(weights).hexdigest()
-    known = client.search_model_versions(f"name = '{name}' AND run_id = '{run.info.run_id}'")
-    same = [one for one in known if one.tags.get(CHECKPOINT) == tags[CHECKPOINT]]
-    if same:
-        version = int(same[0].version)
-    else:
-        logged = _log(client, folder, run, tags)
-        # By its place: models:/ID would be looked up in the store of the working directory.
-        place, run_id, model_id = logged.artifact_location, run.info.run_id, logged.model_id
-        made = client.create_model_version(name, place, run_id, tags=tags, model_id=model_id)
-        version = int(made.version)
-        versions = json.dumps([{"name": name, "version": version}])
-        client.set_logged_model_tags(model_id, {"mlflow.modelVersions": versions})
-    client.set_registered_model_alias(name, "champion", str(version))
-    return version
+    for known in client.search_model_versions(f"name = '{name}' AND run_id = '{run.info.run_id}'"):
+        if known.tags.get(CHECKPOINT) == tags[CHECKPOINT]:
+            return str(known.version)
+    logged = _log(client, folder, run, tags | {NOTE: description})
+    # By its place: models:/ID would be looked up in the store of the working directory.
+    place, model_id = logged.artifact_location, logged.model_id
+    made = client.create_model_version(name, place, run.info.run_id, tags=tags, model_id=model_id)
+    show_version(client, model_id, name, made.version)
+    return str(made.version)
+
+
+def _why_left(client: Any, name: str, version: str, tags: dict[str, str]) -> str:
+    """Says why the alias must stay on the version that has it; ``""`` where it may move."""
+    held = client.get_registered_model(name).aliases.get(ALIAS)
+    if held is None or str(held) == version:
+        return ""
+    other = client.get_model_version(name, held).tags
+    differ = [what for tag, what in SHARED.items() if other.get(tag, "") != tags.get(tag, "")]
+    before, now = _value(other), _value(tags)
+    if not differ and now > before:
+        return ""
+    reason = f"was chosen with other {' and '.join(differ)}"
+    if not differ:
+        metric = tags[METRIC].replace("_", "@")  # as people write it
+        reason = f"has {metric} {before:.4f} on validation, where this one has {now:.4f}"
+    return (
+        f"{name}@{ALIAS} stays version {held}, which {reason}; this study's best model is version "
+        f"{version} of {name}, and docs/serving.md has the command that gives it the alias"
+    )
+
+
+def _value(tags: dict[str, str]) -> float:
+    try:
+        return float(tags.get(VALUE, "nan"))
+    except ValueError:  # somebody has edited the tag
+        return math.nan
 
 
 def _log(client: Any, folder: Folder, run: Any, tags: dict[str, str]) -> Any:
@@ -81,7 +153,6 @@ def _log(client: Any, folder: Folder, run: Any, tags: dict[str, str]) -> Any:
             pip_requirements=requirements(),
             mlflow_model=Model(
                 artifact_path=logged.artifact_location,
-                model_uuid=logged.model_id,
                 run_id=run_id,
                 model_id=logged.model_id,
             ),

@@ -17,6 +17,7 @@ def store_uri(given: str | None, storage: Folder) -> str:
     Without one it is a SQLite file in the storage folder. MLflow itself would make one wherever
     the process happens to run.
     """
+    place = "--tracking-uri " if given else "MLFLOW_TRACKING_URI="
     given = given or os.environ.get("MLFLOW_TRACKING_URI")
     if given is None:
         if storage.local is None:
@@ -30,7 +31,7 @@ def store_uri(given: str | None, storage: Folder) -> str:
     if re.match(r"(https?|postgresql|mysql|mssql)(\+\w+)?://", given):
         return given.rstrip("/")
     raise UserError(
-        f"--tracking-uri {given}: not a store that MLflow can search; write "
+        f"{place}{given}: not a store that MLflow can search; write "
         "http://HOST:PORT, sqlite:///FILE or postgresql://USER@HOST/DATABASE"
     )
 

@@ -1,4 +1,4 @@
-"""What the driver tells, the journal that keeps it, and the thread that works the journal off."""
+"""What the driver tells, and the thread that passes it on to MLflow."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import Any
 from seqtune.errors import UserError
 from seqtune.metrics import mlflow_name
 from seqtune.storage import Folder
+from seqtune.track.champion import Registered
+from seqtune.track.journal import Journal
 from seqtune.track.pages import Links
 from seqtune.track.store import brief, shown
 from seqtune.track.writer import Op, Writer
@@ -48,14 +50,9 @@ class Tracker:
         say: Callable[[str], None] = print,
     ) -> None:
         self.uri, self.experiment, self.study = uri, experiment, study
-        self.journal, self._say = journal, say
-        self._links: Links | None = None
-        self._changed = threading.Condition()
-        self._closing = self._given_up = False
-        journal.parent.mkdir(parents=True, exist_ok=True)
-        self._file = journal.open("a+b", buffering=0)
-        self._size, self._sent = _whole_lines(journal), 0
-        self._file.truncate(self._size)
+        self._journal, self._say = Journal(journal), say
+        self.links: Links | None = None  # where the study is; None until MLflow has answered
+        self.registered: Registered | None = None  # None until the champion is
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
 
@@ -81,11 +78,9 @@ class Tracker:
             dimensions=dimensions,
         )
 
-    def trial_started(
-        self, number: int, params: Mapping[str, Any], tags: Mapping[str, Any] | None = None
-    ) -> None:
+    def trial_started(self, number: int, params: Mapping[str, Any]) -> None:
         """Opens the run of a trial, or the one that an earlier driver left."""
-        self._tell("trial", number=number, params=params, tags=tags or {})
+        self._tell("trial", number=number, params=params)
 
     def trial_result(
         self, number: int, step: int, metrics: Mapping[str, Any], time: float | None = None
@@ -99,12 +94,10 @@ class Tracker:
         status: str,
         best: Mapping[str, Any] | None = None,
         reason: str | None = None,
-        tags: Mapping[str, Any] | None = None,
     ) -> None:
         """Closes a trial's run: ``status`` is finished, pruned, failed or interrupted."""
         best = {f"best/{name}": value for name, value in _numbers(best or {}).items()}
-        marks = dict(tags or {}) | ({"seqtune.reason": reason} if reason else {})
-        self._tell("trial_end", number=number, status=status, best=best, tags=marks, at=_ms(None))
+        self._tell("trial_end", number=number, status=status, best=best, reason=reason, at=_ms())
 
     def upload(
         self,
@@ -116,74 +109,66 @@ class Tracker:
         """Uploads files (all of a folder by default) as artifacts of a trial, or of the study."""
         self._tell("upload", folder=folder.uri, names=names, to=to, number=trial)
 
-    def champion(self, folder: Folder, name: str, trial: int) -> None:
-        """Logs a checkpoint as a servable model, registers it, and gives it the alias."""
-        self._tell("champion", folder=folder.uri, name=name, number=trial)
+    def champion(self, folder: Folder, name: str, trial: int, verdict: str = "") -> None:
+        """Logs a checkpoint as a servable model and registers it; ``registered`` says how.
+
+        ``verdict`` is a sentence for the model's description.
+        """
+        self.registered = None
+        self._tell("champion", folder=folder.uri, name=name, number=trial, verdict=verdict)
 
     def study_ended(
         self,
         status: str = "finished",
         metrics: Mapping[str, Any] | None = None,
-        tags: Mapping[str, Any] | None = None,
+        verdict: str = "",
     ) -> None:
         """Closes the parent run, and runs of trials that did not end."""
         numbers = _numbers(metrics or {})
-        self._tell("study_end", status=status, metrics=numbers, tags=tags or {}, at=_ms(None))
+        self._tell("study_end", status=status, metrics=numbers, verdict=verdict, at=_ms())
+
+    def settle(self, timeout: float) -> bool:
+        """Waits until all that was told is worked off, at most ``timeout`` seconds."""
+        return self._journal.settle(timeout)
 
     def close(self, timeout: float = 60.0) -> bool:
         """Waits until all is sent, at most ``timeout`` seconds; says where the rest is kept."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
+        self._journal.close()
         self._thread.join(timeout)
-        with self._changed:
-            self._given_up = True
-            left = self.journal.read_bytes()[self._sent :].count(b"\n")
-        self._file.close()
-        if left:
+        if left := self._journal.end():
             self._say(
                 f"{left} records did not reach MLflow at {shown(self.uri)}; they are kept in "
-                f"{self.journal} and sent when the study is resumed (--resume)"
+                f"{self._journal.path} and sent when the study is resumed (--resume)"
             )
-            return False
-        self.journal.unlink(missing_ok=True)
-        return True
+        return not left
 
-    @property
-    def links(self) -> Links | None:
-        """Where the study is in MLflow's pages; None until MLflow has answered."""
-        return self._links
-
-    # The journal and the thread that works it off.
+    # The thread that works the journal off.
 
     def _tell(self, do: str, **what: Any) -> None:
         try:
-            line = json.dumps({"do": do, **what}, default=_plain).encode() + b"\n"
-            with self._changed:
-                self._file.write(line)
-                self._size += len(line)
-                self._changed.notify_all()
+            self._journal.add(json.dumps({"do": do, **what}, default=_plain).encode() + b"\n")
         except (OSError, TypeError, ValueError) as error:
             self._say(f"MLflow will miss a record ({do}): {brief(error)}")
 
     def _work(self) -> None:
         writer: Writer | None = None
         away, pause, limit = False, PAUSES[0], LINES
-        while lines := self._wait(limit):
+        while lines := self._journal.take(limit):
             connected = writer is not None
             try:
                 writer = writer or Writer(self.uri, self.experiment, self.study)
                 connected = True
                 for op, length in _merged(lines):
                     writer.apply(op)
-                    self._links = writer.links
-                    self._done(length)
+                    self.links = writer.links
+                    self.registered = writer.registered or self.registered
+                    self._journal.done(length)
             except Exception as error:
                 writer = None  # whatever it knew of the store may be wrong
                 if connected and _lasting(error):
                     if limit == 1:
                         self._say(f"MLflow refused a record, which is left out: {brief(error)}")
-                        self._done(len(lines[0]))
+                        self._journal.done(len(lines[0]))
                     limit = 1  # one at a time, to find the record that it is
                     continue
                 if not away:
@@ -192,46 +177,12 @@ class Tracker:
                         "they are kept and sent when it is back"
                     )
                 away = True
-                self._rest(pause)
+                self._journal.rest(pause, PAUSES[0])
                 pause = min(2 * pause, PAUSES[1])
             else:
                 if away:
                     self._say(f"MLflow at {shown(self.uri)} is back")
                 away, pause, limit = False, PAUSES[0], LINES
-
-    def _rest(self, pause: float) -> None:
-        """Waits between two tries; in haste once the driver wants to leave."""
-        with self._changed:
-            if self._closing:
-                self._changed.wait_for(lambda: self._given_up, PAUSES[0])
-            else:
-                self._changed.wait_for(lambda: self._closing, pause)
-
-    def _wait(self, limit: int) -> list[bytes]:
-        """Returns lines that are not sent yet, waiting for some; none at the end."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._size > self._sent or self._closing)
-            if self._given_up or self._size == self._sent:
-                return []
-        lines: list[bytes] = []
-        with self.journal.open("rb") as file:
-            file.seek(self._sent)
-            while len(lines) < limit and file.tell() < self._size:
-                lines.append(file.readline())
-        return lines
-
-    def _done(self, length: int) -> None:
-        with self._changed:
-            self._sent += length
-            if self._sent == self._size and not self._given_up:
-                self._file.truncate(0)  # all is sent: the journal starts anew
-                self._sent = self._size = 0
-
-
-def _whole_lines(journal: Path) -> int:
-    """Returns the length of a journal without a line that a crash cut short."""
-    content = journal.read_bytes()
-    return content.rfind(b"\n") + 1
 
 
 def _merged(lines: list[bytes]) -> Iterator[tuple[Op, int]]:
@@ -254,7 +205,10 @@ def _merged(lines: list[bytes]) -> Iterator[tuple[Op, int]]:
 
 def _lasting(error: Exception) -> bool:
     """Says whether trying again cannot help: the record is at fault, not the connection."""
-    ours = (FileNotFoundError, ImportError, TypeError, KeyError, AttributeError, UserError)
+    ours = (
+        *(FileNotFoundError, ImportError, TypeError, KeyError, AttributeError, UserError),
+        json.JSONDecodeError,  # a damaged line of the journal
+    )
     return getattr(error, "error_code", None) in LASTING or isinstance(error, ours)
 
 
@@ -271,5 +225,5 @@ def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else str(value)
 
 
-def _ms(seconds: float | None) -> int:
+def _ms(seconds: float | None = None) -> int:
     return int((time.time() if seconds is None else seconds) * 1000)

@@ -6,22 +6,24 @@ import contextlib
 import getpass
 import json
 import tempfile
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from seqtune.storage import Folder
-from seqtune.track.champion import register
-from seqtune.track.pages import PARENT, STATUS, Links, deflated, view
+from seqtune.track.champion import METRIC, Registered, register
+from seqtune.track.experiment import STUDY, find_experiment, runs
+from seqtune.track.pages import NOTE, PARENT, STATUS, Links, described
 from seqtune.track.store import quiet
+from seqtune.track.undocumented import save_view, view
 
 Op = dict[str, Any]
 
-STUDY, TRIAL = "seqtune.study", "seqtune.trial"
-METRIC, DIMENSIONS, CHAMPION = "seqtune.metric", "seqtune.dimensions", "seqtune.champion"
-ENDED = {"failed": "FAILED", "interrupted": "KILLED"}  # any other end is FINISHED
+TRIAL, REASON = "seqtune.trial", "seqtune.reason"
+DIMENSIONS, CHAMPION = "seqtune.dimensions", "seqtune.champion"
+# Any other end is FINISHED; a resumed study goes on with what is KILLED.
+ENDED = {"failed": "FAILED", "interrupted": "KILLED", "unfinished": "KILLED"}
 
 
 @dataclass
@@ -44,7 +46,7 @@ class Writer:
 
         self.uri, self.study = uri, study
         self.client = MlflowClient(uri, registry_uri=uri)
-        self.experiment_id = self._experiment(experiment)
+        self.experiment_id = find_experiment(self.client, uri, experiment, study)
         self.trials: dict[int, Trial] = {}
         self.name = experiment
         self.run_id: str | None = None  # of the study
@@ -52,7 +54,8 @@ class Writer:
         self.tags: dict[str, str] = {}  # of the study, which every trial gets too
         self.losses: set[str] = set()  # names of the curves beside the metric
         self.view: Op = {}  # as it was last written
-        for run in self._runs():
+        self.registered: Registered | None = None
+        for run in runs(self.client, self.experiment_id, f"tags.`{STUDY}` = '{study}'"):
             tags, data = run.data.tags, run.data
             if TRIAL in tags:
                 self.trials[int(tags[TRIAL])] = Trial(
@@ -69,49 +72,12 @@ class Writer:
                     n: v for n, v in tags.items() if n.startswith("seqtune.") and n not in own
                 }
 
-    def _experiment(self, name: str) -> str:
-        found = self.client.get_experiment_by_name(name)
-        if found is None:
-            from mlflow.exceptions import MlflowException
-
-            place = None
-            if self.uri.startswith("sqlite:///"):
-                # An absolute folder beside the file: the default depends on the working directory.
-                place = (Path(self.uri.removeprefix("sqlite:///")).parent / "mlartifacts").as_uri()
-            try:
-                made: str = self.client.create_experiment(
-                    name, place, tags={"mlflow.experimentKind": "custom_model_development"}
-                )
-                return made
-            except MlflowException:  # somebody was faster
-                found = self.client.get_experiment_by_name(name)
-                if found is None:
-                    raise
-        if found.lifecycle_stage == "deleted":
-            self.client.restore_experiment(found.experiment_id)
-        identity: str = found.experiment_id
-        return identity
-
-    def _runs(self) -> Iterator[Any]:
-        token: str | None = None
-        while True:
-            page = self.client.search_runs(
-                [self.experiment_id],
-                f"tags.`{STUDY}` = '{self.study}'",
-                max_results=1000,
-                page_token=token,
-            )
-            yield from page
-            token = page.token
-            if not token:
-                return
-
     @property
     def links(self) -> Links | None:
         """Where the study is; None before it has a run."""
         if self.run_id is None:
             return None
-        return Links(self.uri, self.experiment_id, self.run_id, self._view_key(self.run_id))
+        return Links(self.uri, self.experiment_id, self.run_id, f"seqtune-{self.run_id[:8]}")
 
     def apply(self, op: Op) -> None:
         """Carries out one operation."""
@@ -119,7 +85,7 @@ class Writer:
             case "study":
                 self._start_study(op)
             case "trial":
-                self._start_trial(op["number"], op["params"], op["tags"])
+                self._start_trial(op["number"], op["params"])
             case "results":
                 self._log_results(op["results"])
             case "trial_end":
@@ -171,6 +137,7 @@ class Writer:
         }
         if self.run_id is None:
             self.run_id = self._new_run(self.name, tags)
+            tags[NOTE] = self._note()
         else:
             self.client.update_run(self.run_id, status="RUNNING")
         missing = {n: v for n, v in op["params"].items() if n not in self.params}
@@ -190,10 +157,10 @@ class Writer:
             self.trials[number] = Trial(self._new_run(f"trial {number:03d}", tags))
         return self.trials[number]
 
-    def _start_trial(self, number: int, params: Mapping[str, Any], tags: Mapping[str, Any]) -> None:
+    def _start_trial(self, number: int, params: Mapping[str, Any]) -> None:
         trial = self._trial(number)
         missing = {name: value for name, value in params.items() if name not in trial.params}
-        self._log(trial.run_id, params=missing, tags=tags)
+        self._log(trial.run_id, params=missing)
         trial.params |= {name: str(value) for name, value in missing.items()}
         if trial.status == "KILLED":  # interrupted, and now it goes on
             self._reopen(trial)
@@ -243,7 +210,7 @@ class Writer:
         self._log(
             trial.run_id,
             [(name, value, op["at"], step) for name, value in new.items()],
-            tags=op["tags"] | {STATUS: op["status"]},
+            tags={STATUS: op["status"]} | ({REASON: op["reason"]} if op["reason"] else {}),
         )
         trial.metrics |= new
         self.client.set_terminated(trial.run_id, ended, op["at"])
@@ -270,17 +237,21 @@ class Writer:
                 self.client.set_terminated(trial.run_id, "KILLED", op["at"])
                 trial.status = "KILLED"
         points = [(name, value, op["at"], 0) for name, value in op["metrics"].items()]
-        self._log(run_id, points, tags=op["tags"] | {STATUS: op["status"]})
+        note = {NOTE: self._note(op["verdict"])} if op["verdict"] else {}
+        self._log(run_id, points, tags=note | {STATUS: op["status"]})
         self._write_view()
         self.client.set_terminated(run_id, ENDED.get(op["status"], "FINISHED"), op["at"])
 
     def _champion(self, op: Op) -> None:
         run = self.client.get_run(self._trial(op["number"]).run_id)
-        version = register(self.client, Folder.at(op["folder"]), op["name"], run)
-        self._log(self._study_run(), tags={CHAMPION: f"models:/{op['name']}/{version}"})
+        folder, name = Folder.at(op["folder"]), op["name"]
+        self.registered = register(self.client, folder, name, run, self.metric, op["verdict"])
+        version = self.registered.version
+        self._log(self._study_run(), tags={CHAMPION: f"models:/{name}/{version}"})
 
-    def _view_key(self, run_id: str) -> str:
-        return f"seqtune-{run_id[:8]}"
+    def _note(self, *more: str) -> str:
+        links = [self.links.note] if self.links else []
+        return described(self.tags, *more, *links)
 
     def _write_view(self) -> None:
         run_id = self._study_run()
@@ -288,20 +259,11 @@ class Writer:
         # An axis that a trial has no value on would hide that trial.
         axes = [name for name in self.dimensions if all(name in params for params in trials)]
         state = view(run_id, self.metric, self.dimensions, axes, sorted(self.losses))
-        if state == self.view:
+        if state == self.view or self.links is None:
             return
-        now = int(time.time() * 1000)
-        saved = {
-            "name": f"Trials of {self.name}",
-            "createdAt": now,
-            "updatedAt": now,
-            "state": deflated(state),
-        }
-        self.client.set_experiment_tag(
-            self.experiment_id,
-            f"mlflow.sharedViewState.{self._view_key(run_id)}",
-            json.dumps(saved),
-        )
+        title = f"Trials of {self.name}"
+        save_view(self.client, self.experiment_id, self.links.view_key, title, state)
+        self.client.set_experiment_tag(self.experiment_id, NOTE, self.links.note)
         self.view = state
 
 

@@ -37,7 +37,7 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
     trained = train(asked.model, params, split, mask_seen=protocol.mask_seen)
     plan = Plan(asked.model, "ndcg@10", protocol, Folder.at("."))
     test, _ = evaluate_on_test(plan, values, trained.model.state_dict(), dataset)
-    valid = metrics.compute(trained.ranks)
+    valid = metrics.compute(trained.best["ranks"])
     names = ("hr@10", "ndcg@10")
     return {
         "epoch": trained.best["epoch"],

@@ -1,0 +1,160 @@
+"""What happens when a trial starts, is evaluated and ends: who is told what."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from seqtune.data import Protocol
+from seqtune.space import load_space
+from seqtune.storage import Folder
+from seqtune.study.events import Interrupts, Messenger, last_line
+from seqtune.study.plan import Plan
+
+
+class Ears:
+    """Remembers what it is told, whatever that is called."""
+
+    def __init__(self, name: str, said: list[tuple[Any, ...]]) -> None:
+        self._name, self._said = name, said
+
+    def __getattr__(self, method: str) -> Any:
+        def told(*given: Any, **more: Any) -> None:
+            self._said.append((self._name, method, *given, *more.items()))
+
+        return told
+
+
+@pytest.fixture
+def said() -> list[tuple[Any, ...]]:
+    return []
+
+
+@pytest.fixture
+def messenger(said: list[tuple[Any, ...]], tmp_path: Path) -> Messenger:
+    searcher: Any = Ears("searcher", said)
+    searcher.space = load_space(None, "sasrec")
+    plan = Plan("sasrec", "hr@5", Protocol(mask_seen=True), Folder.at(tmp_path))
+    counting = SimpleNamespace(done=lambda: True, floors=lambda: ("FLOORS",))
+    ears: Any = [Ears(name, said) for name in ("view", "tracker")]
+    return Messenger(searcher, plan, *ears, SimpleNamespace(check=lambda: None), counting)  # type: ignore[arg-type]
+
+
+def a_trial(number: int = 3, replay: str = "", **last: Any) -> Any:
+    params = {"learning_rate": 0.01, "max_seq_len": 50}
+    config = {"number": number, "params": params, "replay": replay}
+    last = {"best": 0.5, "best_epoch": 4} | last
+    return SimpleNamespace(config=config, last_result=last, trial_id=f"t{number}")
+
+
+def told(said: list[tuple[Any, ...]], who: str) -> list[tuple[Any, ...]]:
+    return [words[1:] for words in said if words[0] == who]
+
+
+def test_a_start_shows_what_is_searched_and_tracks_everything(
+    messenger: Messenger, said: list[tuple[Any, ...]]
+) -> None:
+    messenger.on_trial_start(1, [], a_trial())
+    messenger.on_trial_start(1, [], a_trial(number=0))
+    shown = [("trial_started", n, {"learning_rate": 0.01}, ("is_default", n == 0)) for n in (3, 0)]
+    assert told(said, "view") == shown
+    everything = {"learning_rate": 0.01, "max_seq_len": 50}
+    assert told(said, "tracker") == [("trial_started", n, everything) for n in (3, 0)]
+
+
+def test_a_result_is_shown_with_the_studys_metric_and_tracked_with_all(
+    messenger: Messenger, said: list[tuple[Any, ...]]
+) -> None:
+    result = {"epoch": 7, "hr@5": 0.3, "ndcg@10": 0.2, "train_ce": 1.5, "eval_seconds": 0.1}
+    result |= {"best": 0.4, "best_epoch": 5, "time": 99.0, "finished": False}
+    messenger.on_trial_result(1, [], a_trial(), result)
+    assert told(said, "view") == [("trial_result", 3, 7, 0.3, 0.4)]
+    points = {"hr@5": 0.3, "ndcg@10": 0.2, "train_ce": 1.5, "eval_seconds": 0.1}
+    assert told(said, "tracker") == [("trial_result", 3, 7, points, ("time", 99.0))]
+    said.clear()
+    messenger.on_trial_result(1, [], a_trial(), {"failed": "out of memory", "finished": True})
+    assert said == []
+
+
+@pytest.mark.parametrize(
+    ("trial", "status", "tracked", "value"),
+    [
+        (a_trial(finished=True), "complete", "finished", 0.5),
+        (a_trial(finished=False), "pruned", "pruned", 0.5),
+        (a_trial(finished=True, failed="out of memory"), "failed", "failed", None),
+        (a_trial(finished=True, replay="pruned"), "pruned", "pruned", 0.5),
+        (a_trial(finished=False, replay="complete"), "complete", "finished", 0.5),
+    ],
+)
+def test_an_end_is_what_it_is(
+    messenger: Messenger,
+    said: list[tuple[Any, ...]],
+    trial: Any,
+    status: str,
+    tracked: str,
+    value: float | None,
+) -> None:
+    messenger.on_trial_complete(1, [], trial)
+    reason = trial.last_result.get("failed", "")
+    replayed = ("replayed", bool(trial.config["replay"]))
+    assert told(said, "view") == [("trial_ended", 3, status, value, reason, replayed)]
+    *uploads, end = told(said, "tracker")
+    found = {} if value is None else {"hr@5": 0.5, "epoch": 4}
+    assert end == ("trial_ended", 3, tracked, found, reason or None)
+    folder = messenger.plan.trial_folder(3)
+    kept = [("upload", folder, ["ranks.parquet"], ("trial", 3))]
+    assert uploads == ([] if value is None else kept)
+
+
+def test_the_reason_of_an_error_reaches_the_searcher_the_screen_and_mlflow(
+    messenger: Messenger, said: list[tuple[Any, ...]]
+) -> None:
+    trial = a_trial()
+    trial.get_error = lambda: "Traceback\n  in a file\nOSError: no route to host\n"
+    messenger.on_trial_error(1, [], trial)
+    reason = "OSError: no route to host"
+    assert told(said, "searcher") == [("give_reason", "t3", reason)]
+    assert told(said, "view") == [("trial_ended", 3, "failed", None, reason, ("replayed", False))]
+    assert told(said, "tracker") == [("trial_ended", 3, "failed", {}, reason)]
+
+
+def test_floors_are_told_once(messenger: Messenger, said: list[tuple[Any, ...]]) -> None:
+    messenger.on_step_end(1, [])
+    messenger.on_step_end(2, [])
+    assert told(said, "view") == [("floors_counted", ("FLOORS",))]
+
+
+def test_tune_saves_nothing_of_it(messenger: Messenger) -> None:
+    assert messenger.__getstate__() == {}
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_that_is_lost_in_ray_is_found_again(number: int) -> None:
+    interrupts = Interrupts()
+    interrupts.check()
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), number)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            interrupts.check()
+
+
+def test_the_last_line_of_an_error_is_its_message() -> None:
+    assert last_line("Traceback:\n  x\nValueError: no\n\n") == "ValueError: no"
+    assert last_line("") == "the process of the trial ended"
+    assert len(last_line("x" * 1000)) == 300

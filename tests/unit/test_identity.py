@@ -1,0 +1,102 @@
+"""Which study it is: names, what study.json keeps, and what a resumed study must share."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seqtune.data import Protocol
+from seqtune.data.generate import make_preset
+from seqtune.errors import UserError
+from seqtune.options import StudyOptions
+from seqtune.study.identity import find, tags
+
+TINY = make_preset("tiny")
+PROTOCOL = Protocol.of(TINY)
+URI = "http://ann:secret@127.0.0.1:5000"
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> StudyOptions:
+    return StudyOptions("sasrec", data="tiny", storage=str(tmp_path), tracking_uri=URI)
+
+
+def test_a_new_study_says_what_it_is(options: StudyOptions, tmp_path: Path) -> None:
+    found = find(options, TINY, PROTOCOL)
+    assert not list(tmp_path.iterdir())  # nothing is written until it is kept
+    found.keep()
+    kept = json.loads((tmp_path / "sasrec-tiny" / "study.json").read_text())
+    assert kept["id"].startswith("sasrec-tiny-")
+    assert kept["same"] == {
+        "model": "sasrec",
+        "metric": "ndcg@10",
+        "data": TINY.fingerprint,
+        "split": "leave-one-out",
+        "validation": "all users",
+        "seen items": "left out",
+    }
+    assert kept["command"] == (
+        f"seqtune tune --model sasrec --data tiny --storage {tmp_path} --name sasrec-tiny"
+    )
+
+
+def test_names_that_were_not_given_are_made_unique_and_the_last_is_resumed(
+    options: StudyOptions,
+) -> None:
+    names = []
+    for _ in range(3):
+        found = find(options, TINY, PROTOCOL)
+        found.keep()
+        names.append(found.name)
+    assert names == ["sasrec-tiny", "sasrec-tiny-2", "sasrec-tiny-3"]
+    again = find(replace(options, resume=True), TINY, PROTOCOL)
+    assert (again.name, again.about) == (names[-1], found.about)
+
+
+def test_a_name_that_was_given_is_new_or_resumed(options: StudyOptions) -> None:
+    named = replace(options, name="mine")
+    with pytest.raises(UserError, match="--resume: there is no study 'mine' in "):
+        find(replace(named, resume=True), TINY, PROTOCOL)
+    find(named, TINY, PROTOCOL).keep()
+    with pytest.raises(UserError, match="--name mine: this study exists; go on with --resume"):
+        find(named, TINY, PROTOCOL)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"model": "gru4rec"}, "another model (sasrec, now gru4rec)"),
+        ({"metric": "hr@5"}, "another metric (ndcg@10, now hr@5)"),
+        ({"valid_users": 30}, "another validation (all users, now 30 users of seed 0)"),
+        ({"mask_seen": False}, "another seen items (left out, now ranked)"),
+        ({"data": "other"}, "another data ("),
+    ],
+)
+def test_a_resumed_study_is_the_same(
+    options: StudyOptions, change: dict[str, Any], sentence: str
+) -> None:
+    find(replace(options, name="mine"), TINY, PROTOCOL).keep()
+    dataset = make_preset("demo") if "data" in change else TINY
+    asked = replace(options, name="mine", resume=True, **change)
+    protocol = Protocol.of(dataset, asked.mask_seen, asked.valid_users)
+    with pytest.raises(UserError) as refused:
+        find(asked, dataset, protocol)
+    assert f"--resume: study 'mine' was started with {sentence}" in str(refused.value)
+
+
+def test_what_may_differ_may(options: StudyOptions) -> None:
+    find(replace(options, name="mine"), TINY, PROTOCOL).keep()
+    free = {"trials": 99, "time_budget": 5.0, "scheduler": "none", "concurrency": 7, "seed": 3}
+    find(replace(options, name="mine", resume=True, **free), TINY, PROTOCOL)
+
+
+def test_tags_say_what_was_made_of_what_without_secrets(options: StudyOptions) -> None:
+    found = tags(options, TINY, PROTOCOL)
+    assert found["seqtune.data_fingerprint"] == TINY.fingerprint
+    assert found["seqtune.protocol"] == PROTOCOL.sentence(TINY)
+    assert "secret" not in json.dumps(found)
+    assert found["seqtune.version.torch"]

@@ -1,0 +1,106 @@
+"""Draws: the start first, then new points by TPE, at the same cost however long the study is."""
+
+from __future__ import annotations
+
+import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from seqtune.space import Space, load_space
+from seqtune.study import samplers
+from seqtune.study.samplers import WINDOW, Draws, best_and_newest
+
+
+@pytest.fixture
+def space() -> Space:
+    return load_space(None, "sasrec")
+
+
+def ended(value: float, rate: float = 0.01) -> FrozenTrial:
+    return create_trial(
+        state=TrialState.COMPLETE,
+        value=value,
+        params={"learning_rate": rate},
+        distributions={"learning_rate": FloatDistribution(1e-4, 5e-2, log=True)},
+    )
+
+
+def pruned(*values: float) -> FrozenTrial:
+    steps = dict(enumerate(values, start=1))
+    return create_trial(state=TrialState.PRUNED, intermediate_values=steps)
+
+
+def test_the_first_draw_is_the_start_of_the_space(space: Space) -> None:
+    draft = Draws(space, seed=3).draw(0, lambda values: False)
+    assert draft is not None
+    assert draft.values == space.defaults()
+    assert draft.params.keys() == draft.distributions.keys() <= space.start.keys()
+
+
+def test_a_draw_depends_on_the_seed_the_number_and_what_has_ended(space: Space) -> None:
+    def drawn(seed: int, number: int, *known: FrozenTrial) -> object:
+        draws = Draws(space, seed)
+        for trial in known:
+            draws.learn(trial)
+        draft = draws.draw(number, lambda values: True)
+        assert draft is not None
+        return draft.values
+
+    assert drawn(0, 5) == drawn(0, 5)
+    assert drawn(0, 5) != drawn(1, 5)
+    assert drawn(0, 5) != drawn(0, 6)
+    draws = Draws(space, 0)  # whatever was drawn before
+    for number in range(1, 5):
+        draws.draw(number, lambda values: True)
+    draft = draws.draw(5, lambda values: True)
+    assert draft is not None
+    assert draft.values == drawn(0, 5)
+
+
+def test_tpe_goes_where_values_were_good(space: Space) -> None:
+    draws = Draws(space, seed=0)
+    for n in range(60):
+        rate = 1e-4 * (500 ** (n / 59))
+        draws.learn(ended(1.0 if rate < 3e-4 else 0.1, rate))
+    found = [draws.draw(60 + n, lambda values: True) for n in range(20)]
+    rates = [draft.params["learning_rate"] for draft in found if draft]
+    assert sum(rate < 6e-4 for rate in rates) > 10
+
+
+def test_what_is_not_allowed_is_drawn_again_and_given_up_in_the_end(
+    space: Space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    draft = Draws(space, 0).draw(1, lambda values: asked.append(values) or len(asked) == 4)
+    assert len(asked) == 4
+    assert draft is not None
+    assert draft.values == asked[-1]
+    monkeypatch.setattr(samplers, "DRAWS", 20)
+    assert Draws(space, 0).draw(1, lambda values: False) is None
+
+
+def test_the_best_and_the_newest_are_kept_in_their_order() -> None:
+    values = [0.9, 0.1, 0.8, 0.2, 0.3, 0.4, 0.5]
+    kept = best_and_newest([ended(value) for value in values], 4)
+    assert [trial.value for trial in kept] == [0.9, 0.8, 0.4, 0.5]
+    mixed = [pruned(0.1, 0.7, 0.2), ended(0.5), pruned(), ended(0.1)]
+    assert best_and_newest(mixed, 2) == [mixed[0], mixed[3]]  # a pruned one counts with its best
+
+
+def test_a_long_study_is_seen_in_part_and_a_resumed_one_sees_the_same(space: Space) -> None:
+    trials = [ended(((37 * n) % 101) / 101, 1e-4 * (1 + n % 400)) for n in range(5 * WINDOW + 7)]
+    first = Draws(space, 0)
+    sizes = []
+    for n, trial in enumerate(trials, start=1):
+        first.learn(trial)
+        if n == 3 * WINDOW:
+            first.draw(n, lambda values: True)  # leaves nothing behind
+        sizes.append(sum(t.state == TrialState.COMPLETE for t in first._scratch.trials))
+    assert max(sizes) < 2 * WINDOW
+    assert sizes[2 * WINDOW - 1] == WINDOW
+    again = Draws(space, 0)
+    for trial in trials:
+        again.learn(trial)
+    ways = [draws.draw(len(trials), lambda values: True) for draws in (first, again)]
+    assert ways[0] is not None
+    assert ways[0] == ways[1]

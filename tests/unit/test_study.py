@@ -1,0 +1,515 @@
+"""The wiring of a study: who is given which seed, split, weights, budget and option.
+
+Nothing here starts Ray: what Ray would call is called, and what would be handed to it is looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+import torch
+from ray import tune
+from ray.train import WorkerGroupError
+
+from seqtune import batches, checkpoint, metrics, state
+from seqtune.data import Protocol
+from seqtune.data.generate import make_preset
+from seqtune.errors import UserError
+from seqtune.evaluate import evaluate
+from seqtune.model import model_class
+from seqtune.options import StudyOptions, TrainOptions
+from seqtune.space.asked import AskedStudy, ask_study, ask_training, fit_study
+from seqtune.state import Row
+from seqtune.storage import Folder
+from seqtune.study import final, loop, once, resources, study, trial, tuner
+from seqtune.study.plan import Plan, trial_params
+from seqtune.study.schedulers import Asha
+from seqtune.study.search import OptunaSearcher
+from seqtune.track import Tracker
+from seqtune.train import DivergedError
+
+TINY = make_preset("tiny")
+SMALL: dict[str, Any] = {"embedding_size": 8, "n_layers": 1, "n_heads": 1, "inner_size": 16}
+SMALL |= {"epochs": 2, "eval_every": 1}
+
+
+def plan_in(folder: Path, **changes: Any) -> Plan:
+    protocol = changes.pop("protocol", Protocol.of(TINY))
+    return replace(Plan("sasrec", "ndcg@10", protocol, Folder.at(folder)), **changes)
+
+
+def train_trial(plan: Plan, number: int, **values: Any) -> dict[str, Any]:
+    """Trains a trial into its folder; returns its hyperparameters."""
+    params = SMALL | values
+    built = trial_params(plan.model, params)
+    loop.train_here(plan, built, plan.trial_folder(number), TINY, lambda row: None)
+    return params
+
+
+def same(one: Any, other: Any) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one | other)
+
+
+# A trial in Tune's actor
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What a trial reports to Tune, which is not there; objects are their own references."""
+    rows: list[dict[str, Any]] = []
+    monkeypatch.setattr(tune, "report", rows.append)
+    monkeypatch.setattr(ray, "get", lambda refs: refs)
+    return rows
+
+
+def run(plan: Plan, params: dict[str, Any], replay: str = "", number: int = 3) -> None:
+    trial.run({"number": number, "params": params, "replay": replay}, plan, [TINY])
+
+
+def test_a_trial_trains_with_its_own_hyperparameters(told: list[Any], tmp_path: Path) -> None:
+    plan = plan_in(tmp_path)
+    run(plan, SMALL | {"seed": 5, "learning_rate": 0.01})
+    assert [row["epoch"] for row in told] == [1, 2]
+    assert told[-1]["finished"]
+    alone = plan_in(tmp_path / "alone")
+    train_trial(alone, 3, seed=5, learning_rate=0.01)
+    one, other = (state.load_state(p.trial_folder(3)) for p in (plan, alone))
+    assert one is not None
+    assert other is not None
+    assert same(state.best_of(one)["weights"], state.best_of(other)["weights"])
+    assert told[-1]["ndcg@10"] == other["history"][-1]["metrics"]["ndcg@10"]
+
+
+@pytest.mark.parametrize("replay", ["pruned", "complete"])
+def test_a_replayed_trial_tells_its_curve_and_trains_nothing(
+    told: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replay: str
+) -> None:
+    plan = plan_in(tmp_path)
+    train_trial(plan, 3)
+    rows = state.told(plan.trial_folder(3))
+    if replay == "pruned":  # the scheduler stopped it after its first epoch
+        rows = rows[:1]
+        state.keep_told(plan.trial_folder(3), rows)
+    monkeypatch.setattr(trial, "train_here", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr(trial, "load_state", lambda folder: pytest.fail("weights were read"))
+    run(plan, SMALL, replay)
+    assert told == [{**state.flat(row), "replayed": True} for row in rows]
+
+
+def test_a_finished_trial_that_was_not_told_as_such_trains_nothing(
+    told: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_in(tmp_path)
+    train_trial(plan, 3)
+    monkeypatch.setattr(trial, "train_here", lambda *_, **__: pytest.fail("trained"))
+    run(plan, SMALL)
+    assert [row["epoch"] for row in told] == [1, 2]
+
+
+def test_an_interrupted_trial_tells_what_was_and_goes_on(told: list[Any], tmp_path: Path) -> None:
+    plan, straight = plan_in(tmp_path / "a"), plan_in(tmp_path / "b")
+    values = SMALL | {"epochs": 3, "learning_rate": 0.01}
+    folder, params = plan.trial_folder(3), trial_params("sasrec", values)
+
+    def until_the_second(row: Row) -> None:
+        if row["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        loop.train_here(plan, params, folder, TINY, until_the_second)
+    run(plan, values)
+    assert [(row["epoch"], "replayed" in row) for row in told] == [(1, True), (2, True), (3, False)]
+    loop.train_here(straight, params, straight.trial_folder(3), TINY, lambda row: None)
+    ends = [state.best_of(state.load_state(p.trial_folder(3)) or {}) for p in (plan, straight)]  # type: ignore[typeddict-item]
+    assert same(ends[0]["weights"], ends[1]["weights"])
+
+
+def test_what_trying_again_cannot_mend_is_told_and_not_raised(
+    told: list[Any], tmp_path: Path
+) -> None:
+    run(plan_in(tmp_path), SMALL | {"learning_rate": 10.0, "grad_clip_norm": 0, "epochs": 40})
+    assert told[-1]["finished"]
+    assert "failed" not in told[0] or "not finite" in told[0]["failed"]
+    told.clear()
+    run(plan_in(tmp_path), SMALL | {"batch_size": 1}, number=4)
+    (row,) = told
+    assert row["finished"]
+    assert row["failed"].startswith("batch_size 1 must be at least 2")
+
+
+def caused(error: BaseException, cause: BaseException) -> BaseException:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (UserError("batch_size 1"), "batch_size 1"),
+        (DivergedError("not finite"), "not finite"),
+        (caused(RuntimeError("in a worker"), DivergedError("not finite")), "not finite"),
+        (WorkerGroupError("failed", {0: OSError("x"), 1: UserError("too few")}), "too few"),
+        (MemoryError(), "out of memory; a smaller batch_size"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out of memory; a smaller"),
+        (OSError("no route to host"), None),
+        (WorkerGroupError("failed", {0: OSError("x")}), None),
+    ],
+)
+def test_what_trying_again_cannot_mend(error: Exception, reason: str | None) -> None:
+    found = loop.hopeless(error)
+    assert found is None if reason is None else (found or "").startswith(reason)
+
+
+# What the trials share
+
+
+def test_validation_is_on_the_users_that_the_protocol_draws(tmp_path: Path) -> None:
+    plan = plan_in(tmp_path, protocol=Protocol.of(TINY, None, 30, 7))
+    train_trial(plan, 0)
+    saved = state.load_state(plan.trial_folder(0))
+    assert saved is not None
+    everyone = plan_in(tmp_path / "all")
+    train_trial(everyone, 0)
+    whole = state.load_state(everyone.trial_folder(0))
+    assert whole is not None
+    users = plan.protocol.split(TINY).valid.users
+    assert len(users) == 30
+    at = [epoch["epoch"] for epoch in whole["history"]].index(state.best_of(saved)["epoch"])
+    if whole["history"][at]["epoch"] == state.best_of(whole)["epoch"]:
+        ranks = state.best_of(whole)["ranks"][users]
+        assert np.array_equal(state.best_of(saved)["ranks"], ranks)
+
+
+@pytest.mark.parametrize("mask_seen", [True, False])
+def test_validation_ranks_seen_items_as_the_protocol_says(tmp_path: Path, mask_seen: bool) -> None:
+    plan = plan_in(tmp_path, protocol=Protocol(mask_seen), metric="hr@3")
+    params = train_trial(plan, 0, epochs=4)
+    saved = state.load_state(plan.trial_folder(0))
+    assert saved is not None
+    best, split = state.best_of(saved), plan.protocol.split(TINY)
+    data = batches.sequences(split, torch.device("cpu"))
+    model = model_class("sasrec")(trial_params("sasrec", params), data.n_items, data.n_users)
+    model.load_state_dict(best["weights"])
+    ranks = evaluate(model, data, split, split.valid, mask_seen=mask_seen).ranks
+    assert np.array_equal(best["ranks"], ranks)
+    other = evaluate(model, data, split, split.valid, mask_seen=not mask_seen).ranks
+    assert not np.array_equal(best["ranks"], other)
+    by_metric = [row["metrics"]["hr@3"] for row in saved["history"]]
+    assert best["metrics"]["hr@3"] == max(by_metric)  # the metric of the study decides
+
+
+def asked_for(**options: Any) -> AskedStudy:
+    return ask_study(StudyOptions(**({"model": "sasrec", "data": "tiny"} | options)))
+
+
+RESOURCES = {"CPU": 8.0, "GPU": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("options", "resources_", "shares"),
+    [
+        ({}, RESOURCES, (1, 1.0, 1, 2)),  # a GPU each
+        ({}, {"CPU": 8.0}, (1, 1.0, 0, 8)),
+        ({"gpus_per_trial": 0.5}, RESOURCES, (1, 1.0, 0.5, 4)),
+        ({"gpus_per_trial": 0}, RESOURCES, (1, 1.0, 0, 8)),
+        ({"cpus_per_trial": 3}, {"CPU": 8.0}, (1, 3, 0, 2)),
+        ({"workers_per_trial": 2}, {"CPU": 8.0}, (2, 1, 0, 4)),
+        ({"concurrency": 3}, {"CPU": 8.0}, (1, 1, 0, 3)),
+        ({"concurrency": 99}, {"CPU": 8.0}, (1, 1, 0, 8)),
+    ],
+)
+def test_a_plan_shares_what_there_is(
+    options: dict[str, Any], resources_: dict[str, float], shares: tuple[float, ...]
+) -> None:
+    asked = asked_for(**options).options
+    protocol = Protocol.of(TINY)
+    plan = resources.make_plan(asked, protocol, Folder.at("/nowhere"), resources_)
+    assert (plan.workers, plan.cpus, plan.gpus, plan.concurrency) == shares
+    assert (plan.model, plan.metric, plan.protocol) == ("sasrec", "ndcg@10", protocol)
+
+
+def test_a_trial_that_does_not_fit_is_refused() -> None:
+    asked = asked_for(cpus_per_trial=3, workers_per_trial=3).options
+    with pytest.raises(UserError, match=r"a trial needs 3 x \(3 CPUs, 0 GPUs\), more than the 8"):
+        resources.make_plan(asked, Protocol.of(TINY), Folder.at("/nowhere"), {"CPU": 8.0})
+
+
+# What is handed to Ray Tune
+
+
+@pytest.fixture
+def tuned(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """Returns what Tune would be given for a study with some options."""
+
+    def tuner_of(plan_changes: dict[str, Any] | None = None, **options: Any) -> dict[str, Any]:
+        given: dict[str, Any] = {}
+
+        class Spy:
+            def __init__(self, trainable: Any, *, tune_config: Any, run_config: Any) -> None:
+                given.update(trainable=trainable, tune=tune_config, run=run_config)
+
+            def fit(self) -> None:
+                given["fitted"] = True
+
+        closed: list[bool] = []
+        monkeypatch.setattr(tune, "Tuner", Spy)
+        monkeypatch.setattr(
+            tune, "with_parameters", lambda run, **more: given.update(more, function=run) or run
+        )
+        monkeypatch.setattr(
+            tune, "with_resources", lambda run, group: given.update(resources=group) or run
+        )
+        asked = asked_for(**options)
+        searcher = OptunaSearcher(asked.space, "sqlite://", "x", metric="ndcg@10")
+        monkeypatch.setattr(searcher, "close", lambda: closed.append(True))
+        given["searcher"] = searcher
+        plan = plan_in(Path("/nowhere"), **(plan_changes or {}))
+        tuner.search_all(asked, searcher, plan, "DATA", [])
+        assert closed == [True]
+        return given | {"plan": plan}
+
+    return tuner_of
+
+
+def test_tune_gets_the_budget_the_bounds_and_the_searcher(tuned: Callable[..., Any]) -> None:
+    given = tuned({"concurrency": 5}, time_budget=90.0, max_failures=4)
+    assert given["fitted"]
+    assert given["function"] is trial.run
+    assert given["data"] == ["DATA"]
+    config = given["tune"]
+    assert config.time_budget_s == 90
+    assert config.max_concurrent_trials == 5
+    assert config.search_alg is given["searcher"]
+    assert config.num_samples == -1
+    assert config.reuse_actors is True
+    assert given["run"].failure_config.max_failures == 4
+    assert given["run"].storage_path == "/nowhere"
+    assert given["resources"].bundles == [{"CPU": 1.0}]
+
+
+def test_tune_gets_no_budget_where_none_is_asked_for(tuned: Callable[..., Any]) -> None:
+    assert tuned()["tune"].time_budget_s is None
+    assert tuned(data="demo")["tune"].time_budget_s == 210  # a first look
+
+
+def test_the_scheduler_is_that_of_the_options_for_the_epochs_of_the_space(
+    tuned: Callable[..., Any],
+) -> None:
+    assert isinstance(tuned()["tune"].scheduler, Asha)
+    assert tuned(set=("epochs=30",))["tune"].scheduler._max_t == 31
+    assert not isinstance(tuned(scheduler="none")["tune"].scheduler, Asha)
+
+
+def test_workers_bring_their_own_resources(tuned: Callable[..., Any]) -> None:
+    given = tuned({"workers": 2, "gpus": 1})
+    assert given["resources"].bundles == [{"memory": 1.0}]
+    assert given["tune"].reuse_actors is False
+    assert tuned({"gpus": 0.5})["resources"].bundles == [{"CPU": 1.0, "GPU": 0.5}]
+
+
+def test_the_searcher_is_made_from_what_is_asked(tmp_path: Path) -> None:
+    asked = asked_for(trials=7, seed=3, metric="hr@5", name="mine", resume=True)
+    found = study._searcher(asked, Folder.at(tmp_path))
+    assert (found.trials, found.seed, found.metric, found.resume) == (7, 3, "hr@5", True)
+    assert (found.name, found.space) == ("mine", asked.space)
+    assert found.storage.endswith(f"{tmp_path}/study.db")
+
+
+# After the last trial
+
+
+def test_test_numbers_are_computed_on_the_test_items(tmp_path: Path) -> None:
+    plan = plan_in(tmp_path)
+    params = train_trial(plan, 2)
+    saved = state.load_state(plan.trial_folder(2))
+    assert saved is not None
+    best = state.best_of(saved)
+    split = plan.protocol.split(TINY)
+    data = batches.sequences(split, torch.device("cpu"))
+    model = model_class("sasrec")(trial_params("sasrec", params), data.n_items, data.n_users)
+    model.prepare(data)
+    model.load_state_dict(best["weights"])
+    ranks = evaluate(model, data, split, split.test, mask_seen=True).ranks
+    assert not np.array_equal(ranks, best["ranks"])
+
+    found = final.test(plan, 2, params, TINY, None)
+    assert np.array_equal(found.test_ranks, ranks)
+    assert found.test["hr@10"] == metrics.compute(ranks)["hr@10"]
+    assert found.valid == best["metrics"]
+    assert found.valid["hr@10"] == metrics.compute(best["ranks"])["hr@10"]
+    assert found.number == 2
+
+    unmasked = plan_in(tmp_path, protocol=Protocol(mask_seen=False))
+    assert not np.array_equal(final.test(unmasked, 2, params, TINY, None).test_ranks, ranks)
+
+
+def test_the_metric_of_the_study_is_among_those_of_the_test(tmp_path: Path) -> None:
+    plan = plan_in(tmp_path, metric="hr@7")
+    params = train_trial(plan, 0)
+    assert "hr@7" in final.test(plan, 0, params, TINY, None).test
+
+
+def test_a_checkpoint_holds_the_weights_of_its_trial_and_what_training_counted(
+    tmp_path: Path,
+) -> None:
+    plan = plan_in(tmp_path)
+    params = [train_trial(plan, number, seed=number) for number in (0, 1)]
+    finalist = final.test(plan, 1, params[1], TINY, plan.folder / "champion")
+    loaded = checkpoint.load(plan.folder / "champion")
+    saved = [state.load_state(plan.trial_folder(number)) for number in (0, 1)]
+    own, other = (state.best_of(one)["weights"] for one in saved if one is not None)
+    assert same(loaded.model.state_dict(), other)
+    assert not same(loaded.model.state_dict(), own)
+    split = plan.protocol.split(TINY)
+    trained = [TINY.items[first:end] for first, end in zip(TINY.offsets, split.train_end)]  # noqa: B905
+    counts = np.bincount(np.concatenate(trained), minlength=TINY.n_items + 1)[1:]
+    assert np.array_equal(loaded.popularity, counts)
+    assert loaded.mask_seen is True
+    assert loaded.meta["test"] == finalist.test
+    assert loaded.meta["valid"] == finalist.valid
+    assert loaded.meta["trial"] == 1
+    assert loaded.meta["protocol"] == plan.protocol.sentence(TINY)
+    assert loaded.model.params == trial_params("sasrec", finalist.params)
+
+
+# What is asked
+
+
+def test_defaults_are_lowered_to_what_the_data_allow_in_the_whole_space() -> None:
+    asked = fit_study(asked_for(model="gsasrec"), TINY.n_items)
+    (dimension,) = [d for d in asked.space.dimensions if d.name == "neg_samples"]
+    assert max(dimension.corners) <= TINY.n_items - 1
+    assert asked.space.defaults()["neg_samples"] <= TINY.n_items - 1
+    assert any("neg_samples" in note for note in asked.notes)
+    with pytest.raises(UserError, match="neg_samples must be at most 59 with loss_type gbce"):
+        fit_study(asked_for(model="gsasrec", set=("neg_samples=200",)), TINY.n_items)
+
+
+def test_mlflow_is_told_what_decides_the_result() -> None:
+    told = study._study_params(asked_for(seed=3, valid_users=20, min_item=2, trials=5))
+    assert (
+        told.items()
+        >= {
+            "model": "sasrec",
+            "data": "tiny",
+            "seed": 3,
+            "valid_users": 20,
+            "min_item": 2,
+            "trials": 5,
+            "scheduler": "asha",
+        }.items()
+    )
+
+
+def test_a_study_that_ends_with_an_error_is_told_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[Any] = []
+
+    class Spy(Tracker):
+        def __init__(self, *given: Any, **more: Any) -> None:
+            ended.append(given[2:])
+
+        def study_ended(self, status: str = "finished", *more: Any, **_: Any) -> None:
+            ended.append(status)
+
+        def close(self, timeout: float = 60.0) -> bool:
+            ended.append("closed")
+            return True
+
+    monkeypatch.setattr(study, "Tracker", Spy)
+    about = study.find(asked_for(storage=str(tmp_path)).options, TINY, Protocol.of(TINY))
+    for error, status in ((KeyboardInterrupt, "interrupted"), (ValueError, "failed")):
+        ended.clear()
+        with pytest.raises(error), study._tracked("sqlite://", about, print):
+            raise error
+        assert ended[1:] == [status, "closed"]
+        assert ended[0] == (about.about.id, tmp_path / "sasrec-tiny" / "mlflow.journal")
+
+
+# One training
+
+
+class Told:
+    """A view that remembers."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+        self.notes: list[str] = []
+        self.where: list[str] = []
+
+    def note(self, line: str) -> None:
+        self.notes.append(line)
+
+    def started(self, model: str, data: str, where: str) -> None:
+        self.where.append(where)
+
+    def evaluated(self, row: Row) -> None:
+        self.rows.append(row)
+
+
+def train(view: Told, folder: Path, *set_: str, **options: Any) -> Any:
+    fixed = [
+        f"{name}={value}" for name, value in SMALL.items() if name not in ("epochs", "eval_every")
+    ]
+    epochs = [] if any(one.startswith("epochs") for one in set_) else ["epochs=2"]
+    given = {"data": "tiny", "storage": str(folder), "set": (*fixed, *epochs, *set_)} | options
+    return once.train_once(ask_training(TrainOptions("sasrec", **given)), view)  # type: ignore[arg-type]
+
+
+def test_one_training_leaves_a_checkpoint_with_its_test_and_overwrites_none(tmp_path: Path) -> None:
+    view = Told()
+    first = train(view, tmp_path, "seed=1")
+    second = train(view, tmp_path, "seed=2")
+    folders = [tmp_path / "sasrec-tiny-train", tmp_path / "sasrec-tiny-train-2"]
+    assert view.where == [first.checkpoint, second.checkpoint] == list(map(str, folders))
+    loaded = [checkpoint.load(Folder.at(folder)) for folder in folders]
+    assert [one.meta["test"] for one in loaded] == [first.test, second.test]
+    assert first.test != second.test
+    assert [row["epoch"] for row in view.rows] == [1, 2, 1, 2]
+    assert (folders[0] / "ranks-test.parquet").exists()
+    with pytest.raises(UserError, match="holds a training; go on with --resume, or give another"):
+        train(view, tmp_path, out=str(folders[0]))
+
+
+def test_a_training_stops_when_its_time_is_up(tmp_path: Path) -> None:
+    view = Told()
+    found = train(view, tmp_path, "epochs=100000", "eval_every=1", time_budget=1e-9)
+    assert [row["epoch"] for row in view.rows] == [1]  # something was evaluated
+    assert found.epoch == 1
+    with pytest.raises(UserError, match="--time-budget: several workers cannot stop together"):
+        train(view, tmp_path, time_budget=1.0, workers=2)
+
+
+def test_a_training_goes_on_with_more_or_fewer_epochs(tmp_path: Path) -> None:
+    view = Told()
+    train(view, tmp_path, "epochs=2", "eval_every=1")
+    train(view, tmp_path, "epochs=4", "eval_every=1", resume=True)
+    assert [row["epoch"] for row in view.rows][-1] == 4
+    train(view, tmp_path, "epochs=1", "eval_every=1", resume=True)
+    with pytest.raises(
+        UserError, match=r"holds no training with these options \(it differs in par"
+    ):
+        train(view, tmp_path, "learning_rate=0.1", resume=True)
+    with pytest.raises(UserError, match="it differs in validation"):
+        train(view, tmp_path, valid_users=10, resume=True)
+
+
+def test_ctrl_c_leaves_the_best_weights_so_far(tmp_path: Path) -> None:
+    class Stopped(Told):
+        def evaluated(self, row: Row) -> None:
+            super().evaluated(row)
+            if row["epoch"] == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(Stopped(), tmp_path, "epochs=50", "eval_every=1")
+    loaded = checkpoint.load(Folder.at(tmp_path / "sasrec-tiny-train"))
+    assert loaded.meta["test"] == {}
+    assert 0 < loaded.meta["valid"]["hr@10"] <= 1
