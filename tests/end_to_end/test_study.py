@@ -66,7 +66,11 @@ def report(study: Any) -> dict[str, Any]:
 
 def test_nothing_but_the_study_is_told(ended: Any, study: Any) -> None:
     assert ended.err == ""
-    head, said = ended.out.split("\n\n")[0].splitlines(), ended.out
+    (note, *head), said = ended.out.split("\n\n")[0].splitlines(), ended.out
+    assert note == (
+        "trial 0 runs the defaults with embedding_size 16, n_layers 1, n_heads 1, inner_size 32, "
+        "epochs 4, which the search space fixes"
+    )
     assert head[:4] == [
         "sasrec on tiny: 200 users, 60 items, 2,534 interactions",
         PROTOCOL,

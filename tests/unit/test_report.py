@@ -377,7 +377,7 @@ def test_commands_are_never_broken(width: int) -> None:
         assert command in lines
     assert "# the best checkpoint, registered as" in " ".join(lines)
     said = " ".join(" ".join(lines).split())
-    assert "dashboard (pip install optuna-dashboard), from study.db" in said
+    assert "# study.db is an Optuna storage, which optuna-dashboard opens" in said
     elsewhere = replace(result, dashboard_command='optuna-dashboard "$SEQTUNE_OPTUNA_STORAGE"')
     assert "study.db" not in shown(elsewhere, width)
 

@@ -75,9 +75,7 @@ def show(result: StudyResult, console: Console | None = None) -> None:
 
 def _after_study(result: StudyResult) -> list[tuple[str, str]]:
     champion = f", registered as {result.champion}@champion" if result.champion else ""
-    dashboard = "browse them in Optuna's dashboard (pip install optuna-dashboard), from study.db"
-    if "study.db" not in result.dashboard_command:
-        dashboard = dashboard.removesuffix(", from study.db")
+    optuna = "study.db is" if "study.db" in result.dashboard_command else "the study is in"
     return [
         ("the report, with every metric, every trial and pictures", result.report),
         (f"the best checkpoint{champion}", result.checkpoint),
@@ -86,7 +84,7 @@ def _after_study(result: StudyResult) -> list[tuple[str, str]]:
         ("browse all trials in MLflow", result.ui_command),
         ("  then open the prepared view", result.view_link),
         ("  or the plain list, should that page be empty", result.plain_link),
-        (dashboard, result.dashboard_command),
+        (f"{optuna} an Optuna storage, which optuna-dashboard opens", result.dashboard_command),
     ]
 
 

@@ -19,11 +19,11 @@ from rich.text import Text
 from seqtune.options import DEFAULTS
 from seqtune.report.live import Ended, Running, State, difference, draw
 from seqtune.report.verdict import floor_words, short, strongest
+from seqtune.state import Row
 from seqtune.words import duration
 
 if TYPE_CHECKING:
     from seqtune.floors import Floor
-from seqtune.state import Row
 
 REFRESHES = 2  # per second; drawing takes about a millisecond
 
