@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from typing import Any
 
 from seqtune.metrics import METRICS, parse_metric, per_user
@@ -25,10 +25,7 @@ from seqtune.words import brief, duration, p_text, share_text
 
 def to_json(result: StudyResult) -> dict[str, Any]:
     """Returns the result as plain data; ranks per user are left out, they have a file."""
-    data = asdict(result)
-    for ranked in (data["default"], data["best"], *data["floors"]):
-        if ranked:
-            del ranked["test_ranks"]
+    data = {name: _plain(value) for name, value in vars(result).items()}
     data["verdict"] = verdict(result)
     data["too_early"] = is_early(result)  # for what the tests below say
     data["gains"] = _gains(result)
@@ -39,6 +36,16 @@ def to_json(result: StudyResult) -> dict[str, Any]:
             **asdict(counted.found),
         }
     return _finite(data)  # type: ignore[no-any-return]
+
+
+def _plain(value: Any) -> Any:
+    """Returns a record as a dictionary, without the ranks of users, which are not copied."""
+    if isinstance(value, tuple):
+        return [_plain(one) for one in value]
+    if is_dataclass(value):
+        own = vars(value).items()
+        return {name: _plain(one) for name, one in own if name != "test_ranks"}
+    return value
 
 
 def _gains(result: StudyResult) -> dict[str, dict[str, Any]]:

@@ -78,9 +78,14 @@ def _told(result: StudyResult, links: Links | None, registered: Registered | Non
 
 
 def _metrics(result: StudyResult) -> dict[str, float]:
-    """Returns what the run of the study shows: the best trial's values, and the defaults'."""
+    """Returns what the run of the study shows: best trial, defaults, and what counting reaches."""
     both = (("", result.best), ("default/", result.default))
-    return {
+    floors = {
+        f"floor/{floor.name.replace(' ', '_')}/{name}": value
+        for floor in result.floors
+        for name, value in floor.test.items()
+    }
+    return floors | {
         f"{whose}{part}/{name}": value
         for whose, finalist in both
         if finalist is not None
