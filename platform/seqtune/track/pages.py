@@ -50,9 +50,13 @@ class Links:
 
     @property
     def plain(self) -> str:
-        """The trials by a search alone, should a release of MLflow not know the prepared view."""
+        """The trials by a search alone, should a release of MLflow not know the prepared view.
+
+        They are sorted by name: sorted by time, MLflow folds them under the run of the study.
+        """
         query = quote(f"tags.`{PARENT}` = '{self.run_id}'", safe="")
-        return f"{self.base}/{self._runs}&searchFilter={query}"
+        by_name = f"orderByKey={quote('tags.`mlflow.runName`', safe='')}&orderByAsc=true"
+        return f"{self.base}/{self._runs}&searchFilter={query}&{by_name}"
 
     @property
     def note(self) -> str:
