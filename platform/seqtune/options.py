@@ -203,7 +203,6 @@ class StudyOptions(JudgedOptions):
         int, Flag(RESOURCES, "Restart a trial that crashes so many times.", "N", least=0)
     ] = 2
     name: Annotated[str | None, Flag(WHERE, "Name the study.", "NAME", shown="MODEL-DATA")] = None
-    resume: Annotated[bool, Flag(WHERE, "Continue the study of this name.")] = False
     tracking_uri: Annotated[
         str | None,
         Flag(
@@ -214,6 +213,7 @@ class StudyOptions(JudgedOptions):
             private=True,
         ),
     ] = None
+    resume: Annotated[bool, Flag(WHERE, "Continue the study of this name.")] = False
 
     @property
     def study(self) -> str:
