@@ -927,8 +927,15 @@ def kindred(field: str, choice: Choice) -> bool:
     )
 
 
+# What every model has is changed in the default run for two of them, and for all in the slow one.
+FIRST = ("gru4rec", "sasrec")
 EFFECTS = [
-    (name, field)
+    pytest.param(
+        name,
+        field,
+        id=f"{name}-{field}",
+        marks=[pytest.mark.slow] * (field in Trained.model_fields and name not in FIRST),
+    )
     for name in NAMES
     for field, info in fields(name).items()
     if not params.is_fixed(info)

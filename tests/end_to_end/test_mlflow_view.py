@@ -21,6 +21,8 @@ from seqtune.track import Links, Tracker, fetch
 
 BEST = [0.5, 0.125, 0.75, 0.25]  # of each trial
 RANKING = ["trial 002", "trial 000", "trial 003", "trial 001"]
+pytestmark = pytest.mark.slow  # a server, and a browser that looks at its pages
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),

@@ -238,6 +238,7 @@ def test_the_train_command_repeats_the_best_trial(
     assert meta["test"] == pytest.approx(report["best"]["test"])
 
 
+@pytest.mark.slow
 def test_names_are_not_taken_twice(tune: Callable[..., Any], ended: Any, words: list[str]) -> None:
     second = tune(*words)
     named = tune(*words, "--name", "sasrec-tiny")
@@ -264,6 +265,7 @@ def test_names_are_not_taken_twice(tune: Callable[..., Any], ended: Any, words: 
     ]
 
 
+@pytest.mark.slow
 def test_a_long_study_measures_how_many_trials_at_a_time_once(
     tune: Callable[..., Any], tmp_path: Path
 ) -> None:
