@@ -74,6 +74,7 @@ def assert_whole(study: Any) -> None:
     assert version.run_id == children[best].info.run_id
 
 
+@pytest.mark.slow
 def test_a_killed_driver_is_resumed(tune: Callable[..., Any], words: list[str], study: Any) -> None:
     first = tune(*words)
     half = EPOCHS // 2  # so that it is still underway when the signal arrives
