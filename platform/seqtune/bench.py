@@ -20,7 +20,7 @@ import torch
 
 from seqtune import batches, flops
 from seqtune.catalogue import declaration
-from seqtune.data import Split, leave_one_out, read
+from seqtune.data import Protocol, Split, read
 from seqtune.errors import UserError
 from seqtune.evaluate import evaluate
 from seqtune.meter import Meter, TimeIsUp
@@ -73,7 +73,7 @@ def run(asked: Asked[BenchOptions], started: float) -> Cost:
     declared = declaration(options.model).params.model_fields
     forever = {name: value for name, value in FOREVER.items() if name in declared}
     params = trial_params(options.model, {**asked.values, **forever})
-    split, trains = leave_one_out(dataset), training(params)
+    split, trains = Protocol.of(dataset).split(dataset), training(params)
     kind, device = model_class(options.model), this_device()
     data = batches.sequences(split, device, times=kind.uses_times)
     torch.manual_seed(params.seed)
@@ -177,7 +177,7 @@ def _cells(cost: Cost) -> list[str]:
 
 def _evaluation(model: Model, data: Sequences, split: Split, seconds: float) -> tuple[int, float]:
     """Ranks as many validation users as there is time for: their number, and users per second."""
-    n, mask_seen = FIRST_LOOK, not split.dataset.has_repeats
+    n, mask_seen = FIRST_LOOK, Protocol.of(split.dataset).mask_seen
     while True:
         held = split.valid.sample(n, seed=0)
         began = time.perf_counter()

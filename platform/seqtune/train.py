@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from seqtune import batches, metrics
-from seqtune.data.split import Split
+from seqtune.data import Protocol, Split
 from seqtune.errors import UserError
 from seqtune.evaluate import evaluate
 from seqtune.model import Encoder, Model, Term, model_class
@@ -71,7 +71,7 @@ def train(
     """
     home = home or Home()
     metrics.parse_metric(metric)
-    mask_seen = not split.dataset.has_repeats if mask_seen is None else mask_seen
+    mask_seen = Protocol.of(split.dataset, mask_seen).mask_seen
     cuda = [home.device] if home.device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):  # the caller's generators stay as they were
         return _train(model_name, params, split, home, metric, mask_seen)

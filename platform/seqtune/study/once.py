@@ -96,6 +96,7 @@ def _training_folder(plan: Plan, options: TrainOptions, dataset: Dataset, params
     }
     if not options.resume:
         plan.folder.write("training.json", json.dumps(now, indent=2).encode())
+        (plan.folder / "training").delete()  # a state without its training.json is nobody's
     elif (saved := json.loads(plan.folder.read("training.json") or b"{}")) != now:
         different = [name for name in now if saved.get(name) != now[name]] if saved else ["all"]
         raise UserError(
