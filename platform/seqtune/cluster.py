@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from seqtune.errors import UserError
 from seqtune.versions import COMMIT, git_commit
 
 PACKAGE = Path(__file__).parent
+ENDS = (signal.SIGTERM, signal.SIGHUP)  # how a program is asked to end, beside Ctrl-C
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -26,6 +28,7 @@ QUIET = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is answered by the study
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "RAY_task_oom_retries": "2",  # not for ever: of a task that the memory monitor ends
 }
 
 
@@ -41,17 +44,18 @@ def connected(cpus: float | None = None, dashboard: bool = False) -> Iterator[di
     code that runs here, whatever is installed where they are: by ``PYTHONPATH`` on this machine,
     uploaded to a cluster elsewhere.
 
-    SIGTERM, by which ``ray job stop``, Slurm and Kubernetes ask a program to end, becomes the
-    KeyboardInterrupt of Ctrl-C.
+    SIGTERM, by which ``ray job stop``, Slurm and Kubernetes ask a program to end, and SIGHUP, which
+    a terminal sends when it is closed, become the KeyboardInterrupt of Ctrl-C.
 
     Raises:
-        UserError: where the cluster cannot be joined.
+        UserError: where the cluster cannot be joined, or others can read Ray's token.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     import ray
 
     address = os.environ.get("RAY_ADDRESS") or "local"
+    keep_token_private(make=address == "local")
     options: dict[str, Any] = {"address": address, "log_to_driver": False}
     options |= {"logging_level": logging.ERROR, "configure_logging": True}
     if address == "local":
@@ -73,13 +77,39 @@ def connected(cpus: float | None = None, dashboard: bool = False) -> Iterator[di
             raise
         raise _closed(address, "no Ray head, or one with another token") from error
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        for number in ENDS:
+            signal.signal(number, signal.default_int_handler)
     for name in ("ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
         yield ray.cluster_resources()
     finally:
         ray.shutdown()
+
+
+def keep_token_private(*, make: bool) -> None:
+    """Refuses a token of Ray that others can read; ``make`` makes one where there is none.
+
+    One that Ray makes is readable by everyone on the machine. Whoever has it can run code in a study.
+
+    Raises:
+        UserError: there is a token that others can read.
+    """
+    if "RAY_AUTH_TOKEN" in os.environ or os.environ.get("RAY_AUTH_MODE", "token") != "token":
+        return
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    path = Path(named) if named else Path.home() / ".ray" / "auth_token"
+    if make and not named and not path.exists():
+        with suppress(OSError):  # somebody was faster, or Ray says what is wrong with the place
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(file, "w") as out:
+                out.write(secrets.token_hex(32))
+    if path.exists() and path.stat().st_mode & 0o077:
+        raise UserError(
+            f"{path}: others on this machine can read Ray's token, and with it run code in your "
+            f"studies; chmod 600 {path} mends it, and so does deleting it"
+        )
 
 
 def _knock(address: str) -> None:

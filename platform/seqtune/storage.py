@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from seqtune.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -73,3 +77,20 @@ class Folder:
         filesystem, path = self._open()
         if self.local is None or self.local.is_dir():
             filesystem.delete_dir(path)
+
+
+def own_scratch() -> Path:
+    """Returns a folder of this user under the system's temporary one, which nobody else may enter.
+
+    Raises:
+        UserError: somebody else made a folder of that name.
+    """
+    path = Path(tempfile.gettempdir()) / f"seqtune-{os.getuid()}"
+    path.mkdir(mode=0o700, exist_ok=True)
+    found = path.lstat()
+    if found.st_uid != os.getuid() or found.st_mode & 0o077 or path.is_symlink():
+        raise UserError(
+            f"{path}: belongs to somebody else, or others may enter it; name another temporary "
+            "folder in TMPDIR"
+        )
+    return path

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket
+import stat
 import sys
 import types
+from pathlib import Path
 
 import pytest
 
@@ -96,3 +98,34 @@ def test_who_shares_a_cluster_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_commit_of_a_copy_is_what_its_sender_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEQTUNE_GIT_COMMIT", "abc123+")
     assert git_commit() == "abc123+"
+
+
+def test_a_token_is_made_that_its_owner_alone_can_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    token = tmp_path / ".ray" / "auth_token"
+    cluster.keep_token_private(make=False)  # a cluster has its own, or none
+    assert not token.exists()
+    cluster.keep_token_private(make=True)
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    assert stat.S_IMODE(token.parent.stat().st_mode) == 0o700
+    made = token.read_text()
+    assert len(made) == 64
+    cluster.keep_token_private(make=True)
+    assert token.read_text() == made
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o602])
+def test_a_token_that_others_can_reach_is_refused(
+    mode: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("0" * 64)
+    token.chmod(mode)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
+    with pytest.raises(UserError, match=f"{token}: others on this machine .*; chmod 600 {token} "):
+        cluster.keep_token_private(make=False)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    cluster.keep_token_private(make=False)

@@ -14,7 +14,7 @@ import pytest
 from seqtune.data import Protocol
 from seqtune.space import load_space
 from seqtune.storage import Folder
-from seqtune.study.events import Interrupts, Messenger, last_line
+from seqtune.study.events import NO_MEMORY, Interrupts, Messenger, last_line
 from seqtune.study.plan import Plan
 
 
@@ -113,10 +113,11 @@ def test_an_end_is_what_it_is(
 
 
 def test_the_reason_of_an_error_reaches_the_searcher_the_screen_and_mlflow(
-    messenger: Messenger, said: list[tuple[Any, ...]]
+    messenger: Messenger, said: list[tuple[Any, ...]], tmp_path: Path
 ) -> None:
     trial = a_trial()
-    trial.get_error = lambda: "Traceback\n  in a file\nOSError: no route to host\n"
+    trial.error_file = str(tmp_path / "error.txt")  # where Tune has it when it calls
+    (tmp_path / "error.txt").write_text("Traceback\n  in a file\nOSError: no route to host\n")
     messenger.on_trial_error(1, [], trial)
     reason = "OSError: no route to host"
     assert told(said, "searcher") == [("give_reason", "t3", reason)]
@@ -134,16 +135,19 @@ def test_tune_saves_nothing_of_it(messenger: Messenger) -> None:
     assert messenger.__getstate__() == {}
 
 
+ASKED_TO_END = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 @pytest.fixture
 def handlers() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in ASKED_TO_END}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
 @pytest.mark.usefixtures("handlers")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", ASKED_TO_END)
 def test_an_interrupt_that_is_lost_in_ray_is_found_again(number: int) -> None:
     interrupts = Interrupts()
     interrupts.check()
@@ -158,3 +162,5 @@ def test_the_last_line_of_an_error_is_its_message() -> None:
     assert last_line("Traceback:\n  x\nValueError: no\n\n") == "ValueError: no"
     assert last_line("") == "the process of the trial ended"
     assert len(last_line("x" * 1000)) == 300
+    killed = "ActorDiedError\n1 worker(s) were killed due to the node running low on memory.\nSee"
+    assert last_line(killed) == NO_MEMORY

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import pickle
+import stat
+import tempfile
 import threading
 from pathlib import Path
 
 import pytest
 
-from seqtune.storage import Folder
+from seqtune.errors import UserError
+from seqtune.storage import Folder, own_scratch
 
 
 @pytest.fixture
@@ -124,3 +127,15 @@ def test_a_folder_that_must_not_be_written_says_so(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(PermissionError):
         Folder.at(tmp_path / "results").write("a", b"x")
+
+
+def test_the_scratch_folder_is_the_users_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = own_scratch()
+    assert folder == tmp_path / f"seqtune-{os.getuid()}" == own_scratch()
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    folder.chmod(0o755)
+    with pytest.raises(UserError, match="others may enter it; name another temporary folder"):
+        own_scratch()

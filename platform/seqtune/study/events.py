@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import signal
 import threading
+from pathlib import Path
 from typing import Any
 
 from ray import tune
 
+from seqtune.cluster import ENDS
 from seqtune.report.view import StudyView
 from seqtune.study.counting import Counting
 from seqtune.study.plan import Plan
 from seqtune.study.search import OptunaSearcher
 from seqtune.track import Tracker
 
+NO_MEMORY = (
+    "the machine ran out of memory, and Ray's memory monitor ended the process of the trial; a "
+    "smaller batch_size, embedding_size or max_seq_len, or a lower --concurrency, would fit"
+)
+
 
 class Interrupts:
-    """Remembers Ctrl-C and SIGTERM while a study runs.
+    """Remembers Ctrl-C, SIGTERM and SIGHUP while a study runs.
 
     The KeyboardInterrupt that they raise is lost where it hits Ray's own code at a bad moment, so
     the study also looks here after each of Tune's steps.
@@ -25,7 +32,7 @@ class Interrupts:
     def __init__(self) -> None:
         self.came = False
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, *ENDS):
                 signal.signal(number, self._note)
 
     def _note(self, *_: object) -> None:
@@ -93,7 +100,9 @@ class Messenger(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """A trial has failed for good."""
-        reason = last_line(trial.get_error() or "")
+        # Tune's get_error looks into the storage, where the file comes after this call.
+        written = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
+        reason = last_line(written)
         self.searcher.give_reason(trial.trial_id, reason)
         self._ended(trial, "failed", reason)
 
@@ -126,5 +135,7 @@ def track_end(
 
 def last_line(error: object) -> str:
     """Returns the last line of a traceback: the exception and its message."""
+    if "due to the node running low on memory" in str(error):  # the first of Ray's 60 lines
+        return NO_MEMORY
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1][:300] if lines else "the process of the trial ended"

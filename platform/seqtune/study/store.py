@@ -79,7 +79,9 @@ def open_study(storage: str, name: str) -> Opened:
         shown = f"the Optuna storage {url.render_as_string(hide_password=True)}"
         if url.get_backend_name() == "sqlite" and url.database:
             Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-        database = RDBStorage(url.render_as_string(hide_password=False))
+        address = url.render_as_string(hide_password=False)
+        # A connection that a restart of the database has cut is replaced before it is used.
+        database = RDBStorage(address, engine_kwargs={"pool_pre_ping": True})
         study = optuna.create_study(
             storage=database,
             study_name=name,

@@ -6,12 +6,10 @@ The study's folder holds ``study.json`` (what the study is), ``study.db`` (Optun
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -22,7 +20,7 @@ from seqtune.options import DATA, SEARCH, WHAT, StudyOptions, declared
 from seqtune.report.view import StudyView
 from seqtune.results import StudyResult
 from seqtune.space.asked import AskedStudy, fit_study
-from seqtune.storage import Folder
+from seqtune.storage import Folder, own_scratch
 from seqtune.study.counting import Counting
 from seqtune.study.events import Interrupts, Messenger
 from seqtune.study.finals import find_finals, make_result
@@ -116,7 +114,7 @@ def _introduce(view: StudyView, asked: AskedStudy, dataset: Dataset, plan: Plan,
 def _tracked(uri: str, identity: Identity, say: Callable[[str], None]) -> Iterator[Tracker]:
     """Yields what writes to MLflow, and tells it where the study ends with an error."""
     about, folder = identity.about, identity.folder
-    local = folder.local or Path(tempfile.gettempdir()) / "seqtune" / about.id
+    local = folder.local or own_scratch() / about.id
     tracker = Tracker(uri, identity.name, about.id, local / "mlflow.journal", say=say)
     try:
         yield tracker

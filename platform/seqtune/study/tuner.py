@@ -2,18 +2,53 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from ray import tune
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.tune.execution import class_cache
 
 from seqtune.space.asked import AskedStudy
 from seqtune.study import trial
+from seqtune.study.events import NO_MEMORY
 from seqtune.study.plan import Plan
 from seqtune.study.schedulers import make_scheduler
 from seqtune.study.search import OptunaSearcher
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial as TuneTrial
+
+
+_failed = RayActorManager._actor_task_failed
+
+
+def _know_memory_deaths(
+    manager: RayActorManager, tracked_actor_task: Any, exception: Exception
+) -> None:
+    """Tells Tune that a trial is dead when Ray's memory monitor has ended it.
+
+    Ray Tune 2.60 knows every death but this one, at which it ends the whole study.
+    """
+    if isinstance(exception, OutOfMemoryError):
+        exception = RayActorError(error_msg=NO_MEMORY)
+    _failed(manager, tracked_actor_task, exception)
+
+
+# There is no public way.
+RayActorManager._actor_task_failed = _know_memory_deaths  # type: ignore[method-assign,assignment]
+
+
+def keep_keys_private() -> None:
+    """Keeps Tune from writing the keys of an object store into Ray's logs.
+
+    Tune puts AWS's keys into the runtime environment of each trial. On this machine trials inherit
+    them from the driver's environment anyway.
+    """
+    if not os.environ.get("RAY_ADDRESS"):
+        keys = {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
+        class_cache.ENV_VARS_TO_PROPAGATE -= keys
 
 
 def search_all(
@@ -27,6 +62,7 @@ def search_all(
 
     ``data`` is a reference to the dataset.
     """
+    keep_keys_private()
     options, alone = asked.options, plan.workers == 1
     # Ray Train's workers bring their own resources. The trial only waits for them, and Tune wants
     # it to ask for something: a byte.

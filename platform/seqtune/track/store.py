@@ -49,8 +49,8 @@ def quiet() -> None:
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     }.items():
         os.environ.setdefault(name, value)
-    for chatty in ("mlflow", "alembic"):
-        logging.getLogger(chatty).setLevel(logging.ERROR)
+    for chatty in ("mlflow", "alembic"):  # an error is raised, too, and said by the tracker
+        logging.getLogger(chatty).setLevel(logging.CRITICAL)
 
 
 def brief(error: Exception) -> str:

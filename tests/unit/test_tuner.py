@@ -1,0 +1,49 @@
+"""What Ray Tune is told of deaths, and what it is kept from passing on."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.tune.execution import class_cache
+
+from seqtune.study import tuner
+from seqtune.study.events import NO_MEMORY
+
+KEYS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}
+
+
+def test_a_death_by_the_memory_monitor_is_the_death_of_an_actor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[tuple[str, Exception]] = []
+    actor = SimpleNamespace(actor_id=1, _on_error=lambda _, error: told.append(("actor", error)))
+    task: Any = SimpleNamespace(
+        _tracked_actor=actor, _on_error=lambda _, error: told.append(("task", error))
+    )
+    manager = RayActorManager(SimpleNamespace())  # type: ignore[arg-type]
+    monkeypatch.setattr(manager, "_cleanup_actor", lambda tracked_actor: None)
+    killed = OutOfMemoryError("Task was killed\nTop 10 memory users: ...")
+    manager._actor_task_failed(tracked_actor_task=task, exception=killed)  # as Ray calls it
+    assert [who for who, _ in told] == ["actor", "task"]
+    for _, error in told:
+        assert isinstance(error, RayActorError)
+        assert str(error) == NO_MEMORY
+    with pytest.raises(RuntimeError, match="unexpected"):  # any other death is Tune's own affair
+        manager._actor_task_failed(tracked_actor_task=task, exception=ValueError("x"))
+
+
+@pytest.mark.parametrize("address", ["", "127.0.0.1:6379"])
+def test_keys_of_object_stores_stay_out_of_the_runtime_environment_of_local_trials(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    names = class_cache.ENV_VARS_TO_PROPAGATE.copy()
+    monkeypatch.setattr(class_cache, "ENV_VARS_TO_PROPAGATE", names)
+    tuner.keep_keys_private()
+    left = class_cache.ENV_VARS_TO_PROPAGATE
+    assert KEYS & left == (KEYS if address else set())
+    assert "RAY_CHDIR_TO_TRIAL_DIR" in left
