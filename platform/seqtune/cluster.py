@@ -90,7 +90,8 @@ def connected(cpus: float | None = None, dashboard: bool = False) -> Iterator[di
 def keep_token_private(*, make: bool) -> None:
     """Refuses a token of Ray that others can read; ``make`` makes one where there is none.
 
-    One that Ray makes is readable by everyone on the machine. Whoever has it can run code in a study.
+    One that Ray makes can be read by all users of the machine. Whoever has it can run code in a
+    study.
 
     Raises:
         UserError: there is a token that others can read.
