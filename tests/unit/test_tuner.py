@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -36,14 +38,20 @@ def test_a_death_by_the_memory_monitor_is_the_death_of_an_actor(
         manager._actor_task_failed(tracked_actor_task=task, exception=ValueError("x"))
 
 
+def test_the_keys_are_where_they_are_looked_for() -> None:
+    code = "from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE as names; print(names)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert all(repr(name) in said.stdout for name in KEYS)
+
+
 @pytest.mark.parametrize("address", ["", "127.0.0.1:6379"])
 def test_keys_of_object_stores_stay_out_of_the_runtime_environment_of_local_trials(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", address)
-    names = class_cache.ENV_VARS_TO_PROPAGATE.copy()
+    names = KEYS | {"RAY_CHDIR_TO_TRIAL_DIR"}
     monkeypatch.setattr(class_cache, "ENV_VARS_TO_PROPAGATE", names)
     tuner.keep_keys_private()
-    left = class_cache.ENV_VARS_TO_PROPAGATE
-    assert KEYS & left == (KEYS if address else set())
-    assert "RAY_CHDIR_TO_TRIAL_DIR" in left
+    left = {"RAY_CHDIR_TO_TRIAL_DIR"}
+    found = class_cache.ENV_VARS_TO_PROPAGATE
+    assert found == (left | KEYS if address else left)
