@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,12 @@ class Folder:
         filesystem, path = self._open()
         found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
         return sorted(info.base_name for info in found if not info.base_name.startswith("."))
+
+    def remove(self, name: str) -> None:
+        """Removes a file of it, where it is there."""
+        filesystem, path = self._open()
+        with suppress(FileNotFoundError):
+            filesystem.delete_file(f"{path}/{name}")
 
     def delete(self) -> None:
         """Removes the folder and what is in it, where it is there."""

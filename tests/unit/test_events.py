@@ -43,7 +43,7 @@ def messenger(said: list[tuple[Any, ...]], tmp_path: Path) -> Messenger:
     plan = Plan("sasrec", "hr@5", Protocol(mask_seen=True), Folder.at(tmp_path))
     counting = SimpleNamespace(done=lambda: True, floors=lambda: ("FLOORS",))
     ears: Any = [Ears(name, said) for name in ("view", "tracker")]
-    return Messenger(searcher, plan, *ears, SimpleNamespace(check=lambda: None), counting)  # type: ignore[arg-type]
+    return Messenger(searcher, plan, *ears, [SimpleNamespace(check=lambda: None)], counting)  # type: ignore[arg-type]
 
 
 def a_trial(number: int = 3, replay: str = "", **last: Any) -> Any:

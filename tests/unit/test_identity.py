@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from seqtune.data import Protocol
+from seqtune.data import Dataset, Protocol
 from seqtune.data.generate import make_preset
 from seqtune.errors import UserError
 from seqtune.options import StudyOptions
-from seqtune.study.identity import find, tags
+from seqtune.storage import Folder
+from seqtune.study.identity import Identity, claimed, tags
+from seqtune.study.lease import Lease
 
 TINY = make_preset("tiny")
 PROTOCOL = Protocol.of(TINY)
@@ -23,6 +26,12 @@ URI = "http://ann:secret@127.0.0.1:5000"
 @pytest.fixture
 def options(tmp_path: Path) -> StudyOptions:
     return StudyOptions("sasrec", data="tiny", storage=str(tmp_path), tracking_uri=URI)
+
+
+def find(options: StudyOptions, dataset: Dataset, protocol: Protocol) -> Identity:
+    """Claims a study for a moment."""
+    with claimed(options, dataset, protocol) as identity:
+        return identity
 
 
 def test_a_new_study_says_what_it_is(options: StudyOptions, tmp_path: Path) -> None:
@@ -100,3 +109,30 @@ def test_tags_say_what_was_made_of_what_without_secrets(options: StudyOptions) -
     assert found["seqtune.protocol"] == PROTOCOL.sentence(TINY)
     assert "secret" not in json.dumps(found)
     assert found["seqtune.version.torch"]
+
+
+def test_names_of_studies_that_start_together_differ(options: StudyOptions) -> None:
+    with claimed(options, TINY, PROTOCOL) as one, claimed(options, TINY, PROTOCOL) as other:
+        assert (one.name, other.name) == ("sasrec-tiny", "sasrec-tiny-2")
+    assert find(options, TINY, PROTOCOL).name == "sasrec-tiny"  # neither was kept
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_study_that_runs_is_refused_with_who_runs_it(
+    resume: bool, options: StudyOptions, tmp_path: Path
+) -> None:
+    named = replace(options, name="mine", resume=resume)
+    find(replace(named, resume=False), TINY, PROTOCOL).keep()
+    lease = Lease(Folder.at(tmp_path / "mine"))
+    how = "--resume" if resume else "--name mine"
+    with pytest.raises(UserError) as refused, claimed(named, TINY, PROTOCOL):
+        pass
+    assert str(refused.value).startswith(f"{how}: study 'mine' is run by process {os.getpid()} of ")
+    assert str(refused.value).endswith("; wait until it has ended, or stop it there")
+    lease.release()
+
+
+def test_a_place_that_cannot_be_written_is_a_sentence(options: StudyOptions) -> None:
+    for place in ("/proc/seqtune", "/dev/null/x"):
+        with pytest.raises(UserError, match=f"^--storage {place}: nothing can be written there"):
+            find(replace(options, storage=place), TINY, PROTOCOL)

@@ -267,7 +267,7 @@ def tuned(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
         )
         asked = asked_for(**options)
         searcher = OptunaSearcher(asked.space, "sqlite://", "x", metric="ndcg@10")
-        monkeypatch.setattr(searcher, "close", lambda: closed.append(True))
+        monkeypatch.setattr(searcher, "close", lambda *, rest: closed.append(rest))
         given["searcher"] = searcher
         plan = plan_in(Path("/nowhere"), **(plan_changes or {}))
         tuner.search_all(asked, searcher, plan, "DATA", [])
@@ -424,7 +424,10 @@ def test_a_study_that_ends_with_an_error_is_told_as_such(
             return True
 
     monkeypatch.setattr(study, "Tracker", Spy)
-    about = study.find(asked_for(storage=str(tmp_path)).options, TINY, Protocol.of(TINY))
+    with study.claimed(
+        asked_for(storage=str(tmp_path)).options, TINY, Protocol.of(TINY)
+    ) as identity:
+        about = identity
     for error, status in ((KeyboardInterrupt, "interrupted"), (ValueError, "failed")):
         ended.clear()
         with pytest.raises(error), study._tracked("sqlite://", about, print):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ray import tune
 
@@ -45,6 +46,13 @@ class Interrupts:
             raise KeyboardInterrupt
 
 
+class Watch(Protocol):
+    """What may end a study at any moment."""
+
+    def check(self) -> None:
+        """Raises what ends it."""
+
+
 class Messenger(tune.Callback):
     """Passes what Tune reports on to the view, to MLflow and, for reasons, to the searcher."""
 
@@ -54,10 +62,10 @@ class Messenger(tune.Callback):
         plan: Plan,
         view: StudyView,
         tracker: Tracker,
-        interrupts: Interrupts,
+        watches: Sequence[Watch],
         counting: Counting,
     ) -> None:
-        self.interrupts = interrupts
+        self.watches = watches
         self.counting: Counting | None = counting  # until its floors are told
         self.metric, self.searched = plan.metric, {d.name for d in searcher.space.dimensions}
         self.searcher, self.plan, self.view, self.tracker = searcher, plan, view, tracker
@@ -67,7 +75,8 @@ class Messenger(tune.Callback):
 
     def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
         """Tune has gone once around its loop."""
-        self.interrupts.check()
+        for watch in self.watches:
+            watch.check()
         if self.counting is not None and self.counting.done():
             self.view.floors_counted(self.counting.floors())
             self.counting = None

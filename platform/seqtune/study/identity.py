@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -11,6 +14,7 @@ from seqtune.data import Dataset, Protocol
 from seqtune.errors import UserError
 from seqtune.options import StudyOptions, command, declared
 from seqtune.storage import Folder
+from seqtune.study.lease import HeldError, Lease
 from seqtune.versions import git_commit, versions
 
 
@@ -26,55 +30,113 @@ class About:
 
 @dataclass(frozen=True)
 class Identity:
-    """A study's name, its folder, and what it is."""
+    """A study's name, its folder, and what it is; its lease is this driver's."""
 
     name: str
     folder: Folder
     about: About
+    lease: Lease
 
     def keep(self) -> None:
         """Writes ``study.json``: from then on the study exists."""
         self.folder.write("study.json", json.dumps(asdict(self.about), indent=2).encode())
 
 
-def find(options: StudyOptions, dataset: Dataset, protocol: Protocol) -> Identity:
-    """Finds a study's name and folder, and says what the study is.
+@contextmanager
+def claimed(
+    options: StudyOptions,
+    dataset: Dataset,
+    protocol: Protocol,
+    say: Callable[[str], None] = print,
+) -> Iterator[Identity]:
+    """Finds a study's name and folder, and yields what the study is; no other driver has it then.
 
     A name that was not given is made unique; one that was given must be new, or be resumed.
 
     Raises:
-        UserError: the name is taken, or with ``resume`` is not, or belongs to another study.
+        UserError: the name is taken, or with ``resume`` is not, or belongs to another study;
+            another driver runs the study; the folder cannot be written.
     """
-    root = Folder.at(options.storage)
-    name = options.name or _free_name(options.study, set(root.names()), options.resume)
-    folder = root / name
-    saved = _about(folder)
-    now = _same(options, dataset, protocol)
+    name, lease = _take(options, say)
+    try:
+        folder = Folder.at(options.storage) / name
+        about = _begun(options, folder, _same(options, dataset, protocol))
+        yield Identity(name, folder, about, lease)
+    finally:
+        lease.release()
+
+
+def _begun(options: StudyOptions, folder: Folder, now: dict[str, str]) -> About:
+    """Returns what a study is: a new one, or the one that is resumed."""
+    saved, name = _about(folder), folder.uri.rpartition("/")[2]
     if not options.resume:
         if saved is not None:
             raise UserError(
                 f"--name {name}: this study exists; go on with --resume, or give another --name"
             )
         asked = command(replace(options, name=name), private=False)
-        return Identity(name, folder, About(f"{name}-{uuid.uuid4().hex[:8]}", asked, now))
+        return About(f"{name}-{uuid.uuid4().hex[:8]}", asked, now)
     if saved is None:
-        raise UserError(f"--resume: there is no study {name!r} in {root.uri}; leave --resume out")
+        raise _missing(name, options)
     for what, value in now.items():
         if (before := saved.same.get(what)) != value:
             raise UserError(
                 f"--resume: study {name!r} was started with another {what} ({before}, now "
                 f"{value}); give the same, or another --name without --resume"
             )
-    return Identity(name, folder, saved)
+    return saved
 
 
-def _free_name(name: str, taken: set[str], resume: bool) -> str:
-    """Returns the first name of its kind that is free; with ``resume``, the last that is not."""
+def _missing(name: str, options: StudyOptions) -> UserError:
+    root = Folder.at(options.storage).uri
+    return UserError(f"--resume: there is no study {name!r} in {root}; leave --resume out")
+
+
+def _take(options: StudyOptions, say: Callable[[str], None]) -> tuple[str, Lease]:
+    """Takes the lease of the study that was named, or of the first name of its kind that is free.
+
+    With ``resume`` that is the last that is not free. Names are taken by whose lease it is, so that
+    two drivers that start in the same second get two.
+    """
+    root = Folder.at(options.storage)
+    try:
+        if options.name is None and not options.resume:
+            return _take_free(options.study, root, say)
+        name = options.name or _last(options.study, set(root.names()))
+        if options.resume and _about(root / name) is None:
+            raise _missing(name, options)
+        return name, Lease(root / name, say)
+    except HeldError as held:
+        how = "--resume" if options.resume else f"--name {name}"
+        raise UserError(
+            f"{how}: study {name!r} is run by {held}; wait until it has ended, or stop it there"
+        ) from None
+    except OSError as error:
+        raise UserError(
+            f"--storage {options.storage}: nothing can be written there "
+            f"({error.strerror or error}); give a folder that you may write"
+        ) from None
+
+
+def _take_free(name: str, root: Folder, say: Callable[[str], None]) -> tuple[str, Lease]:
+    taken = set(root.names())
+    numbers = itertools.count(2)
+    candidate = name
+    while True:
+        while candidate in taken:
+            candidate = f"{name}-{next(numbers)}"
+        with suppress(HeldError):
+            lease = Lease(root / candidate, say)
+            if _about(root / candidate) is None:  # else it was begun and ended in the meantime
+                return candidate, lease
+            lease.release()
+        taken.add(candidate)
+
+
+def _last(name: str, taken: set[str]) -> str:
+    """Returns the last of the names of a kind that are there; the first where none is."""
     numbered = [f"{name}-{n}" for n in range(2, len(taken) + 3)]
-    known = [one for one in (name, *numbered) if one in taken]
-    if resume and known:
-        return known[-1]
-    return next(one for one in (name, *numbered) if one not in taken)
+    return ([name] + [one for one in numbered if one in taken])[-1]
 
 
 def _about(folder: Folder) -> About | None:

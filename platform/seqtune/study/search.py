@@ -25,7 +25,7 @@ from ray.tune.search import Searcher
 from seqtune.errors import UserError
 from seqtune.space import Space
 from seqtune.study.samplers import DRAWS, Draws
-from seqtune.study.store import STATUS, Opened, best_epoch, keep_space, open_study, reopen, rest
+from seqtune.study.store import STATUS, Opened, best_epoch, keep_space, let_rest, open_study, reopen
 
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -209,17 +209,18 @@ class OptunaSearcher(Searcher):
         if number is not None:
             self._tell(number, TrialState.FAIL, reason=reason)
 
-    def close(self) -> None:
+    def close(self, *, rest: bool = True) -> None:
         """Ends the work with the storage; to be called when Tune has returned or raised.
 
         Trials that did not end (time budget, Ctrl-C) are WAITING then, until ``resume`` continues
-        them.
+        them. Without ``rest`` they are left as they are.
         """
         if self._opened is None:
             return
-        self._tell_failed()
+        if rest:
+            self._tell_failed()
+            let_rest(self._opened)
         self._numbers.clear()
-        rest(self._opened)
         self._opened.close()
         self._forget()
 

@@ -114,7 +114,7 @@ def reopen(opened: Opened, number: int) -> tuple[Trial, dict[int, float]]:
     return Trial(opened.study, stored._trial_id), dict(stored.intermediate_values)
 
 
-def rest(opened: Opened) -> None:
+def let_rest(opened: Opened) -> None:
     """Lets the trials that run wait until the study goes on, and so show as what they are.
 
     As in ``reopen``, their ids are not public; seen to work with Optuna 5.0.0.

@@ -15,7 +15,7 @@ from typing import Any
 import ray
 
 from seqtune import cluster
-from seqtune.data import Dataset, protocol_of, read
+from seqtune.data import Dataset, Protocol, protocol_of, read
 from seqtune.options import DATA, SEARCH, WHAT, StudyOptions, declared
 from seqtune.report.view import StudyView
 from seqtune.results import StudyResult
@@ -24,7 +24,8 @@ from seqtune.storage import Folder, own_scratch
 from seqtune.study.counting import Counting
 from seqtune.study.events import Interrupts, Messenger
 from seqtune.study.finals import find_finals, make_result
-from seqtune.study.identity import Identity, find, tags
+from seqtune.study.identity import Identity, claimed, tags
+from seqtune.study.lease import LostError
 from seqtune.study.plan import Plan
 from seqtune.study.publish import publish
 from seqtune.study.resources import cpus_wanted, make_plan, share_cpus, shared
@@ -42,14 +43,26 @@ def run(asked: AskedStudy, view: StudyView) -> StudyResult:
         KeyboardInterrupt: on Ctrl-C, once the study can be resumed.
     """
     began = time.monotonic()
-    options = asked.options
     view.preparing("reading data")
-    dataset = read(options)
+    dataset = read(asked.options)
     asked = fit_study(asked, dataset.n_items)
-    protocol = protocol_of(options, dataset, asked.seed)
-    uri = store_uri(options.tracking_uri, Folder.at(options.storage))
-    identity = find(options, dataset, protocol)
-    asked = replace(asked, options=replace(options, name=identity.name))
+    protocol = protocol_of(asked.options, dataset, asked.seed)
+    uri = store_uri(asked.options.tracking_uri, Folder.at(asked.options.storage))
+    with claimed(asked.options, dataset, protocol, view.preparing) as identity:
+        asked = replace(asked, options=replace(asked.options, name=identity.name))
+        return _run(asked, dataset, protocol, identity, uri, view, began)
+
+
+def _run(
+    asked: AskedStudy,
+    dataset: Dataset,
+    protocol: Protocol,
+    identity: Identity,
+    uri: str,
+    view: StudyView,
+    began: float,
+) -> StudyResult:
+    options = asked.options
     view.preparing("starting Ray")
     with cluster.connected(cpus_wanted(options), options.workers_per_trial > 1) as resources:
         data = ray.put(dataset)
@@ -70,9 +83,11 @@ def run(asked: AskedStudy, view: StudyView) -> StudyResult:
                 dimensions=[d.name for d in asked.space.dimensions],
             )
             counting = Counting(plan, data)
-            messenger = Messenger(searcher, plan, view, tracker, interrupts, counting)
+            watches = (interrupts, identity.lease)
+            messenger = Messenger(searcher, plan, view, tracker, watches, counting)
             search_all(asked, searcher, plan, data, [messenger])
-            interrupts.check()
+            for watch in watches:
+                watch.check()
             storage = optuna_storage(plan.folder)
             finals = find_finals(plan, data, storage, identity.name, tracker, counting)
             view.study_ended()
@@ -119,7 +134,8 @@ def _tracked(uri: str, identity: Identity, say: Callable[[str], None]) -> Iterat
     try:
         yield tracker
     except BaseException as error:
-        tracker.study_ended("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+        if not isinstance(error, LostError):  # else it goes on elsewhere
+            tracker.study_ended("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
         tracker.close(timeout=10)
         raise
 

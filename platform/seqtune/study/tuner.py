@@ -13,6 +13,7 @@ from ray.tune.execution import class_cache
 from seqtune.space.asked import AskedStudy
 from seqtune.study import trial
 from seqtune.study.events import NO_MEMORY
+from seqtune.study.lease import LostError
 from seqtune.study.plan import Plan
 from seqtune.study.schedulers import make_scheduler
 from seqtune.study.search import OptunaSearcher
@@ -91,10 +92,14 @@ def search_all(
             verbose=0,
         ),
     )
+    lost = False
     try:
         tuner.fit()
+    except LostError:
+        lost = True
+        raise
     finally:
-        searcher.close()
+        searcher.close(rest=not lost)  # another driver has the trials then
 
 
 def _trial_name(one: TuneTrial) -> str:
