@@ -271,7 +271,7 @@ def test_ctrl_c_in_a_study_prints_the_command_that_resumes_it(
     code, out, err = run("tune", "--model", "sasrec", "--data", "tiny", "--trials", "3")
     assert code == 130
     assert "sasrec on tiny" in out
-    assert err.endswith("\nseqtune tune --model sasrec --data tiny --trials 3 --resume\n")
+    assert err.endswith("\nseqtune tune --model sasrec --data tiny --trials 3 --name x --resume\n")
 
 
 def test_ctrl_c_in_a_training(run: Run, asked: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,7 +282,7 @@ def test_ctrl_c_in_a_training(run: Run, asked: list[Any], monkeypatch: pytest.Mo
     stand_in(monkeypatch, "seqtune.study.once.train_once", stopped)
     code, _, err = run("train", "--model", "sasrec", "--data", "tiny")
     assert code == 130
-    assert err.endswith("\nseqtune train --model sasrec --data tiny --resume\n")
+    assert err.endswith("\nseqtune train --model sasrec --data tiny --out /results/x --resume\n")
 
 
 def test_our_own_mistakes_are_not_hidden(

@@ -77,7 +77,16 @@ def _tune(options: StudyOptions, asked: AskedStudy) -> None:
 
 
 def stopped(options: StudyOptions | TrainOptions, view: StudyView | TrainView) -> typer.Exit:
-    """Says how to go on after Ctrl-C, and returns how to exit."""
-    again = command(replace(options, resume=True))
-    say(f"Stopped. Continue with:\n{again}" if view.has_started else "Stopped before it began.")
+    """Says how to go on after Ctrl-C, and returns how to exit.
+
+    The command names the study or the folder, which may have got a number.
+    """
+    if not view.where:
+        say("Stopped before it began.")
+        return typer.Exit(130)
+    if isinstance(options, StudyOptions):
+        again: StudyOptions | TrainOptions = replace(options, name=view.where.rpartition("/")[2])
+    else:
+        again = replace(options, out=view.where)
+    say(f"Stopped. Continue with:\n{command(replace(again, resume=True))}")
     return typer.Exit(130)

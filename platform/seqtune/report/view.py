@@ -40,7 +40,7 @@ class StudyView:
     ) -> None:
         self.metric, self.baseline = metric, baseline
         self.console = console or Console(highlight=False)
-        self.has_started = False  # from here on there is something to resume
+        self.where = ""  # the folder of what can be resumed, once there is something
         self._state = State(metric, baseline, budget, time.monotonic())
         self._lock = threading.Lock()
         self._on_terminal = self.console.file.isatty() and not self.console.is_dumb_terminal
@@ -62,7 +62,7 @@ class StudyView:
         with self._lock:
             self._state.trials = n_trials
             self._state.clock = time.monotonic()
-            self.has_started = True
+            self.where = where
         self._print(Text(f"{model} on {data}", "bold"))
         self._print(Text(f"{space}\nresults in {where}", "dim"))
         if self._on_terminal:
@@ -182,11 +182,11 @@ class TrainView:
     def __init__(self, metric: str, console: Console | None = None) -> None:
         self.metric = metric
         self.console = console or Console(highlight=False)
-        self.has_started = False  # from here on there is something to resume
+        self.where = ""  # the folder of what can be resumed, once there is something
 
     def started(self, model: str, data: str, where: str) -> None:
         """Shows what is about to run."""
-        self.has_started = True
+        self.where = where
         self._print(Text(f"{model} on {data}", "bold"))
         self._print(Text(f"checkpoint in {where}", "dim"))
 
