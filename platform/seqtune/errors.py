@@ -10,6 +10,10 @@ class UserError(Exception):
     """A mistake in what the user gave: one sentence with place, value, rule and nearest fix."""
 
 
+class Halted(KeyboardInterrupt):
+    """What is around a study keeps it from going on: it stops, as on Ctrl-C, to be resumed."""
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """Returns ``"; did you mean 'n_heads'?"``, or the whole list where nothing is near."""
     known = list(names)

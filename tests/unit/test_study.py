@@ -315,7 +315,7 @@ def test_workers_bring_their_own_resources(tuned: Callable[..., Any]) -> None:
 
 def test_the_searcher_is_made_from_what_is_asked(tmp_path: Path) -> None:
     asked = asked_for(trials=7, seed=3, metric="hr@5", name="mine", resume=True)
-    found = study._searcher(asked, Folder.at(tmp_path))
+    found = study._searcher(asked, Folder.at(tmp_path), print)
     assert (found.trials, found.seed, found.metric, found.resume) == (7, 3, "hr@5", True)
     assert (found.name, found.space) == ("mine", asked.space)
     assert found.storage.endswith(f"{tmp_path}/study.db")

@@ -66,9 +66,9 @@ def _tune(options: StudyOptions, asked: AskedStudy) -> None:
         from seqtune.study import study
 
         result = study.run(asked, view)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         view.study_ended()
-        raise stopped(options, view) from None
+        raise stopped(options, view, str(stop)) from None
     finally:
         view.study_ended()
     show(result)
@@ -76,11 +76,15 @@ def _tune(options: StudyOptions, asked: AskedStudy) -> None:
         raise typer.Exit(1)
 
 
-def stopped(options: StudyOptions | TrainOptions, view: StudyView | TrainView) -> typer.Exit:
-    """Says how to go on after Ctrl-C, and returns how to exit.
+def stopped(
+    options: StudyOptions | TrainOptions, view: StudyView | TrainView, reason: str = ""
+) -> typer.Exit:
+    """Says how to go on after Ctrl-C, or for what reason, and returns how to exit.
 
     The command names the study or the folder, which may have got a number.
     """
+    if reason:
+        say(f"{reason}.")
     if not view.where:
         say("Stopped before it began.")
         return typer.Exit(130)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,7 @@ class OptunaSearcher(Searcher):
         resume: go on with the trials that the storage holds. All but the failed ones are handed
             out again in their order: finished ones with how they ended, ``"replay": "pruned"``
             (what they report is not recorded again), interrupted ones to continue; then new ones.
+        say: gets a line when the database has been away for long.
     """
 
     _opened: Opened | None
@@ -76,9 +77,10 @@ class OptunaSearcher(Searcher):
         trials: int = 20,
         seed: int = 0,
         resume: bool = False,
+        say: Callable[[str], None] | None = None,
     ) -> None:
         super().__init__(metric=metric, mode="max")
-        self.space, self.storage, self.name = space, storage, name
+        self.space, self.storage, self.name, self.say = space, storage, name, say
         self.trials, self.seed, self.resume = trials, seed, resume
         self.notes: list[str] = []  # what the user should know at the end
         self._again: list[int] | None = None  # numbers to hand out again; None: not opened yet
@@ -165,11 +167,12 @@ class OptunaSearcher(Searcher):
         self._numbers, self._failed = state["numbers"], state["failed"]
 
     def __getstate__(self) -> dict[str, Any]:
-        dropped = ("storage", "_opened", "_handles", "_taken", "_count", "_draws")
+        dropped = ("storage", "say", "_opened", "_handles", "_taken", "_count", "_draws")
         return {key: value for key, value in vars(self).items() if key not in dropped}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
+        self.say = None
         self.storage = ""  # to be set again before the study can be opened
         self._forget()
 
@@ -183,7 +186,7 @@ class OptunaSearcher(Searcher):
                 not asked for; the search space is not the one that the study began with.
         """
         if self._opened is None:
-            opened = open_study(self.storage, self.name)
+            opened = open_study(self.storage, self.name, self.say)
             stored = opened.study.get_trials(deepcopy=False)
             if self._again is None:
                 if stored and not self.resume:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
-from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from seqtune.errors import UserError
+from seqtune.errors import Halted, UserError
 from seqtune.results import TrialRow
 from seqtune.space import Space
 from seqtune.storage import Folder
+from seqtune.study.patient import LAST, PatientStorage
 
 OPTUNA_STORAGE = "SEQTUNE_OPTUNA_STORAGE"  # a database URL, for studies whose driver may move
 STATUS = {
@@ -33,7 +34,7 @@ class Opened:
     """An Optuna study, and the database that it lies in."""
 
     study: optuna.Study
-    storage: RDBStorage
+    storage: PatientStorage
 
     def close(self) -> None:
         """Closes the connections to the database."""
@@ -62,8 +63,10 @@ def storage_url(folder: str | Path) -> str:
     return f"sqlite:///{Path(folder).expanduser().resolve() / 'study.db'}"
 
 
-def open_study(storage: str, name: str) -> Opened:
+def open_study(storage: str, name: str, say: Callable[[str], None] | None = None) -> Opened:
     """Opens a study, and makes it where there is none.
+
+    Once it is open, a database that is away is waited for, and ``say`` gets a line about it.
 
     Raises:
         UserError: the storage cannot be opened. The sentence does not show a password.
@@ -81,7 +84,7 @@ def open_study(storage: str, name: str) -> Opened:
             Path(url.database).parent.mkdir(parents=True, exist_ok=True)
         address = url.render_as_string(hide_password=False)
         # A connection that a restart of the database has cut is replaced before it is used.
-        database = RDBStorage(address, engine_kwargs={"pool_pre_ping": True})
+        database = PatientStorage(address, engine_kwargs={"pool_pre_ping": True})
         study = optuna.create_study(
             storage=database,
             study_name=name,
@@ -99,6 +102,7 @@ def open_study(storage: str, name: str) -> Opened:
     ) as error:
         cause = str(error.__cause__ or error).splitlines()[0]
         raise UserError(f"{shown} cannot be opened: {cause}") from None
+    database.say = say or (lambda line: None)
     return Opened(study, database)
 
 
@@ -117,10 +121,13 @@ def reopen(opened: Opened, number: int) -> tuple[Trial, dict[int, float]]:
 def let_rest(opened: Opened) -> None:
     """Lets the trials that run wait until the study goes on, and so show as what they are.
 
-    As in ``reopen``, their ids are not public; seen to work with Optuna 5.0.0.
+    A database that is away is not waited for: a trial that was left running goes on as well. As in
+    ``reopen``, their ids are not public; seen to work with Optuna 5.0.0.
     """
-    for stored in opened.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        opened.storage.set_trial_state_values(stored._trial_id, TrialState.WAITING)
+    opened.storage.patience = LAST
+    with suppress(Halted):
+        for stored in opened.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            opened.storage.set_trial_state_values(stored._trial_id, TrialState.WAITING)
 
 
 def keep_space(study: optuna.Study, space: Space, begun: bool) -> None:

@@ -70,7 +70,7 @@ def _run(
         view.preparing("deciding how many trials run at a time")
         share = share_cpus(asked, dataset, plan, data, identity, view.note)
         plan, identity = shared(plan, identity, share)
-        searcher = _searcher(asked, identity.folder)
+        searcher = _searcher(asked, identity.folder, view.note)
         searcher.open()
         identity.keep()
         _introduce(view, asked, dataset, plan, share.why if share else "")
@@ -98,7 +98,7 @@ def _run(
             return publish(result, dataset, plan, tracker, finals.study)
 
 
-def _searcher(asked: AskedStudy, folder: Folder) -> OptunaSearcher:
+def _searcher(asked: AskedStudy, folder: Folder, say: Callable[[str], None]) -> OptunaSearcher:
     return OptunaSearcher(
         asked.space,
         optuna_storage(folder),
@@ -107,6 +107,7 @@ def _searcher(asked: AskedStudy, folder: Folder) -> OptunaSearcher:
         trials=asked.options.trials,
         seed=asked.seed,
         resume=asked.options.resume,
+        say=say,
     )
 
 
