@@ -10,6 +10,10 @@ class UserError(Exception):
     """A mistake in what the user gave: one sentence with place, value, rule and nearest fix."""
 
 
+class DamagedError(UserError):
+    """A file of ours that cannot be believed: torn, of another owner, or changed."""
+
+
 class Halted(KeyboardInterrupt):
     """What is around a study keeps it from going on: it stops, as on Ctrl-C, to be resumed."""
 

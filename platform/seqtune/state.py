@@ -2,27 +2,36 @@
 
 A training's folder holds ``state.pt``, from which it continues exactly from the best evaluation,
 ``ranks.parquet``, the validation rank of every user there, and ``history.json``, all that it has
-told.
+told. Each file says whose it is, its ``owner``: which study, and which hyperparameters. What is
+read is checked before it is believed.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import pickle
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NotRequired, Self, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, Self
+
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # that of typing has no schema before Python 3.12
 
 from seqtune.data import Split
+from seqtune.errors import DamagedError
 from seqtune.storage import Folder
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
+
+
+FORMAT = 1
 
 
 class Row(TypedDict):
@@ -93,39 +102,113 @@ def flat(row: Row) -> dict[str, Any]:
     return {**row["metrics"], **losses, **rest}
 
 
-def load_state(folder: Folder) -> State | None:
-    """Reads a trial's state; None before its first evaluation."""
+class _Plain(TypedDict):
+    """The part of ``state.pt`` that has no tensors."""
+
+    format: int
+    owner: str
+    epoch: int
+    step: int
+    eval_every: int
+    history: list[Row]
+
+
+class _History(TypedDict):
+    """What ``history.json`` holds."""
+
+    format: int
+    owner: str
+    rows: list[Row]
+
+
+def load_state(folder: Folder, owner: str = "") -> State | None:
+    """Reads a trial's state; None before its first evaluation.
+
+    Raises:
+        DamagedError: the file is torn, or another's; without ``owner`` it may be anybody's.
+    """
     import torch
 
     content = folder.read("state.pt")
     if content is None:
         return None
-    state: State = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    best: Any = best_of(state)
+    place = f"{folder.uri}/state.pt"
+    try:
+        kept: Any = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, KeyError) as error:
+        raise DamagedError(f"{place} is torn or no state ({type(error).__name__})") from None
+    plain = _checked(place, _Plain, kept, owner, best=dict, optimizer=dict | None)
+    best = kept["best"]
+    tensors = [*best["weights"].values(), best.get("ranks")] if "weights" in best else [None]
+    if not all(isinstance(one, torch.Tensor) for one in tensors):
+        raise DamagedError(f"{place} is damaged: best has no weights or no ranks")
+    if not isinstance(best.get("epoch"), int) or not isinstance(best.get("metrics"), dict):
+        raise DamagedError(f"{place} is damaged: best has no epoch or no metrics")
     best["ranks"] = best["ranks"].numpy()
-    return state
+    state = State(
+        epoch=plain["epoch"],
+        step=plain["step"],
+        eval_every=plain["eval_every"],
+        history=plain["history"],
+        best=best,
+    )
+    return state | State(optimizer=kept["optimizer"]) if "optimizer" in kept else state  # type: ignore[typeddict-item]
 
 
-def save_state(folder: Folder, state: State, split: Split) -> None:
+def _checked(place: str, kind: Any, content: Any, owner: str, **more: Any) -> Any:
+    """Returns what a file holds, checked against its schema and its owner."""
+    try:
+        if isinstance(content, bytes):
+            found = TypeAdapter(kind).validate_json(content, strict=True)
+        else:
+            found = TypeAdapter(kind).validate_python(content, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the whole"
+        raise DamagedError(f"{place} is damaged: {where}: {first['msg'].lower()[:100]}") from None
+    for name, wanted in more.items():
+        if not isinstance(content.get(name), wanted):
+            raise DamagedError(f"{place} is damaged: {name} is missing or of another type")
+    if found["format"] != FORMAT:
+        raise DamagedError(f"{place} has format {found['format']}, and this seqtune reads {FORMAT}")
+    if owner and found["owner"] != owner:
+        raise DamagedError(f"{place} belongs to another study, or to other hyperparameters")
+    rows = found["rows"] if "rows" in found else found["history"]
+    epochs = [row["epoch"] for row in rows]
+    if epochs != sorted(set(epochs)):
+        raise DamagedError(f"{place} is damaged: its epochs are not in order")
+    return found
+
+
+def save_state(folder: Folder, state: State, split: Split, owner: str = "") -> None:
     """Writes a trial's state, and before it the validation ranks of its best evaluation."""
     import torch
 
     best, users = best_of(state), split.dataset.user_ids[split.valid.users]
-    folder.write("ranks.parquet", ranks_file(users, best["ranks"]))
+    folder.write("ranks.parquet", ranks_file(users, best["ranks"], owner))
     out = io.BytesIO()
-    torch.save({**state, "best": {**best, "ranks": torch.from_numpy(best["ranks"])}}, out)
+    tensors = {"best": {**best, "ranks": torch.from_numpy(best["ranks"])}}
+    torch.save({"format": FORMAT, "owner": owner, **state, **tensors}, out)
     folder.write("state.pt", out.getvalue())
 
 
-def told(folder: Folder) -> list[Row]:
-    """Returns what a training has told: the content of ``history.json``, its curve's one home."""
-    rows: list[Row] = json.loads(folder.read("history.json") or b"[]")
+def told(folder: Folder, owner: str = "") -> list[Row]:
+    """Returns what a training has told: the content of ``history.json``, its curve's one home.
+
+    Raises:
+        DamagedError: the file is torn, or another's; without ``owner`` it may be anybody's.
+    """
+    content = folder.read("history.json")
+    if content is None:
+        return []
+    rows: list[Row] = _checked(f"{folder.uri}/history.json", _History, content, owner)["rows"]
     return rows
 
 
-def keep_told(folder: Folder, rows: list[Row]) -> None:
+def keep_told(folder: Folder, rows: list[Row], owner: str = "") -> None:
     """Writes what a training has told."""
-    folder.write("history.json", json.dumps(rows).encode())
+    content = _History(format=FORMAT, owner=owner, rows=rows)
+    folder.write("history.json", json.dumps(content).encode())
 
 
 def all_told(rows: list[Row], state: State | None) -> list[Row]:
@@ -137,13 +220,14 @@ def all_told(rows: list[Row], state: State | None) -> list[Row]:
     return rows + [row for row in (state["history"] if state else []) if row["epoch"] > known]
 
 
-def ranks_file(user_ids: NDArray[Any], ranks: NDArray[np.float32]) -> bytes:
+def ranks_file(user_ids: NDArray[Any], ranks: NDArray[np.float32], owner: str = "") -> bytes:
     """Returns a parquet file of users and the ranks of their held-out items."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     out = io.BytesIO()
-    pq.write_table(pa.table({"user": pa.array(user_ids), "rank": pa.array(ranks)}), out)
+    table = pa.table({"user": pa.array(user_ids), "rank": pa.array(ranks)})
+    pq.write_table(table.replace_schema_metadata({"owner": owner}), out)
     return out.getvalue()
 
 

@@ -79,6 +79,22 @@ class Folder:
         with suppress(FileNotFoundError):
             filesystem.delete_file(f"{path}/{name}")
 
+    def set_aside(self) -> Folder:
+        """Moves the folder out of the way, beside itself, and returns where it is then."""
+        parent, _, name = self.uri.rpartition("/")
+        taken, number = set(Folder(parent).names()), 1
+        while f"{name}.aside-{number}" in taken:
+            number += 1
+        aside = Folder(f"{parent}/{name}.aside-{number}")
+        if self.local is not None and aside.local is not None:
+            self.local.rename(aside.local)
+            return aside
+        for one in self.names():  # an object store moves no folders
+            if (content := self.read(one)) is not None:
+                aside.write(one, content)
+        self.delete()
+        return aside
+
     def delete(self) -> None:
         """Removes the folder and what is in it, where it is there."""
         filesystem, path = self._open()

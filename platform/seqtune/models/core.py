@@ -66,7 +66,10 @@ class CORE(Encoder):
     contract = Contract(
         favours_history=True,
         idle_weights=frozenset({"weight.bias"}),  # a softmax ignores it
-        learns_with={("dnn_type", "ave"): 0.25},  # a mean is blind to order
+        learns_with={
+            ("dnn_type", "ave"): 0.25,  # a mean is blind to order
+            ("loss_type", "gbce"): 0.25,  # saturated by cosines over .07; over .5 it learns
+        },
     )
     params: Params
 

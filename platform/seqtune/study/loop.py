@@ -75,19 +75,20 @@ def train_here(
     """
     from seqtune.train import train
 
-    split, saved = plan.protocol.split(dataset), load_state(folder)
-    rows = all_told(told(folder), saved)
+    split, owner = plan.protocol.split(dataset), plan.owner(params)
+    saved = load_state(folder, owner)
+    rows = all_told(told(folder, owner), saved)
 
     def tell(row: Row) -> None:
         if rows and row["epoch"] <= rows[-1]["epoch"]:
             return
         rows.append(row)
         if rank == 0:
-            keep_told(folder, rows)
+            keep_told(folder, rows, owner)
         report(row)
 
     def write(state: State) -> None:
-        save_state(folder, state, split)
+        save_state(folder, state, split, owner)
 
     with Saver(write, tell, wait=world_size > 1) as saver:
 

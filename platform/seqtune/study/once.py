@@ -21,13 +21,11 @@ from seqtune.storage import Folder
 from seqtune.study.counting import count
 from seqtune.study.final import evaluate_on_test, write_checkpoint
 from seqtune.study.loop import train_here
-from seqtune.study.plan import Plan, trial_params
+from seqtune.study.plan import LENGTH, Plan, trial_params
 from seqtune.study.workers import train_in_workers
 
 if TYPE_CHECKING:
     from seqtune.report.view import TrainView
-
-LENGTH = ("epochs", "patience", "eval_every")  # a resumed training may be of another length
 
 
 def train_once(asked: Asked[TrainOptions], view: TrainView) -> TrainResult:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from typing import Any
 
 from seqtune.data import Protocol
 from seqtune.params import Params, build
 from seqtune.storage import Folder
+
+LENGTH = ("epochs", "patience", "eval_every")  # a resumed training may be of another length
 
 
 @dataclass(frozen=True)
@@ -22,10 +26,17 @@ class Plan:
     cpus: float = 1  # of each worker
     gpus: float = 0
     concurrency: int = 1  # trials at a time
+    study: str = ""  # its id
 
     def trial_folder(self, number: int) -> Folder:
         """Where a trial keeps its state."""
         return self.folder / "trials" / f"{number:04d}"
+
+    def owner(self, params: Params) -> str:
+        """Says whose the files of a trial are: its study's, and of these hyperparameters."""
+        values = {n: v for n, v in params.model_dump(mode="json").items() if n not in LENGTH}
+        told = json.dumps([self.model, values], sort_keys=True).encode()
+        return f"{self.study} {hashlib.sha256(told).hexdigest()[:16]}"
 
     def describe(self) -> str:
         """Says who gets what: ``2 at a time, 1 CPU each``."""
