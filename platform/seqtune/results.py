@@ -36,6 +36,7 @@ class Finalist:
     valid: dict[str, float]  # "ndcg@10" -> value
     test: dict[str, float]
     test_ranks: NDArray[np.float32]  # (U,) rank of each user's test item
+    note: str = ""  # what was wrong with its files
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,12 @@ def test_a_result_is_shown_with_the_studys_metric_and_tracked_with_all(
     said.clear()
     messenger.on_trial_result(1, [], a_trial(), {"failed": "out of memory", "finished": True})
     assert said == []
+    messenger.on_trial_result(1, [], a_trial(), {"note": "state.pt is torn"})
+    assert said == [("view", "note", "trial 3: state.pt is torn")]
+    said.clear()
+    stored = {"epoch": 7, "ndcg@10": 0.2, "best": 0.4, "best_epoch": 5}  # Optuna's, told before
+    messenger.on_trial_result(1, [], a_trial(), stored | {"hr@5": 0.3})
+    assert [words[0] for words in said] == ["view"]
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,26 @@ def test_the_champion_has_the_weights_of_the_best_trial(
     assert here == [{"num_cpus": 2, "num_gpus": 0, "max_retries": 2}]
 
 
+@pytest.mark.parametrize("lost", ["torn", "missing"])
+def test_weights_that_are_lost_are_trained_again(
+    here: list[dict[str, Any]], tmp_path: Path, lost: str
+) -> None:
+    plan = Plan("sasrec", "ndcg@10", Protocol.of(TINY), Folder.at(tmp_path))
+    a_study(plan, {0: (TrialState.COMPLETE, 0.1), 1: (TrialState.COMPLETE, 0.5)})
+    whole, path = weights_of(plan, 1), tmp_path / "trials" / "0001" / "state.pt"
+    if lost == "torn":
+        path.write_bytes(path.read_bytes()[:1000])
+    else:
+        path.unlink()
+    found = found_in(plan, Ears())
+    served = checkpoint.load(plan.folder / "champion").model.state_dict()
+    assert all(torch.equal(served[name], whole[name]) for name in whole)
+    assert len(found.notes) == 1
+    assert found.notes[0].startswith(f"trial 1: {path} is {lost}")
+    assert found.notes[0].endswith("its best weights have been trained again")
+    assert (tmp_path / "trials" / "0001.aside-1").is_dir()
+
+
 def test_what_had_not_ended_is_told_and_may_be_the_best(
     here: list[dict[str, Any]], tmp_path: Path
 ) -> None:

@@ -118,6 +118,7 @@ def test_trial_0_is_the_defaults_and_is_stored_as_running(make: Make, space: Spa
         "number": 0,
         "params": {"max_seq_len": 20, "n_layers": 2, "learning_rate": 1e-3, "loss_type": "ce"},
         "replay": "",
+        "values": {},
     }
     assert config["params"] == space.defaults()
     (stored,) = searcher.open().study.trials
@@ -336,6 +337,8 @@ def test_resume_hands_out_old_trials_then_new_ones(make: Make) -> None:
         (5, ""),
         (6, ""),
     ]
+    told = {"1": 0.1, "2": 0.4}, {"1": 0.2}
+    assert [c["values"] for c in configs] == [*told, {}, {}, {}, {}]
     for config in configs[:4]:
         assert config["params"] == before[config["number"]]["params"]
 

@@ -68,8 +68,11 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return rows
 
 
-def run(plan: Plan, params: dict[str, Any], replay: str = "", number: int = 3) -> None:
-    trial.run({"number": number, "params": params, "replay": replay}, plan, [TINY])
+def run(
+    plan: Plan, params: dict[str, Any], replay: str = "", number: int = 3, **values: float
+) -> None:
+    config = {"number": number, "params": params, "replay": replay, "values": values}
+    trial.run(config, plan, [TINY])
 
 
 def test_a_trial_trains_with_its_own_hyperparameters(told: list[Any], tmp_path: Path) -> None:
@@ -95,9 +98,10 @@ def test_a_replayed_trial_tells_its_curve_and_trains_nothing(
     rows = state.told(plan.trial_folder(3))
     if replay == "pruned":  # the scheduler stopped it after its first epoch
         rows = rows[:1]
-        state.keep_told(plan.trial_folder(3), rows)
+        owner = plan.owner(trial_params("sasrec", SMALL))
+        state.keep_told(plan.trial_folder(3), rows, owner)
     monkeypatch.setattr(trial, "train_here", lambda *_, **__: pytest.fail("trained"))
-    monkeypatch.setattr(trial, "load_state", lambda folder: pytest.fail("weights were read"))
+    monkeypatch.setattr(trial, "load_state", lambda *_: pytest.fail("weights were read"))
     run(plan, SMALL, replay)
     assert told == [{**state.flat(row), "replayed": True} for row in rows]
 
@@ -110,6 +114,69 @@ def test_a_finished_trial_that_was_not_told_as_such_trains_nothing(
     monkeypatch.setattr(trial, "train_here", lambda *_, **__: pytest.fail("trained"))
     run(plan, SMALL)
     assert [row["epoch"] for row in told] == [1, 2]
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "torn state": lambda f: (f / "state.pt").write_bytes((f / "state.pt").read_bytes()[:-999]),
+    "empty state": lambda f: (f / "state.pt").write_bytes(b""),
+    "noise in state": lambda f: (f / "state.pt").write_bytes(b"\0noise" * 999),
+    "torn history": lambda f: (f / "history.json").write_text('{"format": 1, "owner": "a", "ro'),
+    "empty history": lambda f: (f / "history.json").write_bytes(b""),
+    "another kind": lambda f: (f / "history.json").write_text('{"format": 1, "rows": {}}'),
+    "another format": lambda f: (f / "history.json").write_text(
+        (f / "history.json").read_text().replace('"format": 1', '"format": 99')
+    ),
+    "another owner": lambda f: (f / "history.json").write_text(
+        (f / "history.json").read_text().replace('"owner": "', '"owner": "other')
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_trial_is_set_aside_and_trained_again(
+    told: list[Any], tmp_path: Path, damage: str
+) -> None:
+    plan, whole = plan_in(tmp_path / "a", study="s"), plan_in(tmp_path / "b", study="s")
+    values, folder = SMALL | {"learning_rate": 0.01}, tmp_path / "a" / "trials" / "0003"
+    train_trial(whole, 3, **values)
+    train_trial(plan, 3, **values)
+    owner = plan.owner(trial_params("sasrec", values))
+    state.keep_told(plan.trial_folder(3), state.told(plan.trial_folder(3), owner)[:1], owner)
+    DAMAGES[damage](folder)
+    run(plan, values)
+    note = told[0]["note"]
+    assert f"{folder}/{'history.json' if 'state' not in damage else 'state.pt'}" in note
+    assert "kept as 0003.aside-1, and the trial is trained again" in note
+    assert [row["epoch"] for row in told[1:]] == [1, 2]
+    ends = [state.best_of(state.load_state(p.trial_folder(3)) or {}) for p in (plan, whole)]  # type: ignore[typeddict-item]
+    assert same(ends[0]["weights"], ends[1]["weights"])
+    assert (tmp_path / "a" / "trials" / "0003.aside-1").is_dir()
+
+
+def test_a_folder_of_other_hyperparameters_is_nobodys(told: list[Any], tmp_path: Path) -> None:
+    plan = plan_in(tmp_path, study="s")
+    train_trial(plan, 3, learning_rate=0.01)
+    run(plan, SMALL | {"learning_rate": 0.02})
+    assert "belongs to another study, or to other hyperparameters" in told[0]["note"]
+    assert not any("replayed" in row for row in told)
+    assert (tmp_path / "trials" / "0003.aside-1" / "state.pt").exists()
+
+
+@pytest.mark.parametrize("lost", ["damaged", "missing"])
+def test_a_replayed_trial_whose_curve_is_lost_has_that_of_optuna(
+    told: list[Any], tmp_path: Path, lost: str
+) -> None:
+    plan = plan_in(tmp_path)
+    if lost == "damaged":
+        plan.trial_folder(3).write("history.json", b"no")
+    run(plan, SMALL, "complete", **{"1": 0.2, "10": 0.1, "2": 0.3})
+    rows = told[lost == "damaged" :]
+    assert [(row["epoch"], row["ndcg@10"], row["best"], row["best_epoch"]) for row in rows] == [
+        (1, 0.2, 0.2, 1),
+        (2, 0.3, 0.3, 2),
+        (10, 0.1, 0.3, 2),
+    ]
+    assert ("its values are Optuna's" in told[0].get("note", "")) == (lost == "damaged")
 
 
 def test_an_interrupted_trial_tells_what_was_and_goes_on(told: list[Any], tmp_path: Path) -> None:
@@ -338,7 +405,7 @@ def test_test_numbers_are_computed_on_the_test_items(tmp_path: Path) -> None:
     ranks = evaluate(model, data, split, split.test, mask_seen=True).ranks
     assert not np.array_equal(ranks, best["ranks"])
 
-    found = final.test(plan, 2, params, TINY, None)
+    found = final.test(plan, 2, params, TINY, None, [1])
     assert np.array_equal(found.test_ranks, ranks)
     assert found.test["hr@10"] == metrics.compute(ranks)["hr@10"]
     assert found.valid == best["metrics"]
@@ -346,13 +413,13 @@ def test_test_numbers_are_computed_on_the_test_items(tmp_path: Path) -> None:
     assert found.number == 2
 
     unmasked = plan_in(tmp_path, protocol=Protocol(mask_seen=False))
-    assert not np.array_equal(final.test(unmasked, 2, params, TINY, None).test_ranks, ranks)
+    assert not np.array_equal(final.test(unmasked, 2, params, TINY, None, [1]).test_ranks, ranks)
 
 
 def test_the_metric_of_the_study_is_among_those_of_the_test(tmp_path: Path) -> None:
     plan = plan_in(tmp_path, metric="hr@7")
     params = train_trial(plan, 0)
-    assert "hr@7" in final.test(plan, 0, params, TINY, None).test
+    assert "hr@7" in final.test(plan, 0, params, TINY, None, [1]).test
 
 
 def test_a_checkpoint_holds_the_weights_of_its_trial_and_what_training_counted(
@@ -360,7 +427,7 @@ def test_a_checkpoint_holds_the_weights_of_its_trial_and_what_training_counted(
 ) -> None:
     plan = plan_in(tmp_path)
     params = [train_trial(plan, number, seed=number) for number in (0, 1)]
-    finalist = final.test(plan, 1, params[1], TINY, plan.folder / "champion")
+    finalist = final.test(plan, 1, params[1], TINY, plan.folder / "champion", [1])
     loaded = checkpoint.load(plan.folder / "champion")
     saved = [state.load_state(plan.trial_folder(number)) for number in (0, 1)]
     own, other = (state.best_of(one)["weights"] for one in saved if one is not None)

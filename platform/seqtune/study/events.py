@@ -92,12 +92,15 @@ class Messenger(tune.Callback):
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
     ) -> None:
         """A trial was evaluated."""
-        if "failed" in result:
+        if "note" in result:
+            self.view.note(f"trial {trial.config['number']}: {result['note']}")
+        if "epoch" not in result:  # it says why a trial failed, or what was wrong before it starts
             return
         number, epoch = trial.config["number"], result["epoch"]
         self.view.trial_result(number, epoch, result[self.metric], result["best"])
         points = {k: v for k, v in result.items() if "@" in k or k.startswith(("train_", "eval_"))}
-        self.tracker.trial_result(number, epoch, points, time=result["time"])
+        if "time" in result:  # else it is Optuna's, and MLflow had it
+            self.tracker.trial_result(number, epoch, points, time=result["time"])
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """A trial has ended by itself, or the scheduler has stopped it."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from seqtune.catalogue import declaration
 from seqtune.data import Dataset
+from seqtune.errors import DamagedError
+from seqtune.meter import TimeIsUp
 from seqtune.results import Finalist
-from seqtune.state import best_of, load_state
+from seqtune.state import Row, State, best_of, load_state
 from seqtune.storage import Folder
-from seqtune.study.loop import device, fresh_start
+from seqtune.study.loop import device, fresh_start, train_here
 from seqtune.study.plan import Plan, trial_params
 
 if TYPE_CHECKING:
@@ -18,15 +22,29 @@ if TYPE_CHECKING:
 
 
 def test(
-    plan: Plan, number: int, params: dict[str, Any], dataset: Dataset, to: Folder | None
+    plan: Plan,
+    number: int,
+    params: dict[str, Any],
+    dataset: Dataset,
+    to: Folder | None,
+    epochs: Sequence[int],
 ) -> Finalist:
     """Evaluates the best weights of a trial on the test items, and writes them as a checkpoint.
 
     Its hyperparameters come back with the ``eval_every`` that was used, so that they repeat it.
+    Weights that are lost are trained again, through ``epochs``: those with an evaluation, up to the
+    best one.
     """
     fresh_start(plan.cpus)
-    state = load_state(plan.trial_folder(number))
-    assert state is not None, f"trial {number} has a value and no state"
+    folder, note = plan.trial_folder(number), ""
+    try:
+        state = load_state(folder, plan.owner(trial_params(plan.model, params)))
+        lost = "" if state else f"{folder.uri}/state.pt is missing"
+    except DamagedError as error:
+        state, lost = None, str(error)
+    if state is None:
+        state = _train_again(plan, params, folder, dataset, epochs)
+        note = f"trial {number}: {lost}; its best weights have been trained again"
     best = best_of(state)
     if state["eval_every"] and declaration(plan.model).is_trained:
         params = params | {"eval_every": state["eval_every"]}
@@ -35,7 +53,32 @@ def test(
     if to is not None:
         about = {"trial": number, "metric": plan.metric, "valid": valid, "test": found}
         write_checkpoint(plan, params, best["weights"], dataset, about, to=to)
-    return Finalist(number, params, valid, found, ranks)
+    return Finalist(number, params, valid, found, ranks, note)
+
+
+def _train_again(
+    plan: Plan, params: dict[str, Any], folder: Folder, dataset: Dataset, epochs: Sequence[int]
+) -> State:
+    """Sets the folder aside, and trains up to the last of the epochs that were evaluated."""
+    if folder.names():
+        folder.set_aside()
+    every = {"eval_every": epochs[1]} if len(epochs) > 1 else {}  # the first is always evaluated
+    reached = 0
+
+    def report(row: Row) -> None:
+        nonlocal reached
+        reached = row["epoch"]
+
+    def stop(targets: int) -> None:
+        if reached >= epochs[-1]:
+            raise TimeIsUp
+
+    built = trial_params(plan.model, params | every)
+    with suppress(TimeIsUp):
+        train_here(plan, built, folder, dataset, report, stepped=stop)
+    state = load_state(folder)
+    assert state is not None, "a training that has ended has a state"
+    return state
 
 
 def evaluate_on_test(

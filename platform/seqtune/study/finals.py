@@ -69,14 +69,18 @@ def find_finals(
     jobs = {}
     for number, row in tested.items():
         champion = plan.folder / "champion" if best and number == best.number else None
-        jobs[number] = test.remote(plan, number, dict(row.params), data, champion)
+        told = opened.study.get_trials(deepcopy=False)[number].intermediate_values
+        epochs = [epoch for epoch in sorted(told) if epoch <= (row.epoch or 0)] or [row.epoch or 1]
+        jobs[number] = test.remote(plan, number, dict(row.params), data, champion, epochs)
     shown = _shown(opened.study)
     shares = importances(opened.study)  # while the tests run
     opened.close()
     finalists = {number: ray.get(job) for number, job in jobs.items()}
     floors = counting.floors()
-    failed = f"the floors could not be counted: {counting.failed}"
-    return Finals(rows, shown, shares, finalists, floors, (failed,) * bool(counting.failed))
+    notes = [one.note for one in finalists.values() if one.note]
+    if counting.failed:
+        notes.append(f"the floors could not be counted: {counting.failed}")
+    return Finals(rows, shown, shares, finalists, floors, tuple(notes))
 
 
 def _shown(study: optuna.Study) -> optuna.Study:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from seqtune.data import Dataset, protocol_of, read
-from seqtune.errors import UserError
+from seqtune.errors import DamagedError, UserError
 from seqtune.meter import TimeIsUp
 from seqtune.options import TrainOptions
 from seqtune.params import Params
@@ -49,8 +49,13 @@ def train_once(asked: Asked[TrainOptions], view: TrainView) -> TrainResult:
     plan = Plan(options.model, options.metric, protocol, folder, workers=options.workers)
     built = trial_params(plan.model, values)
     training = _training_folder(plan, options, dataset, built)
+    try:
+        before = told(training, plan.owner(built))
+        load_state(training, plan.owner(built))
+    except DamagedError as error:
+        raise UserError(f"--resume: {error}; train anew without --resume") from None
     view.started(options.model, f"{dataset.describe()}\n{protocol.sentence(dataset)}", folder.uri)
-    for row in told(training):
+    for row in before:
         view.evaluated(row)
     try:
         if plan.workers > 1:

@@ -29,12 +29,16 @@ def cpus_wanted(options: StudyOptions) -> float | None:
 
 
 def make_plan(
-    options: StudyOptions, protocol: Protocol, folder: Folder, resources: Mapping[str, float]
+    options: StudyOptions,
+    protocol: Protocol,
+    folder: Folder,
+    resources: Mapping[str, float],
+    study: str = "",
 ) -> Plan:
     """Decides what a trial gets, and how many run at a time.
 
     One CPU a trial, unless it is measured (``share_cpus``): two trials of one thread mostly get
-    more done than one of two.
+    more done than one of two. ``study`` is the study's id.
 
     Raises:
         UserError: not even one trial fits.
@@ -48,6 +52,7 @@ def make_plan(
         workers=options.workers_per_trial,
         cpus=1 if options.cpus_per_trial is None else options.cpus_per_trial,
         gpus=min(gpus, 1) if options.gpus_per_trial is None else options.gpus_per_trial,
+        study=study,
     )
     fits = [cpus / (plan.cpus * plan.workers)] if plan.cpus else []
     fits += [gpus / (plan.gpus * plan.workers)] if plan.gpus else []

@@ -41,7 +41,8 @@ class _Running:
 class OptunaSearcher(Searcher):
     """Hands out the trials of an Optuna study.
 
-    ``suggest`` returns ``{"number": 3, "params": {...}, "replay": ""}``. A trainable reports
+    ``suggest`` returns ``{"number": 3, "params": {...}, "replay": "", "values": {}}``; the last are
+    those of each epoch, where a trial that has ended is handed out again. A trainable reports
     ``epoch``, the metric, ``best`` (the best value so far), ``best_epoch``, and ``finished``,
     which is true in the last report of a trial that ended by itself; ``failed`` with a reason
     marks a trial as failed that reported instead of raising.
@@ -94,11 +95,14 @@ class OptunaSearcher(Searcher):
         """Returns the next trial's config, or FINISHED."""
         opened = self.open()
         self._tell_failed()
+        replay, values = "", {}
         if self._again:
             stored = opened.study.get_trials(deepcopy=False)[self._again.pop(0)]
             number, params = stored.number, stored.user_attrs["params"]
-            replay = STATUS[stored.state] if stored.state.is_finished() else ""
-            if not replay:
+            if stored.state.is_finished():
+                replay = STATUS[stored.state]
+                values = {str(epoch): v for epoch, v in stored.intermediate_values.items()}
+            else:
                 handle = self._handle(number)
                 if stored.user_attrs["tune_trial_id"] != trial_id:  # the dead driver's
                     handle.trial.set_user_attr("tune_trial_id", trial_id)
@@ -106,10 +110,10 @@ class OptunaSearcher(Searcher):
             created = self._create(opened, trial_id)
             if created is None:
                 return Searcher.FINISHED
-            (number, params), replay = created, ""
+            number, params = created
         if not replay:
             self._numbers[trial_id] = number
-        return {"number": number, "params": params, "replay": replay}
+        return {"number": number, "params": params, "replay": replay, "values": values}
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """Records the value of an epoch; one that was recorded before the driver died is kept."""

@@ -66,7 +66,7 @@ def _run(
     view.preparing("starting Ray")
     with cluster.connected(cpus_wanted(options), options.workers_per_trial > 1) as resources:
         data = ray.put(dataset)
-        plan = make_plan(options, protocol, identity.folder, resources)
+        plan = make_plan(options, protocol, identity.folder, resources, identity.about.id)
         view.preparing("deciding how many trials run at a time")
         share = share_cpus(asked, dataset, plan, data, identity, view.note)
         plan, identity = shared(plan, identity, share)
