@@ -18,20 +18,17 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NotRequired, Self
 
-from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # that of typing has no schema before Python 3.12
 
 from seqtune.data import Split
 from seqtune.errors import DamagedError
+from seqtune.schema import FORMAT, checked
 from seqtune.storage import Folder
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
-
-
-FORMAT = 1
 
 
 class Row(TypedDict):
@@ -157,20 +154,10 @@ def load_state(folder: Folder, owner: str = "") -> State | None:
 
 def _checked(place: str, kind: Any, content: Any, owner: str, **more: Any) -> Any:
     """Returns what a file holds, checked against its schema and its owner."""
-    try:
-        if isinstance(content, bytes):
-            found = TypeAdapter(kind).validate_json(content, strict=True)
-        else:
-            found = TypeAdapter(kind).validate_python(content, strict=True)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the whole"
-        raise DamagedError(f"{place} is damaged: {where}: {first['msg'].lower()[:100]}") from None
+    found = checked(place, kind, content)
     for name, wanted in more.items():
         if not isinstance(content.get(name), wanted):
             raise DamagedError(f"{place} is damaged: {name} is missing or of another type")
-    if found["format"] != FORMAT:
-        raise DamagedError(f"{place} has format {found['format']}, and this seqtune reads {FORMAT}")
     if owner and found["owner"] != owner:
         raise DamagedError(f"{place} belongs to another study, or to other hyperparameters")
     rows = found["rows"] if "rows" in found else found["history"]

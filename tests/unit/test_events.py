@@ -106,6 +106,7 @@ def test_an_end_is_what_it_is(
     tracked: str,
     value: float | None,
 ) -> None:
+    messenger.plan.trial_folder(3).write("ranks.parquet", b"")
     messenger.on_trial_complete(1, [], trial)
     reason = trial.last_result.get("failed", "")
     replayed = ("replayed", bool(trial.config["replay"]))

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
 from seqtune.data import Dataset, Protocol
@@ -34,10 +35,17 @@ def find(options: StudyOptions, dataset: Dataset, protocol: Protocol) -> Identit
         return identity
 
 
+def a_study() -> optuna.Study:
+    """A study of Optuna's, which knows its space."""
+    study = optuna.create_study()
+    study.set_user_attr("space", {"model": "sasrec", "fixed": {}, "space": {}})
+    return study
+
+
 def test_a_new_study_says_what_it_is(options: StudyOptions, tmp_path: Path) -> None:
     found = find(options, TINY, PROTOCOL)
     assert not list(tmp_path.iterdir())  # nothing is written until it is kept
-    found.keep()
+    found.keep(a_study())
     kept = json.loads((tmp_path / "sasrec-tiny" / "study.json").read_text())
     assert kept["id"].startswith("sasrec-tiny-")
     assert kept["same"] == {
@@ -59,7 +67,7 @@ def test_names_that_were_not_given_are_made_unique_and_the_last_is_resumed(
     names = []
     for _ in range(3):
         found = find(options, TINY, PROTOCOL)
-        found.keep()
+        found = found.keep(a_study())
         names.append(found.name)
     assert names == ["sasrec-tiny", "sasrec-tiny-2", "sasrec-tiny-3"]
     again = find(replace(options, resume=True), TINY, PROTOCOL)
@@ -70,7 +78,7 @@ def test_a_name_that_was_given_is_new_or_resumed(options: StudyOptions) -> None:
     named = replace(options, name="mine")
     with pytest.raises(UserError, match="--resume: there is no study 'mine' in "):
         find(replace(named, resume=True), TINY, PROTOCOL)
-    find(named, TINY, PROTOCOL).keep()
+    find(named, TINY, PROTOCOL).keep(a_study())
     with pytest.raises(UserError, match="--name mine: this study exists; go on with --resume"):
         find(named, TINY, PROTOCOL)
 
@@ -88,7 +96,7 @@ def test_a_name_that_was_given_is_new_or_resumed(options: StudyOptions) -> None:
 def test_a_resumed_study_is_the_same(
     options: StudyOptions, change: dict[str, Any], sentence: str
 ) -> None:
-    find(replace(options, name="mine"), TINY, PROTOCOL).keep()
+    find(replace(options, name="mine"), TINY, PROTOCOL).keep(a_study())
     dataset = make_preset("demo") if "data" in change else TINY
     asked = replace(options, name="mine", resume=True, **change)
     protocol = Protocol.of(dataset, asked.mask_seen, asked.valid_users)
@@ -98,9 +106,37 @@ def test_a_resumed_study_is_the_same(
 
 
 def test_what_may_differ_may(options: StudyOptions) -> None:
-    find(replace(options, name="mine"), TINY, PROTOCOL).keep()
+    find(replace(options, name="mine"), TINY, PROTOCOL).keep(a_study())
     free = {"trials": 99, "time_budget": 5.0, "scheduler": "none", "concurrency": 7, "seed": 3}
     find(replace(options, name="mine", resume=True, **free), TINY, PROTOCOL)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "is damaged: the whole: "),
+        (b'{"id": "a', "is damaged: the whole: "),
+        (b"[]", "is damaged: the whole: "),
+        (b'{"id": "a", "command": "b", "format": 1}', "is damaged: same: field required"),
+        (b'{"id": 3, "command": "b", "same": {}, "format": 1}', "is damaged: id: input should be"),
+        (b'{"id": "a", "command": "b", "same": {}, "format": 9}', "has format 9, and this seqtune"),
+        (b"[" * 100_000, "is damaged: the whole: "),
+    ],
+)
+def test_a_damaged_study_json_is_told_with_the_way_out(
+    options: StudyOptions, tmp_path: Path, content: bytes, sentence: str
+) -> None:
+    find(replace(options, name="mine"), TINY, PROTOCOL).keep(a_study())
+    path = tmp_path / "mine" / "study.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as refused:
+        find(replace(options, name="mine", resume=True), TINY, PROTOCOL)
+    assert str(refused.value).startswith(f"{path} {sentence}")
+    assert str(refused.value).endswith(f"make it anew: seqtune repair mine --storage {tmp_path}")
+    path.unlink()
+    (tmp_path / "mine" / "study.db").touch()
+    with pytest.raises(UserError, match=r"study.json is missing; make it anew: seqtune repair"):
+        find(replace(options, name="mine", resume=True), TINY, PROTOCOL)
 
 
 def test_tags_say_what_was_made_of_what_without_secrets(options: StudyOptions) -> None:
@@ -122,7 +158,7 @@ def test_a_study_that_runs_is_refused_with_who_runs_it(
     resume: bool, options: StudyOptions, tmp_path: Path
 ) -> None:
     named = replace(options, name="mine", resume=resume)
-    find(replace(named, resume=False), TINY, PROTOCOL).keep()
+    find(replace(named, resume=False), TINY, PROTOCOL).keep(a_study())
     lease = Lease(Folder.at(tmp_path / "mine"))
     how = "--resume" if resume else "--name mine"
     with pytest.raises(UserError) as refused, claimed(named, TINY, PROTOCOL):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -382,7 +383,9 @@ def test_workers_bring_their_own_resources(tuned: Callable[..., Any]) -> None:
 
 def test_the_searcher_is_made_from_what_is_asked(tmp_path: Path) -> None:
     asked = asked_for(trials=7, seed=3, metric="hr@5", name="mine", resume=True)
-    found = study._searcher(asked, Folder.at(tmp_path), print)
+    about: Any = SimpleNamespace(folder=Folder.at(tmp_path), about=SimpleNamespace(id="mine-12"))
+    found = study._searcher(asked, about, print)
+    assert (found.folder, found.owner) == (Folder.at(tmp_path), "mine-12")
     assert (found.trials, found.seed, found.metric, found.resume) == (7, 3, "hr@5", True)
     assert (found.name, found.space) == ("mine", asked.space)
     assert found.storage.endswith(f"{tmp_path}/study.db")

@@ -35,9 +35,14 @@ def ready(options: Options) -> Options:
     if isinstance(options, StudyOptions):
         check_lasting("--storage", options.storage)
         check_lasting("--tracking-uri", options.tracking_uri)
-        if not re.fullmatch(r"[\w][\w.-]*", options.study):
-            raise UserError(f"--name {options.study}: use letters, digits, '.', '_' and '-' only")
+        check_name("--name", options.study)
     return options
+
+
+def check_name(place: str, name: str) -> None:
+    """Raises where a study cannot have that name."""
+    if not re.fullmatch(r"[\w][\w.-]*", name):
+        raise UserError(f"{place} {name}: use letters, digits, '.', '_' and '-' only")
 
 
 def lasting(storage: str) -> str:

@@ -138,8 +138,9 @@ def track_end(
     reason: str = "",
 ) -> None:
     """Tells MLflow how a trial ended."""
-    if best is not None:
-        tracker.upload(plan.trial_folder(number), ["ranks.parquet"], trial=number)
+    folder = plan.trial_folder(number)
+    if best is not None and "ranks.parquet" in folder.names():  # a damaged folder is set aside
+        tracker.upload(folder, ["ranks.parquet"], trial=number)
     found = {} if best is None else {plan.metric: best, "epoch": epoch}
     ended = "finished" if status == "complete" else status
     tracker.trial_ended(number, ended, found, reason or None)

@@ -7,15 +7,22 @@ import json
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from optuna import Study
+
 from seqtune.data import Dataset, Protocol
-from seqtune.errors import UserError
+from seqtune.errors import DamagedError, UserError
 from seqtune.options import StudyOptions, command, declared
+from seqtune.schema import FORMAT, checked
 from seqtune.storage import Folder
 from seqtune.study.lease import HeldError, Lease
+from seqtune.study.record import repair_command
 from seqtune.versions import git_commit, versions
+
+NAME = "study.json"
+ABOUT = "about"  # the same, among Optuna's attributes of the study
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,8 @@ class About:
     command: str  # without what may hold a password
     same: dict[str, str]  # what a resumed study must share with its beginning
     share: dict[str, Any] | None = None  # how trials share the CPUs, where that was measured
+    space: dict[str, Any] | None = None  # what is searched
+    format: int = FORMAT
 
 
 @dataclass(frozen=True)
@@ -37,9 +46,12 @@ class Identity:
     about: About
     lease: Lease
 
-    def keep(self) -> None:
-        """Writes ``study.json``: from then on the study exists."""
-        self.folder.write("study.json", json.dumps(asdict(self.about), indent=2).encode())
+    def keep(self, study: Study) -> Identity:
+        """Writes ``study.json``, and the same into Optuna: from then on the study exists."""
+        about = replace(self.about, space=study.user_attrs["space"])
+        study.set_user_attr(ABOUT, asdict(about))
+        write_about(self.folder, about)
+        return replace(self, about=about)
 
 
 @contextmanager
@@ -88,8 +100,11 @@ def _begun(options: StudyOptions, folder: Folder, now: dict[str, str]) -> About:
 
 
 def _missing(name: str, options: StudyOptions) -> UserError:
-    root = Folder.at(options.storage).uri
-    return UserError(f"--resume: there is no study {name!r} in {root}; leave --resume out")
+    root = Folder.at(options.storage)
+    if (root / name).names():
+        lost = f"--resume: {root.uri}/{name}/{NAME} is missing"
+        return UserError(f"{lost}; make it anew: {repair_command(root / name)}")
+    return UserError(f"--resume: there is no study {name!r} in {root.uri}; leave --resume out")
 
 
 def _take(options: StudyOptions, say: Callable[[str], None]) -> tuple[str, Lease]:
@@ -139,12 +154,29 @@ def _last(name: str, taken: set[str]) -> str:
     return ([name] + [one for one in numbered if one in taken])[-1]
 
 
-def _about(folder: Folder) -> About | None:
-    content = folder.read("study.json")
+def read_about(folder: Folder) -> About | None:
+    """Reads ``study.json``; None where there is none.
+
+    Raises:
+        DamagedError: it is torn, or says something else than what a study is.
+    """
+    content = folder.read(NAME)
     if content is None:
         return None
-    saved = json.loads(content)
-    return About(**{field.name: saved.get(field.name) for field in fields(About)})
+    about: About = checked(f"{folder.uri}/{NAME}", About, content)
+    return about
+
+
+def write_about(folder: Folder, about: About) -> None:
+    """Writes ``study.json``."""
+    folder.write(NAME, json.dumps(asdict(about), indent=2).encode())
+
+
+def _about(folder: Folder) -> About | None:
+    try:
+        return read_about(folder)
+    except DamagedError as error:
+        raise UserError(f"{error}; make it anew: {repair_command(folder)}") from None
 
 
 def _same(options: StudyOptions, dataset: Dataset, protocol: Protocol) -> dict[str, str]:

@@ -9,12 +9,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ConfigDict
+from typing_extensions import TypedDict
+
 from seqtune.data import Dataset, protocol_of, read
 from seqtune.errors import DamagedError, UserError
 from seqtune.meter import TimeIsUp
 from seqtune.options import TrainOptions
 from seqtune.params import Params
 from seqtune.results import TrainResult
+from seqtune.schema import FORMAT, checked
 from seqtune.space.asked import Asked, fit_training
 from seqtune.state import best_of, load_state, ranks_file, told
 from seqtune.storage import Folder
@@ -92,6 +96,7 @@ def _training_folder(plan: Plan, options: TrainOptions, dataset: Dataset, params
     """Returns the folder of the training state, which is empty unless the same training goes on."""
     values = params.model_dump()
     now = {
+        "format": FORMAT,
         "model": plan.model,
         "data": dataset.fingerprint,
         **plan.protocol.facts(),
@@ -100,7 +105,7 @@ def _training_folder(plan: Plan, options: TrainOptions, dataset: Dataset, params
     if not options.resume:
         plan.folder.write("training.json", json.dumps(now, indent=2).encode())
         (plan.folder / "training").delete()  # a state without its training.json is nobody's
-    elif (saved := json.loads(plan.folder.read("training.json") or b"{}")) != now:
+    elif (saved := _begun(plan.folder)) != now:
         different = [name for name in now if saved.get(name) != now[name]] if saved else ["all"]
         raise UserError(
             f"--resume: {plan.folder.uri} holds no training with these options (it differs in "
@@ -108,6 +113,27 @@ def _training_folder(plan: Plan, options: TrainOptions, dataset: Dataset, params
             "--set, or leave --resume out"
         )
     return plan.folder / "training"
+
+
+class _Begun(TypedDict):
+    """What ``training.json`` holds, beside the facts of the protocol."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    format: int
+    model: str
+    data: str
+    params: dict[str, Any]
+
+
+def _begun(folder: Folder) -> dict[str, Any]:
+    content = folder.read("training.json")
+    try:
+        return (
+            checked(f"{folder.uri}/training.json", _Begun, content) if content is not None else {}
+        )
+    except DamagedError as error:
+        raise UserError(f"--resume: {error}; train anew without --resume") from None
 
 
 def _deadline(began: float, budget: float | None, folder: Folder) -> Callable[[int], None]:

@@ -19,13 +19,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from optuna.trial import FrozenTrial, Trial, TrialState
 from ray.tune.search import Searcher
 
 from seqtune.errors import UserError
 from seqtune.space import Space
+from seqtune.storage import Folder
+from seqtune.study import record
 from seqtune.study.samplers import DRAWS, Draws
-from seqtune.study.store import STATUS, Opened, best_epoch, keep_space, let_rest, open_study, reopen
+from seqtune.study.store import (
+    OPTUNA_STORAGE,
+    STATUS,
+    Opened,
+    best_epoch,
+    keep_space,
+    let_rest,
+    open_study,
+    reopen,
+)
 
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -60,6 +71,9 @@ class OptunaSearcher(Searcher):
             out again in their order: finished ones with how they ended, ``"replay": "pruned"``
             (what they report is not recorded again), interrupted ones to continue; then new ones.
         say: gets a line when the database has been away for long.
+        folder: keeps a record of each trial in its own folder, from which the database can be made
+            anew.
+        owner: the study's id, for those records.
     """
 
     _opened: Opened | None
@@ -79,10 +93,13 @@ class OptunaSearcher(Searcher):
         seed: int = 0,
         resume: bool = False,
         say: Callable[[str], None] | None = None,
+        folder: Folder | None = None,
+        owner: str = "",
     ) -> None:
         super().__init__(metric=metric, mode="max")
         self.space, self.storage, self.name, self.say = space, storage, name, say
         self.trials, self.seed, self.resume = trials, seed, resume
+        self.folder, self.owner = folder, owner
         self.notes: list[str] = []  # what the user should know at the end
         self._again: list[int] | None = None  # numbers to hand out again; None: not opened yet
         self._numbers: dict[str, int] = {}  # Tune's id -> number, of trials to be told
@@ -187,10 +204,11 @@ class OptunaSearcher(Searcher):
 
         Raises:
             UserError: the storage cannot be opened; there are trials already and ``resume`` was
-                not asked for; the search space is not the one that the study began with.
+                not asked for, or lacks some that have a folder; the search space is not the one
+                that the study began with.
         """
         if self._opened is None:
-            opened = open_study(self.storage, self.name, self.say)
+            opened = self._open_study()
             stored = opened.study.get_trials(deepcopy=False)
             if self._again is None:
                 if stored and not self.resume:
@@ -200,6 +218,7 @@ class OptunaSearcher(Searcher):
                         f"trial{'s' * (len(stored) > 1)}; go on with --resume, or give another "
                         "--name"
                     )
+                self._expect_all(opened, len(stored))
                 keep_space(opened.study, self.space, begun=bool(stored))
                 self._again = [t.number for t in stored if t.state != TrialState.FAIL]
             self._count = len(stored)
@@ -259,6 +278,7 @@ class OptunaSearcher(Searcher):
         opened.study.enqueue_trial(draft.params, user_attrs=attributes)
         trial = opened.study.ask(fixed_distributions=draft.distributions)
         self._handles[trial.number] = _Running(trial, {})
+        self._keep(_begun(trial))
         self._taken.add(self._identity(draft.values))
         self._count += 1
         return trial.number, draft.values
@@ -275,21 +295,53 @@ class OptunaSearcher(Searcher):
         running = self._handle(number)
         for name, attribute in attributes.items():  # a finished trial takes no more of them
             running.trial.set_user_attr(name, attribute)
-        self.open().study.tell(running.trial, value, state=state)
+        told = self.open().study.tell(running.trial, value, state=state)
+        self._keep(told)
         if state in ENDED:
-            self._draws.learn(_ended(running, state, value))
+            self._draws.learn(told)
         del self._handles[number]
+
+    def _keep(self, trial: FrozenTrial) -> None:
+        if self.folder is not None:
+            record.keep(self.folder / "trials" / f"{trial.number:04d}", self.owner, trial)
+
+    def _open_study(self) -> Opened:
+        try:
+            return open_study(self.storage, self.name, self.say)
+        except UserError as error:
+            if self.folder is None or not self.resume or not self.storage.startswith("sqlite:"):
+                raise
+            anew = record.repair_command(self.folder)
+            raise UserError(f"{error}; where it is damaged, make it anew: {anew}") from None
+
+    def _expect_all(self, opened: Opened, stored: int) -> None:
+        if self.folder is None:
+            return
+        number = max(record.numbers(self.folder / "trials"), default=-1) + 1
+        if number > stored:
+            opened.close()
+            raise UserError(
+                f"the Optuna storage holds {stored} trials, and {self.folder.uri} those "
+                f"up to number {number - 1}; name the database of the study in {OPTUNA_STORAGE}, "
+                f"or make it anew: {record.repair_command(self.folder)}"
+            )
 
     def _tell_failed(self) -> None:
         for trial_id in list(self._failed):
             self.give_reason(trial_id, "unknown")
 
 
-def _ended(running: _Running, state: TrialState, value: float | None) -> FrozenTrial:
-    return create_trial(
-        state=state,
-        value=value,
-        params=running.trial.params,
-        distributions=running.trial.distributions,
-        intermediate_values=running.reported,
+def _begun(trial: Trial) -> FrozenTrial:
+    return FrozenTrial(
+        number=trial.number,
+        trial_id=trial.number,
+        state=TrialState.RUNNING,
+        value=None,
+        params=trial.params,
+        distributions=trial.distributions,
+        user_attrs=trial.user_attrs,
+        system_attrs={},
+        intermediate_values={},
+        datetime_start=trial.datetime_start,
+        datetime_complete=None,
     )

@@ -63,6 +63,9 @@ def _run(
     began: float,
 ) -> StudyResult:
     options = asked.options
+    searcher = _searcher(asked, identity, view.note)
+    if options.resume:
+        searcher.open()  # what is lost is said before Ray starts
     view.preparing("starting Ray")
     with cluster.connected(cpus_wanted(options), options.workers_per_trial > 1) as resources:
         data = ray.put(dataset)
@@ -70,9 +73,7 @@ def _run(
         view.preparing("deciding how many trials run at a time")
         share = share_cpus(asked, dataset, plan, data, identity, view.note)
         plan, identity = shared(plan, identity, share)
-        searcher = _searcher(asked, identity.folder, view.note)
-        searcher.open()
-        identity.keep()
+        identity = identity.keep(searcher.open().study)
         _introduce(view, asked, dataset, plan, share.why if share else "")
         interrupts = Interrupts()
         with _tracked(uri, identity, view.note) as tracker:
@@ -98,16 +99,18 @@ def _run(
             return publish(result, dataset, plan, tracker, finals.study)
 
 
-def _searcher(asked: AskedStudy, folder: Folder, say: Callable[[str], None]) -> OptunaSearcher:
+def _searcher(asked: AskedStudy, identity: Identity, say: Callable[[str], None]) -> OptunaSearcher:
     return OptunaSearcher(
         asked.space,
-        optuna_storage(folder),
+        optuna_storage(identity.folder),
         asked.options.study,
         metric=asked.options.metric,
         trials=asked.options.trials,
         seed=asked.seed,
         resume=asked.options.resume,
         say=say,
+        folder=identity.folder,
+        owner=identity.about.id,
     )
 
 
