@@ -256,6 +256,7 @@ def test_a_session_after_the_other_equals_the_equations(
 
 
 # The settings that the author has published, and two with what none of them has.
+SLOW = ("coveo", "diginetica", "yoochoose xe", "rees46 xe", "retailrocket")  # those of many steps
 
 AUTHOR: dict[str, object] = OFFICIAL | {"optimizer": "adagrad", "n_sample": 2048, "epochs": 10}
 XE, BPR_MAX = AUTHOR | {"loss_type": "ce", "logq": 1.0}, AUTHOR | {"loss_type": "bpr_max"}
@@ -355,7 +356,9 @@ def adagrad(
 
 
 @pytest.mark.usefixtures("in_float64")
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=[pytest.mark.slow] * (one in SLOW)) for one in PUBLISHED]
+)
 def test_an_epoch_of_a_published_setting_equals_the_equations(
     name: str,
     split: Split,

@@ -410,7 +410,15 @@ def test_layers_are_written_on_a_command_line_and_in_yaml():
 
 @pytest.mark.parametrize("loss_type", ["ce", "bpr_max"])
 @pytest.mark.parametrize("item_input", INPUTS)
-@pytest.mark.parametrize("more", [{}, {"layers": "24/16"}, {"momentum": 0.3}], ids=str)
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        pytest.param({"layers": "24/16"}, marks=pytest.mark.slow),
+        pytest.param({"momentum": 0.3}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_the_cycle_is_learned(loss_type, item_input, more):
     split = cycles()
     trained = train(
