@@ -77,7 +77,7 @@ def parse_metric(text: str, place: str = "--metric") -> tuple[str, int]:
     name, _, k = text.lower().partition("@")
     if name not in METRICS:
         raise UserError(f"{place} {text}: no such metric{nearest(name, METRICS)}")
-    if not (k.isascii() and k.isdigit()) or int(k) < 1:
+    if not (k.isascii() and k.isdigit()) or len(k) > 9 or int(k) < 1:
         raise UserError(f"{place} {text}: write a cut-off after the name, for example {name}@10")
     return name, int(k)
 

@@ -31,6 +31,7 @@ class Flag:
     metavar: str = ""
     names: tuple[str, ...] = ()  # where the field's name is not the option's
     least: float | None = None
+    most: float = 10**9  # of a number; beyond it nobody means it
     shown: str = ""  # what the help says in place of the default None
     read: Callable[[str], Any] | None = None  # from the word on the command line
     write: Callable[[Any], str] = str  # to that word
@@ -51,8 +52,8 @@ def parse_duration(text: str, place: str = "--time-budget") -> float:
         raise UserError(f"{place} {text}: not a duration; write 90s, 15m, 2h or 1h30m")
     parts = re.findall(r"([\d.]+)([dhms])", clean)
     seconds = sum(float(number) * SECONDS[unit] for number, unit in parts)
-    if seconds <= 0:
-        raise UserError(f"{place} {text}: must be longer than zero, for example 15m")
+    if not 0 < seconds < 3650 * SECONDS["d"]:
+        raise UserError(f"{place} {text}: must last between zero and ten years, for example 15m")
     return seconds
 
 
@@ -180,11 +181,17 @@ class StudyOptions(JudgedOptions):
     concurrency: Annotated[
         int | None,
         Flag(
-            RESOURCES, "Run so many trials at a time.", "N", least=1, shown="what fits the machine"
+            RESOURCES,
+            "Run so many trials at a time.",
+            "N",
+            least=1,
+            most=1000,
+            shown="what fits the machine",
         ),
     ] = None
     cpus_per_trial: Annotated[
-        float | None, Flag(RESOURCES, "Give each worker so many CPUs.", "N", least=0, shown="1")
+        float | None,
+        Flag(RESOURCES, "Give each worker so many CPUs.", "N", least=0.01, most=1000, shown="1"),
     ] = None
     gpus_per_trial: Annotated[
         float | None,
@@ -193,11 +200,13 @@ class StudyOptions(JudgedOptions):
             "Give each worker so many GPUs; 0.5 lets two share one.",
             "N",
             least=0,
+            most=1000,
             shown="1 where there is one",
         ),
     ] = None
     workers_per_trial: Annotated[
-        int, Flag(RESOURCES, "Train one trial in so many processes together.", "N", least=1)
+        int,
+        Flag(RESOURCES, "Train one trial in so many processes together.", "N", least=1, most=1000),
     ] = 1
     max_failures: Annotated[
         int, Flag(RESOURCES, "Restart a trial that crashes so many times.", "N", least=0)
@@ -231,7 +240,7 @@ class TrainOptions(JudgedOptions):
     """The options of ``train``: the loop once, without a study."""
 
     workers: Annotated[
-        int, Flag(RESOURCES, "Train in so many processes together.", "N", least=1)
+        int, Flag(RESOURCES, "Train in so many processes together.", "N", least=1, most=1000)
     ] = 1
     out: Annotated[
         str | None,

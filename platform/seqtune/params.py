@@ -23,7 +23,6 @@ import functools
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -37,6 +36,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from seqtune.errors import UserError, nearest
+from seqtune.yamltext import scalar
 
 SAMPLING = ("sampled_softmax", "bce", "bpr", "gbce", "window_bce")  # losses that draw neg_samples
 
@@ -528,10 +528,7 @@ def parse_assignment(text: str, place: str = "--set") -> tuple[str, object]:
     name, equals, value = text.partition("=")
     if not equals or not name.strip() or not value.strip():
         raise UserError(f"{place} {text}: write name=value, for example {place} n_layers=3")
-    try:
-        return name.strip(), yaml.safe_load(value)
-    except yaml.YAMLError:
-        return name.strip(), value
+    return name.strip(), scalar(value)
 
 
 def _sentence(params: type[Params], error: ValidationError, place: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from typer.exceptions import TyperException
 
 from seqtune.catalogue import declaration, model_names
-from seqtune.errors import UserError
+from seqtune.errors import UserError, sentence, visible
 
 
 def say(text: str, prefix: str = "") -> None:
@@ -20,7 +20,7 @@ def say(text: str, prefix: str = "") -> None:
     from rich.text import Text
 
     console = Console(stderr=True, highlight=False)
-    console.print(Text.assemble((prefix, "bold red"), text), soft_wrap=True)
+    console.print(Text.assemble((prefix, "bold red"), visible(text, keep="\n")), soft_wrap=True)
 
 
 def refuse_twice(command: Any, words: Sequence[str]) -> None:
@@ -50,6 +50,10 @@ def refuse_twice(command: Any, words: Sequence[str]) -> None:
 
 def usage_sentence(error: TyperException) -> str:
     """Turns a mistake in the command line into one sentence: place, value, rule, nearest fix."""
+    return sentence(_usage(error))
+
+
+def _usage(error: TyperException) -> str:
     context = getattr(error, "ctx", None)
     flags = [flag for one in context.command.params for flag in one.opts] if context else []
     message = error.format_message().rstrip(".")

@@ -5,13 +5,20 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from seqtune.catalogue import check_model, model_names
 from seqtune.cluster import check_lasting, in_job
 from seqtune.data import locate
 from seqtune.errors import UserError
-from seqtune.options import RESULTS, JudgedOptions, ModelOptions, StudyOptions, TrainOptions
+from seqtune.options import (
+    RESULTS,
+    JudgedOptions,
+    ModelOptions,
+    StudyOptions,
+    TrainOptions,
+    declared,
+)
 
 Options = TypeVar("Options", bound=ModelOptions)
 
@@ -23,6 +30,7 @@ def ready(options: Options) -> Options:
         UserError: no model, or one that there is not; no such data; a metric, a name or a place
             that cannot be.
     """
+    check_numbers(options)
     options = replace(options, model=_named(options.model))
     locate(options.data)
     if isinstance(options, JudgedOptions):
@@ -37,6 +45,15 @@ def ready(options: Options) -> Options:
         check_lasting("--tracking-uri", options.tracking_uri)
         check_name("--name", options.study)
     return options
+
+
+def check_numbers(options: Any) -> None:
+    """Raises where a number is larger than anybody means, or none at all."""
+    for one in declared(type(options)):
+        value = getattr(options, one.name)
+        if isinstance(value, int | float) and not abs(value) <= one.flag.most:
+            most = f"{one.flag.most:,.0f}"
+            raise UserError(f"{one.names[0]} {value:.6g}: must be a number of at most {most}")
 
 
 def check_name(place: str, name: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
+from seqtune.errors import visible
 from seqtune.metrics import METRICS, parse_metric, per_user
 from seqtune.report.verdict import (
     against_floors,
@@ -98,7 +99,7 @@ def to_markdown(result: StudyResult) -> str:
     elif result.unimportant:
         lines += ["## What mattered", "", result.unimportant]
     lines += ["", "## Trials", "", *_table(*_trials(result))]
-    lines += [f"- {note}" for note in result.notes]
+    lines += [f"- {visible(note)}" for note in result.notes]
     browse = (result.ui_command, result.dashboard_command)
     steps = (result.train_command, result.serve_command, *browse)
     commands = "\n".join(line for line in steps if line)

@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from seqtune.errors import visible
 from seqtune.report.verdict import (
     SURE,
     against_floors,
@@ -68,7 +69,7 @@ def show(result: StudyResult, console: Console | None = None) -> None:
         say(result.unimportant)
     for note in result.notes:
         say()
-        say(f"Note: {note}", "yellow")
+        say(f"Note: {visible(note)}", "yellow")
     if result.best is not None:
         _next_steps(console, _after_study(result))
 
@@ -100,7 +101,11 @@ def show_training(result: TrainResult, console: Console | None = None) -> None:
     console.print(_leaderboard(result.metric, names, [*rows, own], console))
     counted = against_floors(result)
     limit = limit_sentence(result.best_hit_10, result.test)
-    for line in (counted.sentence if counted else "", limit, *(f"Note: {n}" for n in result.notes)):
+    for line in (
+        counted.sentence if counted else "",
+        limit,
+        *(f"Note: {visible(n)}" for n in result.notes),
+    ):
         if line:
             console.print(f"\n{line}", markup=False)
     recommend = f"seqtune recommend --checkpoint {shlex.quote(result.checkpoint)} --data FILE"

@@ -16,6 +16,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from seqtune.errors import visible
 from seqtune.options import DEFAULTS
 from seqtune.report.live import Ended, Running, State, difference, draw
 from seqtune.report.verdict import floor_words, short, strongest
@@ -149,7 +150,7 @@ class StudyView:
 
     def _print(self, text: Text) -> None:
         # Soft wrap: a log keeps one line per event, however narrow it thinks it is.
-        self.console.print(text, soft_wrap=not self._on_terminal)
+        self.console.print(harmless(text), soft_wrap=not self._on_terminal)
 
     def _ended_line(
         self, number: int, status: str, value: float | None, reason: str, trial: Running | None
@@ -208,4 +209,10 @@ class TrainView:
         self._print(text.append("  best", "green") if is_best else text)
 
     def _print(self, text: Text) -> None:
-        self.console.print(text, soft_wrap=True)
+        self.console.print(harmless(text), soft_wrap=True)
+
+
+def harmless(text: Text) -> Text:
+    """Returns a line whose names, ids and paths do nothing to a terminal."""
+    plain = visible(text.plain, keep="\n")
+    return text if plain == text.plain else Text(plain, text.style)

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from seqtune.errors import UserError
+from seqtune.yamltext import Loader, refused
 
 
 class Keys(dict[str, Any]):
@@ -40,18 +41,16 @@ class Keys(dict[str, Any]):
         return found
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(Loader):
     """Builds ``Keys`` for mappings."""
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> Keys:
-    written = [key.value for key, _ in node.value]
     keys = Keys(loader.name, node.start_mark.line + 1)
+    found: dict[str, yaml.Node] = {}
     for key, _ in node.value:
-        if written.count(key.value) > 1 and key.value != "<<":
-            raise yaml.MarkedYAMLError(
-                problem=f"{key.value} stands twice; remove one", problem_mark=key.start_mark
-            )
+        if key.value != "<<" and (first := found.setdefault(str(key.value), key)) is not key:
+            raise refused(first, f"{key.value} stands twice; remove one")
     loader.flatten_mapping(node)
     for key, value in node.value:
         name = str(loader.construct_object(key, deep=True))
@@ -77,7 +76,7 @@ def parse(text: str, place: str, wanted: str) -> Keys:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
         raise UserError(f"{place}:{line}: {error.problem or error.context}") from None
-    except yaml.YAMLError as error:  # a character that YAML does not allow
+    except yaml.YAMLError as error:  # too long, or a character that YAML does not allow
         raise UserError(f"{place}: {str(error).splitlines()[0]}") from None
     if isinstance(content, Keys):
         return content

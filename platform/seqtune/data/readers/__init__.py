@@ -64,7 +64,7 @@ def read(
     items = attempt("item", lambda column: ids(column, "item", typed))
     when = attempt("time", lambda column: times(column, table.names["time"]))
     if users is None or items is None or when is None or problems:
-        raise UserError(f"{path}: {_all_of(problems)}")
+        raise UserError(f"{path}: {_all_of(problems)}", len(problems))
     order = np.lexsort((when.order, users.codes))  # stable: ties keep the order of the file
     lengths = np.bincount(users.codes, minlength=len(users.own))
     return Dataset(
