@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from io import BytesIO
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 from uuid import UUID
 
 import numpy as np
@@ -20,17 +20,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from seqtune.catalogue import check_model
-from seqtune.errors import UserError
+from seqtune.errors import DamagedError, UserError
 from seqtune.model import History, Model, model_class
 from seqtune.params import Params, build
-from seqtune.storage import Folder
+from seqtune.schema import checked
+from seqtune.storage import Folder, refusing
 
 FORMAT = 1
 SCORES = 2**24  # scores computed at once: 64 MB
 SHOWN = 3  # unknown ids named in a note
+LONGEST_ID = 40  # characters of them
 WHOLE = r"(-?[0-9]{1,20})(?:\.0+)?"  # an integer as texts may write it
 
 Ids = NDArray[Any]
@@ -85,11 +89,14 @@ def _plain(value: object) -> object:
 
 
 def load(folder: Folder, device: torch.device | str = "cpu") -> Recommender:
-    """Reads a checkpoint; a UserError says what is wrong with the folder."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load as bytes_to_tensors
+    """Reads a checkpoint, whose files are believed when they are whole and fit each other.
 
-    contents = {n: folder.read(n) for n in ("model.json", "model.safetensors", "items.parquet")}
+    Raises:
+        UserError: they do not; the sentence names the file and what is wrong with it.
+    """
+    names = ("model.json", "model.safetensors", "items.parquet")
+    with refusing(folder.uri):
+        contents = {name: folder.read(name) for name in names}
     missing = [name for name, content in contents.items() if content is None]
     if missing:
         raise UserError(
@@ -99,49 +106,93 @@ def load(folder: Folder, device: torch.device | str = "cpu") -> Recommender:
     about_bytes, weights, items = (content or b"" for content in contents.values())
     place = f"{folder.uri}/model.json"
     about = _about(about_bytes, place)
+    ids, popularity = _catalogue(items, f"{folder.uri}/items.parquet", about["n_items"])
+    tensors = _tensors(weights, f"{folder.uri}/model.safetensors")
     found = model_class(check_model(about["model"], place))
-    with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and thrown away at once
-        model = found(
-            build(found.Params, about["params"], place), about["n_items"], about["n_users"]
-        )
-    try:
-        model.load_state_dict(bytes_to_tensors(weights))
-    except (RuntimeError, SafetensorError) as error:
-        what = " ".join(str(error).split())
-        raise UserError(
-            f"{folder.uri}/model.safetensors: does not fit {about['model']} as model.json "
-            f"describes it: {what}"
-        ) from None
-    table = pq.read_table(BytesIO(items))
-    if len(table) != about["n_items"]:
-        raise UserError(
-            f"{folder.uri}/items.parquet: has {len(table)} items, and model.json says "
-            f"{about['n_items']}; copy all three files from one checkpoint"
-        )
+    params = build(found.Params, about["params"], place)
+    model = _model(found, params, about, tensors, f"{folder.uri}/model.safetensors")
+    own = torch.device(device)
     return Recommender(
-        model.to(device).eval(),
-        table["item"].to_numpy(),
-        table["popularity"].to_numpy(),
-        about["mask_seen"],
-        about["meta"],
-        torch.device(device),
+        model.to(own).eval(), ids, popularity, about["mask_seen"], about["meta"], own
     )
 
 
-def _about(content: bytes, place: str) -> dict[str, Any]:
-    try:
-        about: dict[str, Any] = json.loads(content)
-        version = about["format"]
-    except (ValueError, TypeError, KeyError):
-        raise UserError(f"{place}: not the description of a checkpoint") from None
-    if version != FORMAT:
-        raise UserError(
-            f"{place}: format {version!r} is unknown, this seqtune reads format {FORMAT}; "
-            f"load it with the seqtune that wrote it ({about.get('meta')})"
-        )
-    if missing := {"model", "params", "n_items", "n_users", "mask_seen", "meta"} - about.keys():
-        raise UserError(f"{place}: {', '.join(sorted(missing))} missing")
+class _About(TypedDict):
+    """What ``model.json`` holds."""
+
+    format: int
+    model: str
+    params: dict[str, Any]
+    n_items: Annotated[int, Field(ge=1)]
+    n_users: Annotated[int, Field(ge=1)]
+    mask_seen: bool
+    meta: dict[str, Any]
+
+
+def _about(content: bytes, place: str) -> _About:
+    about: _About = checked(place, _About, content, FORMAT)
     return about
+
+
+def _catalogue(content: bytes, place: str, n_items: int) -> tuple[Ids, NDArray[np.int64]]:
+    """Returns the items' own ids and how often each was trained on."""
+    with refusing(place):
+        file = pq.ParquetFile(BytesIO(content))
+        if (n := file.metadata.num_rows) != n_items:
+            raise DamagedError(
+                f"{place}: has {n} items, and model.json says {n_items}; copy all three files from "
+                "one checkpoint"
+            )
+        table = file.read()
+    for name in ("item", "popularity"):
+        if name not in table.column_names:
+            raise DamagedError(f"{place} is damaged: there is no column {name}")
+        if table[name].null_count or pa.types.is_nested(table[name].type):
+            raise DamagedError(f"{place} is damaged: column {name} has cells without a value")
+    if not pa.types.is_integer(table["popularity"].type):
+        raise DamagedError(f"{place} is damaged: popularity must be whole numbers")
+    if len(table["item"].unique()) != n_items:
+        raise DamagedError(f"{place} is damaged: an item stands twice")
+    return table["item"].to_numpy(), table["popularity"].to_numpy().astype(np.int64)
+
+
+def _tensors(content: bytes, place: str) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load as bytes_to_tensors
+
+    try:
+        tensors = bytes_to_tensors(content)
+    except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise DamagedError(f"{place} is damaged: {' '.join(str(error).split())}") from None
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise DamagedError(f"{place} is damaged: {name} has values that are no numbers")
+    return tensors
+
+
+def _model(
+    kind: type[Model], params: Params, about: _About, tensors: dict[str, Tensor], place: str
+) -> Model:
+    """Builds the model and loads its weights; nothing larger than the file is ever allocated."""
+    misfit = f"{place}: does not fit {about['model']} as model.json describes it: "
+    layers = getattr(params, "n_layers", 1)
+    if isinstance(layers, int) and layers > len(tensors):
+        raise DamagedError(f"{misfit}n_layers is {layers}")
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            wanted = kind(params, about["n_items"], about["n_users"]).named_parameters()
+        for name, weight in wanted:
+            if name in tensors and weight.shape != tensors[name].shape:
+                shapes = f"{tuple(tensors[name].shape)}, not {tuple(weight.shape)}"
+                raise DamagedError(f"{misfit}{name} has shape {shapes}")
+            if name not in tensors:
+                raise DamagedError(f"{misfit}{name} is missing")
+        with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and thrown away
+            model = kind(params, about["n_items"], about["n_users"])
+        model.load_state_dict(tensors)
+    except (RuntimeError, ValueError, TypeError, OverflowError, MemoryError) as error:
+        raise DamagedError(misfit + " ".join(str(error).split())) from None
+    return model
 
 
 class Recommendation(NamedTuple):
@@ -209,14 +260,26 @@ class Recommender:
     def _known(self, history: Any, row: int) -> tuple[NDArray[np.int64], str]:
         if isinstance(history, str | bytes | Mapping) or not hasattr(history, "__len__"):
             raise UserError(
-                f"history {row}: must be a list of item ids with the newest last, not {history!r}"
+                f"history {row}: must be a list of item ids with the newest last, "
+                f"not {_kind(history)}"
             )
         if not len(history):
             return np.empty(0, np.int64), "the history is empty"
+        for own in history:
+            if isinstance(own, bool) or not isinstance(own, int | float | str | UUID | np.generic):
+                raise UserError(
+                    f"history {row}: an item id is a number or a text, not {_kind(own)}"
+                )
+            if isinstance(own, int) and abs(own) >= 2**64:
+                raise UserError(f"history {row}: an item id has at most 20 digits")
         found = [self.number(own) for own in history]
         items = np.array([item for item in found if item is not None], dtype=np.int64)
         unknown = list(
-            dict.fromkeys(repr(o) for o, item in zip(history, found, strict=True) if item is None)
+            dict.fromkeys(
+                repr(own)[:LONGEST_ID]
+                for own, item in zip(history, found, strict=True)
+                if item is None
+            )
         )
         if not unknown:
             return items, ""
@@ -285,8 +348,17 @@ class Recommender:
 
 def _at_least_one(k: object) -> int:
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-        raise UserError(f"k: must be a whole number of at least 1, not {k!r}")
+        raise UserError(f"k: must be a whole number of at least 1, not {_kind(k)}")
     return int(k)
+
+
+def _kind(value: object) -> str:
+    """Says what a value is: a short one itself, of others their type."""
+    if value is None or isinstance(value, str | float):
+        return repr(value)[:LONGEST_ID]
+    if isinstance(value, int) and abs(value) < 2**64:
+        return repr(value)
+    return f"a value of type {type(value).__name__}"
 
 
 def _spellings(own: object, kind: str) -> list[int | str]:

@@ -25,7 +25,7 @@ def sentence(text: str, longest: int = LONGEST) -> str:
     text = visible(text)
     if len(text) <= longest:
         return text
-    tail = longest // 3
+    tail = longest // 2  # the way out stands at the end
     return f"{text[: longest - tail - 5]} ... {text[-tail:]}"
 
 

@@ -256,7 +256,9 @@ class TrainOptions(JudgedOptions):
     @property
     def folder(self) -> str:
         """Where the checkpoint goes."""
-        return self.out or f"{self.storage}/{self.model}-{data_name(self.data)}-train"
+        if self.out is not None:
+            return self.out
+        return f"{self.storage}/{self.model}-{data_name(self.data)}-train"
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from seqtune.errors import DamagedError
 FORMAT = 1  # of the files of a study
 
 
-def checked(place: str, kind: Any, content: Any) -> Any:
-    """Returns what a file holds, as ``kind``; bytes are JSON.
+def checked(place: str, kind: Any, content: Any, number: int = FORMAT) -> Any:
+    """Returns what a file of format ``number`` holds, as ``kind``; bytes are JSON.
 
     Raises:
         DamagedError: it is torn, of another kind or of another format. The sentence names the file
@@ -28,7 +28,10 @@ def checked(place: str, kind: Any, content: Any) -> Any:
             first = error.errors(include_url=False, include_input=False)[0]
             what = f"{'.'.join(map(str, first['loc'])) or 'the whole'}: {first['msg'].lower()}"
         raise DamagedError(f"{place} is damaged: {what[:120]}") from None
-    number = found["format"] if isinstance(found, dict) else found.format
-    if number != FORMAT:
-        raise DamagedError(f"{place} has format {number}, and this seqtune reads {FORMAT}")
+    written = found["format"] if isinstance(found, dict) else found.format
+    if written != number:
+        raise DamagedError(
+            f"{place} has format {written}, and this seqtune reads {number}; use the one that "
+            "wrote it"
+        )
     return found

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,11 +97,69 @@ class Folder:
         self.delete()
         return aside
 
+    def prove(self, option: str) -> None:
+        """Writes a small file and removes it, with the folders that were made for it.
+
+        Raises:
+            UserError: nothing can be written there.
+        """
+        made = []
+        if self.local is not None:
+            with refusing(f"{option} {self.uri}"):
+                parents = (self.local, *self.local.parents)
+                made = list(itertools.takewhile(lambda one: not one.exists(), parents))
+        with refusing(f"{option} {self.uri}: nothing can be written there"):
+            try:
+                self.write("probe", b"1")
+                self.remove("probe")
+            finally:
+                for one in made:
+                    with suppress(OSError):
+                        one.rmdir()
+
     def delete(self) -> None:
         """Removes the folder and what is in it, where it is there."""
         filesystem, path = self._open()
         if self.local is None or self.local.is_dir():
             filesystem.delete_dir(path)
+
+
+SCHEMES = ("file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")  # that pyarrow opens
+
+
+def check_place(option: str, given: str) -> None:
+    """Raises where a folder cannot be what ``option`` names, by its form and what is on disk."""
+    scheme, separator, rest = given.partition("://")
+    if not given.strip():
+        raise UserError(f"{option}: is empty; name a folder")
+    if separator:
+        if scheme not in SCHEMES:
+            known = "s3://BUCKET/PATH, gs://BUCKET/PATH or a path"
+            raise UserError(f"{option} {given}: {scheme!r} is no place for files; write {known}")
+        if not rest.strip("/") or (scheme == "file") != rest.startswith("/"):
+            missing = "an absolute path" if scheme == "file" else "the name of a bucket"
+            raise UserError(f"{option} {given}: {missing} must follow {scheme}://")
+        if scheme != "file":
+            return
+    with refusing(f"{option} {given}"):
+        path = Path(rest if separator else given).expanduser().absolute()
+        above = next(one for one in (path, *path.parents) if one.exists())
+        if not above.is_dir():
+            raise UserError(f"{option} {given}: {above} is no folder; name another place")
+
+
+@contextmanager
+def refusing(place: str) -> Iterator[None]:
+    """Turns what goes wrong with a file or a folder into a sentence that begins with ``place``.
+
+    Raises:
+        UserError: nothing else leaves the block for a fault of the place.
+    """
+    try:
+        yield
+    except (OSError, EOFError, RuntimeError, ValueError) as error:  # Arrow's are among them
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise UserError(f"{place}: {reason or type(error).__name__}") from None
 
 
 def own_scratch() -> Path:

@@ -177,16 +177,19 @@ def test_tied_weights_are_saved(tmp_path: Path) -> None:
     [
         (lambda f: (f / "model.json").unlink(), "model.json missing"),
         (lambda f: (f / "items.parquet").unlink(), "items.parquet missing"),
-        (lambda f: (f / "model.json").write_text("{"), "not the description of a checkpoint"),
+        (
+            lambda f: (f / "model.json").write_text("{"),
+            "model.json is damaged: the whole: invalid json",
+        ),
         (
             lambda f: (f / "model.json").write_text('{"format": 1}'),
-            "mask_seen, meta, model, n_items",
+            "model.json is damaged: model: field required",
         ),
         (lambda f: shorten(f / "items.parquet"), "has 5 items, and model.json says 6"),
-        (lambda f: edit(f, format=2), "format 2 is unknown, this seqtune reads format 1"),
-        (lambda f: edit(f, n_items=7), "does not fit follower"),
+        (lambda f: edit(f, format=2), "model.json has format 2, and this seqtune reads 1"),
+        (lambda f: edit(f, n_items=7), "has 6 items, and model.json says 7"),
         (lambda f: edit(f, params={"seeds": 1}), "no hyperparameter 'seeds'; did you mean 'seed'?"),
-        (lambda f: (f / "model.safetensors").write_bytes(b"no"), "does not fit follower"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"no"), "model.safetensors is damaged: "),
     ],
 )
 def test_a_broken_checkpoint_says_what_is_wrong(

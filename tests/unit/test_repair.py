@@ -85,7 +85,7 @@ def test_the_trials_of_optuna_are_made_anew_from_their_folders(
     before = trials(folder)
     root = Path(folder.uri)
     LOST[how](root / "study.db")
-    with pytest.raises(UserError, match="seqtune repair mine --storage"):
+    with pytest.raises(UserError, match="seqtune repair mine"):
         driver(folder, space, resume=True).open()
     done = repair.repair("mine", str(root.parent))
     assert "5 trials have been added to Optuna's database" in done

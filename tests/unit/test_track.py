@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -518,7 +520,11 @@ def test_the_store_does_not_depend_on_the_working_directory(
     assert store_uri(None, storage) == f"sqlite:///{tmp_path}/results/mlflow.db"
     assert store_uri("sqlite:///my.db", storage) == f"sqlite:///{tmp_path}/my.db"
     assert store_uri("http://host:5000/", storage) == "http://host:5000"
+    monkeypatch.setitem(sys.modules, "psycopg", ModuleType("psycopg"))
     assert store_uri("postgresql://me@host/db", storage) == "postgresql://me@host/db"
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(UserError, match=r"host/db: .*pip install 'seqtune\[postgres\]'"):
+        store_uri("postgresql://me@host/db", storage)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example")
     assert store_uri(None, storage) == "https://mlflow.example"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "file:runs")

@@ -19,6 +19,9 @@ from seqtune.options import (
     TrainOptions,
     declared,
 )
+from seqtune.storage import check_place
+
+LONGEST_NAME = 100
 
 Options = TypeVar("Options", bound=ModelOptions)
 
@@ -37,13 +40,15 @@ def ready(options: Options) -> Options:
         from seqtune.metrics import parse_metric
 
         parse_metric(options.metric)
+        check_place("--storage", options.storage)
         options = replace(options, storage=lasting(options.storage))
     if isinstance(options, TrainOptions):
+        check_place("--storage" if options.out is None else "--out", options.folder)
         check_lasting("--out", options.folder)
     if isinstance(options, StudyOptions):
         check_lasting("--storage", options.storage)
         check_lasting("--tracking-uri", options.tracking_uri)
-        check_name("--name", options.study)
+        check_name("--name", options.study if options.name is None else options.name)
     return options
 
 
@@ -58,8 +63,10 @@ def check_numbers(options: Any) -> None:
 
 def check_name(place: str, name: str) -> None:
     """Raises where a study cannot have that name."""
-    if not re.fullmatch(r"[\w][\w.-]*", name):
-        raise UserError(f"{place} {name}: use letters, digits, '.', '_' and '-' only")
+    if not re.fullmatch(r"[\w][\w.-]*", name) or len(name) > LONGEST_NAME:
+        raise UserError(
+            f"{place} {name}: use letters, digits, '.', '_' and '-' only, {LONGEST_NAME} at most"
+        )
 
 
 def lasting(storage: str) -> str:

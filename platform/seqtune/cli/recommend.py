@@ -10,6 +10,7 @@ from seqtune.cli.ready import lasting
 from seqtune.data import locate
 from seqtune.errors import UserError
 from seqtune.options import RecommendOptions
+from seqtune.storage import check_place
 
 
 @takes(RecommendOptions)
@@ -22,9 +23,10 @@ def recommend(options: RecommendOptions) -> None:
         raise UserError("--data: name a file with the interactions of the users")
     locate(source)
     registered = checkpoint.startswith("models:/")
-    remote = registered or "://" in checkpoint
-    if not remote and not Path(checkpoint).expanduser().is_dir():
-        raise UserError(f"--checkpoint {checkpoint}: no such folder; tune and train print it")
+    if not registered:
+        check_place("--checkpoint", checkpoint)
+        if "://" not in checkpoint and not Path(checkpoint).expanduser().is_dir():
+            raise UserError(f"--checkpoint {checkpoint}: no such folder; tune and train print it")
     from seqtune.recommend import recommend_file
     from seqtune.storage import Folder
 

@@ -8,6 +8,7 @@ import typer
 
 from seqtune.cli.ready import check_name, lasting
 from seqtune.options import RESULTS
+from seqtune.storage import check_place
 
 
 def repair(
@@ -18,6 +19,7 @@ def repair(
 ) -> None:
     """Makes lost or damaged files of a study anew from those that are left."""
     check_name("NAME", name)
+    check_place("--storage", storage)
     from seqtune.study import repair
 
     done = repair.repair(name, lasting(storage))

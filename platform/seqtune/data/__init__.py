@@ -12,6 +12,7 @@ from seqtune.data.protocol import Protocol
 from seqtune.data.split import Held, Split, leave_one_out
 from seqtune.errors import UserError, nearest
 from seqtune.options import JudgedOptions, ModelOptions
+from seqtune.storage import refusing
 
 
 def load(
@@ -43,8 +44,12 @@ def load(
 
 
 def read(options: ModelOptions) -> Dataset:
-    """Reads the interactions that the options name."""
-    return load(
+    """Reads the interactions that the options name.
+
+    Raises:
+        UserError: they cannot be used, or nothing could be learnt from them.
+    """
+    dataset = load(
         options.data,
         user_col=options.user_col,
         item_col=options.item_col,
@@ -52,6 +57,9 @@ def read(options: ModelOptions) -> Dataset:
         min_user=options.min_user,
         min_item=options.min_item,
     )
+    if dataset.n_items < 2:
+        raise UserError(f"--data {options.data}: has one item alone, and nothing can be ranked")
+    return dataset
 
 
 def protocol_of(options: JudgedOptions, dataset: Dataset, seed: int) -> Protocol:
@@ -63,9 +71,11 @@ def locate(source: str) -> Path | None:
     """Returns the file that ``source`` names, None for a generated set, or raises a UserError."""
     if source in PRESETS:
         return None
-    if not Path(source).suffix and "/" not in source and not Path(source).exists():
-        raise UserError(f"--data {source}: no such file or generated set{nearest(source, PRESETS)}")
-    return find(source)
+    with refusing(f"--data {source}"):
+        if not Path(source).suffix and "/" not in source and not Path(source).exists():
+            near = nearest(source, PRESETS)
+            raise UserError(f"--data {source}: no such file or generated set{near}")
+        return find(source)
 
 
 __all__ = [

@@ -149,6 +149,8 @@ def _dimension(block: Keys, name: str, notes: list[str]) -> Any:
         wanted = ", ".join([word, "low", "high", *(["step"] if needed == 3 else [])])
         raise UserError(f"{place}: write {name}: [{wanted}], not {_written(items)}")
     low, high, step = numbers[0], numbers[1], numbers[2] if needed == 3 else None
+    if step is not None and not step > 0:
+        raise UserError(f"{place}: the step of {name} must be above 0, not {written(step)}")
     whole, is_log = "int" in word, "log" in word
     if whole and needed == 2:
         high -= 1  # Ray Tune leaves the upper end out where nothing is rounded

@@ -126,10 +126,11 @@ def _take(options: StudyOptions, say: Callable[[str], None]) -> tuple[str, Lease
         raise UserError(
             f"{how}: study {name!r} is run by {held}; wait until it has ended, or stop it there"
         ) from None
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"--storage {options.storage}: nothing can be written there "
-            f"({error.strerror or error}); give a folder that you may write"
+            f"--storage {options.storage}: nothing can be written there ({reason}); give a folder "
+            "that you may write"
         ) from None
 
 

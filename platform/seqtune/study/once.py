@@ -21,7 +21,7 @@ from seqtune.results import TrainResult
 from seqtune.schema import FORMAT, checked
 from seqtune.space.asked import Asked, fit_training
 from seqtune.state import best_of, load_state, ranks_file, told
-from seqtune.storage import Folder
+from seqtune.storage import Folder, refusing
 from seqtune.study.counting import count
 from seqtune.study.final import evaluate_on_test, write_checkpoint
 from seqtune.study.loop import train_here
@@ -49,7 +49,10 @@ def train_once(asked: Asked[TrainOptions], view: TrainView) -> TrainResult:
     for note in (*asked.notes, *dataset.notes):
         view.note(note)
     protocol = protocol_of(options, dataset, asked.seed)
-    folder = _free_folder(options)
+    option = "--storage" if options.out is None else "--out"
+    with refusing(f"{option} {options.folder}"):
+        folder = _free_folder(options)
+    folder.prove(option)
     plan = Plan(options.model, options.metric, protocol, folder, workers=options.workers)
     built = trial_params(plan.model, values)
     training = _training_folder(plan, options, dataset, built)

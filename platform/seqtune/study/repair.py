@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from seqtune.errors import DamagedError, UserError
 from seqtune.schema import checked
-from seqtune.storage import Folder
+from seqtune.storage import Folder, refusing
 from seqtune.study import record
 from seqtune.study.identity import ABOUT, About, read_about, write_about
 from seqtune.study.lease import HeldError, Lease
@@ -27,7 +27,9 @@ def repair(name: str, storage: str) -> list[str]:
         UserError: there is no such study, it runs, or both files are lost.
     """
     folder = Folder.at(storage) / name
-    if not folder.names():
+    with refusing(f"--storage {storage}"):
+        found = folder.names()
+    if not found:
         raise UserError(f"{name}: there is no study of that name in {Folder.at(storage).uri}")
     try:
         lease = Lease(folder, print)

@@ -321,7 +321,7 @@ class OptunaSearcher(Searcher):
         if number > stored:
             opened.close()
             raise UserError(
-                f"the Optuna storage holds {stored} trials, and {self.folder.uri} those "
+                f"Optuna's database holds {stored} trials, and the study's folder those "
                 f"up to number {number - 1}; name the database of the study in {OPTUNA_STORAGE}, "
                 f"or make it anew: {record.repair_command(self.folder)}"
             )

@@ -101,7 +101,8 @@ def open_study(storage: str, name: str, say: Callable[[str], None] | None = None
         RuntimeError,
     ) as error:
         cause = str(error.__cause__ or error).splitlines()[0]
-        raise UserError(f"{shown} cannot be opened: {cause}") from None
+        missing = "; pip install 'seqtune[postgres]'" if isinstance(error, ImportError) else ""
+        raise UserError(f"{shown} cannot be opened: {cause}{missing}") from None
     database.say = say or (lambda line: None)
     return Opened(study, database)
 

@@ -6,9 +6,10 @@ import logging
 import os
 import re
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from seqtune.errors import UserError
-from seqtune.storage import Folder
+from seqtune.storage import Folder, check_place
 
 
 def store_uri(given: str | None, storage: Folder) -> str:
@@ -17,8 +18,8 @@ def store_uri(given: str | None, storage: Folder) -> str:
     Without one it is a SQLite file in the storage folder. MLflow itself would make one wherever
     the process happens to run.
     """
-    place = "--tracking-uri " if given else "MLFLOW_TRACKING_URI="
-    given = given or os.environ.get("MLFLOW_TRACKING_URI")
+    place = "--tracking-uri " if given is not None else "MLFLOW_TRACKING_URI="
+    given = given if given is not None else os.environ.get("MLFLOW_TRACKING_URI")
     if given is None:
         if storage.local is None:
             raise UserError(
@@ -27,13 +28,39 @@ def store_uri(given: str | None, storage: Folder) -> str:
             )
         return f"sqlite:///{storage.local / 'mlflow.db'}"
     if given.startswith("sqlite:///"):
+        check_place(place.strip(), str(Path(given.removeprefix("sqlite:///")).parent))
         return f"sqlite:///{Path(given.removeprefix('sqlite:///')).expanduser().resolve()}"
     if re.match(r"(https?|postgresql|mysql|mssql)(\+\w+)?://", given):
+        _check_form(place, given)
         return given.rstrip("/")
     raise UserError(
         f"{place}{given}: not a store that MLflow can search; write "
         "http://HOST:PORT, sqlite:///FILE or postgresql://USER@HOST/DATABASE"
     )
+
+
+def _check_form(place: str, given: str) -> None:
+    """Raises where a server or a database cannot be at such an address."""
+    said = f"{place}{shown(given)}"
+    try:
+        parts = urlsplit(given)
+        reachable, _ = bool(parts.hostname), parts.port
+    except ValueError as error:
+        raise UserError(f"{said}: {error}") from None
+    if not reachable:
+        raise UserError(f"{said}: names no host; write http://HOST:PORT")
+    if not given.startswith("http"):
+        from sqlalchemy.engine import make_url
+        from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+        try:
+            make_url(given).get_dialect().import_dbapi()
+        except (ArgumentError, NoSuchModuleError) as error:
+            raise UserError(f"{said}: {error}") from None
+        except ImportError as error:
+            raise UserError(
+                f"{said}: the driver is missing ({error}); pip install 'seqtune[postgres]'"
+            ) from None
 
 
 def quiet() -> None:

@@ -46,7 +46,7 @@ def ids(column: pa.ChunkedArray, role: str, typed: bool) -> Ids:
         raise UserError(_no_ids(kind, role)) from None
     absent = coded.indices.is_null().to_numpy(zero_copy_only=False)
     codes = coded.indices.fill_null(0).to_numpy()
-    if values.null_count or pa.types.is_string(values.type):
+    if len(values) and (values.null_count or pa.types.is_string(values.type)):
         absent |= pc.fill_null(pc.equal(values.cast(pa.string()), ""), True).to_numpy(
             zero_copy_only=False
         )[codes]
