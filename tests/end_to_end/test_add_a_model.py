@@ -79,6 +79,7 @@ def test_the_command_line_knows_the_model(checkout: Path) -> None:
     assert "\nCost\n  O(L^2 D + L D^2)" in explained
 
 
+@pytest.mark.slow
 def test_it_trains(checkout: Path) -> None:
     run(checkout, command_with("seqtune train"))
     folder = checkout / "seqtune-results" / "decay-tiny-train"
@@ -87,6 +88,7 @@ def test_it_trains(checkout: Path) -> None:
     assert (about["model"], about["params"]["decay"]) == ("decay", 0.5)
 
 
+@pytest.mark.slow
 def test_it_passes_the_tests_of_every_model(checkout: Path) -> None:
     options = "-q -o addopts=--import-mode=importlib -m 'not slow'"
     line = command_with("pytest").replace("pytest ", f"pytest {options} ")

@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_trials_run_the_code_of_the_checkout_and_not_what_is_installed(tmp_path: Path) -> None:
     installed = tmp_path / "site" / "seqtune"
     installed.mkdir(parents=True)

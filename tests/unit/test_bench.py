@@ -61,6 +61,7 @@ def test_json_is_one_object(capsys: pytest.CaptureFixture[str], monkeypatch) -> 
     assert bench.Cost(**found).model == "stan"
 
 
+@pytest.mark.slow
 def test_all_models_are_measured_apart(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--data", "tiny", "--seconds", "0.2", "--threads", "1"]
     costs = list(bench.run_apart(words, ["stan", "fossil"]))

@@ -12,7 +12,6 @@ import pytest
 from optuna.trial import TrialState
 from pydantic import Field, model_validator
 from ray.tune.search import Searcher
-from sqlalchemy import Engine, event
 
 from seqtune.errors import UserError
 from seqtune.params import Depth, Dropout, Heads, Trained
@@ -57,18 +56,6 @@ def toy_space(folder: Path, text: str) -> Space:
 @pytest.fixture
 def space(tmp_path: Path) -> Space:
     return toy_space(tmp_path, WIDE)
-
-
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk() -> Iterator[None]:
-    """Lets SQLite leave it to the system when to write: faster, and safe but for a power cut."""
-
-    def relax(connection: Any, _: object) -> None:
-        connection.execute("PRAGMA synchronous = OFF")
-
-    event.listen(Engine, "connect", relax)
-    yield
-    event.remove(Engine, "connect", relax)
 
 
 Make = Callable[..., OptunaSearcher]
@@ -508,6 +495,7 @@ def test_best_epoch(reported: dict[int, float], epoch: int | None) -> None:
 
 
 @pytest.mark.usefixtures("ray_local")
+@pytest.mark.slow
 def test_a_study_under_tune(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler

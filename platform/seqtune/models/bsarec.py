@@ -129,8 +129,9 @@ class _Block(nn.Module):
 
 def waves(length: int, highest: int) -> Tensor:
     """Returns the orthonormal real Fourier basis of a window, 0 to ``highest`` cycles: (L, R)."""
-    cycles = torch.arange(min(highest, length // 2) + 1)
-    angles = torch.outer(torch.arange(length), cycles).double() * (2 * math.pi / length)
+    cpu = torch.device("cpu")  # also where a model is built without memory
+    cycles = torch.arange(min(highest, length // 2) + 1, device=cpu)
+    angles = torch.outer(torch.arange(length, device=cpu), cycles).double() * (2 * math.pi / length)
     basis = torch.cat([angles.cos(), angles.sin()], 1)
     norms = basis.norm(dim=0)  # 0 where all sines are
     found: Tensor = (basis / norms)[:, norms > 0.5]
