@@ -6,6 +6,8 @@ import difflib
 import re
 from collections.abc import Iterable
 
+from seqtune.secrecy import redact
+
 LONGEST = 300  # characters of a sentence
 # What moves a terminal's cursor, breaks a line or turns the direction of writing.
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -21,8 +23,11 @@ def visible(text: str, keep: str = "") -> str:
 
 
 def sentence(text: str, longest: int = LONGEST) -> str:
-    """Returns a text as one line of bearable length: what is said of anything a user gave."""
-    text = visible(text)
+    """Returns a text as one line of bearable length: what is said of anything a user gave.
+
+    Secrets are left out.
+    """
+    text = visible(redact(text))
     if len(text) <= longest:
         return text
     tail = longest // 2  # the way out stands at the end

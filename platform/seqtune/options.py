@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 from seqtune.errors import UserError
+from seqtune.secrecy import redact
 
 RESULTS = "seqtune-results"
 DEFAULTS = "defaults"  # what trial 0 runs, unless a file says otherwise
@@ -347,7 +348,7 @@ def declared(options: type[Any]) -> Iterator[Declared]:
 
 
 def command(options: StudyOptions | TrainOptions, *, private: bool = True) -> str:
-    """Returns the command line that gives these options, ready to paste.
+    """Returns the command line that gives these options, ready to paste but for its secrets.
 
     Without ``private`` it leaves out what may hold a password, and can be stored.
     """
@@ -356,7 +357,7 @@ def command(options: StudyOptions | TrainOptions, *, private: bool = True) -> st
         value = getattr(options, one.name)
         if value != one.default and (private or not one.flag.private):
             words += one.words(value)
-    return shlex.join(words)
+    return redact(shlex.join(words))
 
 
 def shared(options: Any, kind: type[Any]) -> Mapping[str, Any]:

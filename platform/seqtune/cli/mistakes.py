@@ -12,6 +12,7 @@ from typer.exceptions import TyperException
 
 from seqtune.catalogue import declaration, model_names
 from seqtune.errors import UserError, sentence, visible
+from seqtune.secrecy import redact
 
 
 def say(text: str, prefix: str = "") -> None:
@@ -20,7 +21,8 @@ def say(text: str, prefix: str = "") -> None:
     from rich.text import Text
 
     console = Console(stderr=True, highlight=False)
-    console.print(Text.assemble((prefix, "bold red"), visible(text, keep="\n")), soft_wrap=True)
+    line = redact(visible(text, keep="\n"))
+    console.print(Text.assemble((prefix, "bold red"), line), soft_wrap=True)
 
 
 def refuse_twice(command: Any, words: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from seqtune.options import (
     TrainOptions,
     declared,
 )
+from seqtune.secrecy import without_keys
 from seqtune.storage import check_place
 
 LONGEST_NAME = 100
@@ -40,6 +42,7 @@ def ready(options: Options) -> Options:
         from seqtune.metrics import parse_metric
 
         parse_metric(options.metric)
+        options = replace(options, storage=_keyless(options.storage))
         check_place("--storage", options.storage)
         options = replace(options, storage=lasting(options.storage))
     if isinstance(options, TrainOptions):
@@ -67,6 +70,19 @@ def check_name(place: str, name: str) -> None:
         raise UserError(
             f"{place} {name}: use letters, digits, '.', '_' and '-' only, {LONGEST_NAME} at most"
         )
+
+
+def _keyless(storage: str) -> str:
+    """Moves the keys of ``s3://KEY:SECRET@BUCKET`` to where every S3 client looks for them.
+
+    Raises:
+        UserError: other ones are there already.
+    """
+    place, keys = without_keys(storage)
+    for name, value in keys.items():
+        if os.environ.setdefault(name, value) != value:
+            raise UserError(f"--storage {place}: has other keys than {name}; keep one of them")
+    return place
 
 
 def lasting(storage: str) -> str:

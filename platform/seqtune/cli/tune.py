@@ -13,6 +13,7 @@ from seqtune.cli.mistakes import say
 from seqtune.cli.pages import explain_model, list_models
 from seqtune.cli.ready import ready
 from seqtune.options import WHAT, StudyOptions, TrainOptions, command
+from seqtune.secrecy import HIDDEN
 from seqtune.space.asked import AskedStudy, ask_study
 
 if TYPE_CHECKING:
@@ -92,5 +93,7 @@ def stopped(
         again: StudyOptions | TrainOptions = replace(options, name=view.where.rpartition("/")[2])
     else:
         again = replace(options, out=view.where)
-    say(f"Stopped. Continue with:\n{command(replace(again, resume=True))}")
+    words = command(replace(again, resume=True))
+    hidden = "\n(Write the password in place of ***.)" if HIDDEN in words else ""
+    say(f"Stopped. Continue with:\n{words}{hidden}")
     return typer.Exit(130)

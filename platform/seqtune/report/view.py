@@ -20,6 +20,7 @@ from seqtune.errors import visible
 from seqtune.options import DEFAULTS
 from seqtune.report.live import Ended, Running, State, difference, draw
 from seqtune.report.verdict import floor_words, short, strongest
+from seqtune.secrecy import redact
 from seqtune.state import Row
 from seqtune.words import duration
 
@@ -213,6 +214,6 @@ class TrainView:
 
 
 def harmless(text: Text) -> Text:
-    """Returns a line whose names, ids and paths do nothing to a terminal."""
-    plain = visible(text.plain, keep="\n")
+    """Returns a line without secrets, whose names, ids and paths do nothing to a terminal."""
+    plain = redact(visible(text.plain, keep="\n"))
     return text if plain == text.plain else Text(plain, text.style)

@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from seqtune.errors import UserError
+from seqtune.secrecy import redact
 from seqtune.storage import Folder, check_place
 
 
@@ -89,4 +90,5 @@ def brief(error: Exception) -> str:
 
 def shown(uri: str) -> str:
     """Returns a URI without a user's name and password."""
+    uri = redact(uri)
     return re.sub(r"^(?!sqlite)([\w+]+://)[^/@]*@", r"\1", uri)
