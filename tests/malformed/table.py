@@ -37,6 +37,10 @@ def options() -> Iterator[Case]:
     for option in FLOATS:
         for value in NO_FLOAT:
             yield f"--{option} {value[:20]!r}", [*start, f"--{option}={value}"]
+    for command, workers in (("tune", "--workers-per-trial"), ("train", "--workers")):
+        few = [command, "--model", "sasrec", *DATA, "--set"]
+        yield f"{command} with a batch of 1", [*few, "batch_size=1"]
+        yield f"{command}, a batch of 3 for two", [*few, "batch_size=3", workers, "2"]
     yield "--cpus-per-trial 0", [*start, "--cpus-per-trial", "0"]
     wrong: dict[str, list[str]] = {
         "metric": [
@@ -314,6 +318,9 @@ ROWS = {
     "no bytes": b"",
     "a header": HEAD.encode(),
     "one row": (HEAD + "a,b,1\n").encode(),
+    "three events a user": (
+        HEAD + "".join(f"u{n // 3},i{n % 7},{n}\n" for n in range(90))
+    ).encode(),
     "one item": (HEAD + "".join(f"u{n % 9},i,{n}\n" for n in range(90))).encode(),
     "two events a user": (HEAD + "".join(f"u{n // 2},i{n},{n}\n" for n in range(90))).encode(),
     "noise": bytes(range(256)) * 40,

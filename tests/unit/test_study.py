@@ -551,6 +551,18 @@ def test_one_training_leaves_a_checkpoint_with_its_test_and_overwrites_none(tmp_
         train(view, tmp_path, out=str(folders[0]))
 
 
+def test_a_training_that_is_refused_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise UserError("0 training windows cannot be split over 1 workers")
+
+    monkeypatch.setattr(once, "train_here", refuse)
+    with pytest.raises(UserError, match="0 training windows"):
+        train(Told(), tmp_path / "results")
+    assert not list(tmp_path.rglob("*train*"))
+
+
 def test_a_training_stops_when_its_time_is_up(tmp_path: Path) -> None:
     view = Told()
     found = train(view, tmp_path, "epochs=100000", "eval_every=1", time_budget=1e-9)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
 from seqtune.data.dataset import Dataset, k_core
 from seqtune.data.files import find
 from seqtune.data.generate import PRESETS, make_preset
@@ -13,6 +15,8 @@ from seqtune.data.split import Held, Split, leave_one_out
 from seqtune.errors import UserError, nearest
 from seqtune.options import JudgedOptions, ModelOptions
 from seqtune.storage import refusing
+
+FEWEST = 4  # events of a user: one to learn from, its target, and the two that are held out
 
 
 def load(
@@ -59,6 +63,11 @@ def read(options: ModelOptions) -> Dataset:
     )
     if dataset.n_items < 2:
         raise UserError(f"--data {options.data}: has one item alone, and nothing can be ranked")
+    if max(np.diff(dataset.offsets)) < FEWEST:
+        raise UserError(
+            f"--data {options.data}: no user has more than {FEWEST - 1} events, of which the last "
+            f"two are held out; at least one user needs {FEWEST}"
+        )
     return dataset
 
 

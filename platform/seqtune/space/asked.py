@@ -98,6 +98,7 @@ def fit_training(asked: Asked[Options], n_items: int) -> Asked[Options]:
         UserError: a value that was given cannot work with these data.
     """
     params = declaration(asked.options.model).params
+    _check_batch(asked.values, getattr(asked.options, "workers", 1))
     values, notes = fitted(params, asked.values, n_items, "--set or --params", asked.given)
     return replace(asked, values=values, notes=(*asked.notes, *notes))
 
@@ -109,6 +110,7 @@ def fit_study(asked: AskedStudy, n_items: int) -> AskedStudy:
         UserError: a value that was given cannot work with these data.
     """
     space, name, most = asked.space, "neg_samples", n_items - 1
+    _check_batch(space.fixed, asked.options.workers_per_trial)
     start, notes = fitted(space.params, space.start, n_items, space.place, asked.given)
     dimensions = tuple(d.capped(most) if d.name == name else d for d in space.dimensions)
     fixed = dict(space.fixed)
@@ -116,6 +118,15 @@ def fit_study(asked: AskedStudy, n_items: int) -> AskedStudy:
         fixed[name] = start[name]
     space = replace(space, fixed=fixed, dimensions=dimensions, start=start)
     return replace(asked, space=space, values=fixed, notes=(*asked.notes, *notes))
+
+
+def _check_batch(values: Mapping[str, Any], workers: int) -> None:
+    size = values.get("batch_size")
+    if size is not None and size < 2 * workers and not values.get("tokens_per_batch"):
+        raise UserError(
+            f"--set or --params: batch_size must be at least {2 * workers}, 2 for each worker, "
+            f"not {size}"
+        )
 
 
 def _fixed_notes(space: Space, baseline: str, asked: Collection[str]) -> list[str]:

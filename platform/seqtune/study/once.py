@@ -74,7 +74,20 @@ def train_once(asked: Asked[TrainOptions], view: TrainView) -> TrainResult:
     except KeyboardInterrupt:
         _finish(plan, values, training, dataset, tested=False)
         raise
+    except UserError:
+        if not options.resume and not told(training):
+            _forget(folder)
+        raise
     return _finish(plan, values, training, dataset, began=began)
+
+
+def _forget(folder: Folder) -> None:
+    """Removes what a training has left that was refused before its first evaluation."""
+    folder.remove("training.json")
+    (folder / "training").delete()
+    if folder.local is not None:
+        with suppress(OSError):  # it was there before, with something else in it
+            folder.local.rmdir()
 
 
 def _free_folder(options: TrainOptions) -> Folder:
