@@ -1,0 +1,129 @@
+"""Files of a study are lost, emptied, torn or noise; the study goes on without loss."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from seqtune.state import told
+from seqtune.storage import Folder
+from seqtune.study.store import open_study, storage_url
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+ROOT = Path(__file__).parents[2]
+TRIALS = 3
+Damage = Callable[[Path], object]
+
+
+def seqtune(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "seqtune", *words],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "platform"), "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+
+
+def tune(storage: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    words = ["--data", "tiny", "--set", "epochs=4", "--name", "mine", "--scheduler", "none"]
+    return seqtune("tune", "--model", "sasrec", *words, "--storage", str(storage), *more)
+
+
+def values(storage: Path) -> dict[int, float | None]:
+    """What Optuna holds of the trials that have ended well."""
+    opened = open_study(storage_url(storage / "mine"), "mine")
+    trials = opened.study.get_trials(deepcopy=False)
+    opened.close()
+    assert [trial.number for trial in trials] == list(range(len(trials)))
+    return {one.number: one.value for one in trials if one.state.name == "COMPLETE"}
+
+
+def curves(storage: Path) -> dict[int, list[float]]:
+    """The curves in the trials' folders."""
+    folder = Folder.at(storage / "mine" / "trials")
+    rows = {int(n): told(folder / n) for n in folder.names() if n.isdecimal()}
+    return {n: [row["metrics"]["ndcg@10"] for row in found] for n, found in rows.items()}
+
+
+def runs(storage: Path) -> list[str]:
+    """How the runs of MLflow have ended."""
+    with sqlite3.connect(storage / "mlflow.db") as store:
+        return sorted(status for (status,) in store.execute("select status from runs"))
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    storage = tmp_path_factory.mktemp("ended") / "results"
+    done = tune(storage, "--trials", str(TRIALS))
+    assert done.returncode == 0, done.stderr
+    assert values(storage).keys() == set(range(TRIALS))
+    return storage
+
+
+@pytest.fixture
+def storage(ended: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(ended, tmp_path / "results"))
+
+
+DAMAGES: dict[str, Damage] = {
+    "lost": lambda path: path.unlink(),
+    "empty": lambda path: path.write_bytes(b""),
+    "torn": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "noise": lambda path: path.write_bytes(os.urandom(path.stat().st_size)),
+}
+
+
+def goes_on(storage: Path, before: dict[int, float | None]) -> str:
+    """Resumes for one more trial; what had ended must be as it was. Returns what was said."""
+    done = tune(storage, "--trials", str(TRIALS + 1), "--resume")
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    assert "Traceback" not in said
+    after = values(storage)
+    assert {n: after.get(n) for n in before} == before
+    assert after.keys() == set(range(TRIALS + 1))
+    assert set(runs(storage)) == {"FINISHED"}
+    assert (storage / "mine" / "champion" / "model.json").exists()
+    return said
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["state.pt", "history.json", "ranks.parquet", "trial.json"])
+def test_a_file_of_a_trial(storage: Path, name: str, damage: str) -> None:
+    before, folder = values(storage), storage / "mine" / "trials"
+    best = max(before, key=lambda n: before[n] or 0)
+    curve = curves(storage)[best]
+    DAMAGES[damage](folder / f"{best:04d}" / name)
+    said = goes_on(storage, before)
+    aside = [path.name for path in folder.iterdir() if "aside" in path.name]
+    if name == "state.pt" or (name == "history.json" and damage != "lost"):
+        assert f"{best:04d}/{name}" in said.replace("\n", "")
+        assert aside == [f"{best:04d}.aside-1"]
+        assert curves(storage)[best][: len(curve)] == curve  # trained again to the same values
+    else:
+        assert aside == []
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["study.db", "study.json"])
+def test_a_file_of_the_study(storage: Path, name: str, damage: str) -> None:
+    before = values(storage)
+    DAMAGES[damage](storage / "mine" / name)
+    refused = tune(storage, "--trials", str(TRIALS + 1), "--resume")
+    assert refused.returncode == 2, refused.stdout
+    assert f"seqtune repair mine --storage {storage}" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+    repaired = seqtune("repair", "mine", "--storage", str(storage))
+    assert repaired.returncode == 0, repaired.stderr
+    goes_on(storage, before)
