@@ -13,18 +13,20 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
 from seqtune import batches, flops
 from seqtune.catalogue import declaration
-from seqtune.data import Protocol, Split, read
+from seqtune.data import Dataset, Protocol, Split, read
 from seqtune.errors import UserError
 from seqtune.evaluate import evaluate
 from seqtune.meter import Meter, TimeIsUp
 from seqtune.model import Model, Sequences, model_class
+from seqtune.nn import arithmetic
 from seqtune.optimizer import make_optimizer
 from seqtune.options import BenchOptions
 from seqtune.params import training
@@ -66,40 +68,47 @@ def run(asked: Asked[BenchOptions], started: float) -> Cost:
     ``started`` is when the process began, by ``time.perf_counter``.
     """
     options = asked.options
-    threads = options.threads or len(os.sched_getaffinity(0))
-    torch.set_num_threads(threads)
+    torch.set_num_threads(options.threads or len(os.sched_getaffinity(0)))
     dataset = read(options)
-    asked = fit_training(asked, dataset.n_items)
-    declared = declaration(options.model).params.model_fields
+    values = fit_training(asked, dataset.n_items).values
+    return measure(options.model, values, dataset, options.seconds, started)
+
+
+def measure(
+    model_name: str, values: Mapping[str, Any], dataset: Dataset, seconds: float, started: float
+) -> Cost:
+    """Does what ``run`` does with hyperparameters and a data set that are at hand."""
+    declared = declaration(model_name).params.model_fields
     forever = {name: value for name, value in FOREVER.items() if name in declared}
-    params = trial_params(options.model, {**asked.values, **forever})
+    params = trial_params(model_name, {**values, **forever})
     split, trains = Protocol.of(dataset).split(dataset), training(params)
-    kind, device = model_class(options.model), this_device()
+    kind, device = model_class(model_name), this_device()
     data = batches.sequences(split, device, times=kind.uses_times)
     torch.manual_seed(params.seed)
     model = kind(params, data.n_items, data.n_users).to(device)
     model.prepare(data)
-    meter = Meter(seconds=options.seconds, warm_up=WARM_UP, wait=_wait)
+    meter = Meter(seconds=seconds, warm_up=WARM_UP, wait=_wait)
     if make_optimizer(model, trains) is not None:
         with contextlib.suppress(TimeIsUp):
             # The first epoch is evaluated always: one user costs next to nothing.
             lone = replace(split, valid=split.valid.sample(1, seed=0))
-            train(options.model, params, lone, Home(device, stepped=meter))
-    users, users_per_second = _evaluation(model, data, split, options.seconds)
+            train(model_name, params, lone, Home(device, stepped=meter))
+    users, users_per_second = _evaluation(model, data, split, seconds)
     unit = 2**20 if sys.platform == "darwin" else 2**10
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
     half = trains.precision == "bf16"
-    peak = flops.matmul_peak(device, torch.bfloat16 if half else torch.float32)
     trained = meter.targets / meter.elapsed if meter.targets else None
     per_target, tokens = 0.0, 0.0
-    if trained:
-        rng = torch.Generator(device).manual_seed(0)
-        per_target, tokens = flops.needed(model, batches.windows(split, trains), data, rng)
+    with arithmetic(trains.precision):
+        peak = flops.matmul_peak(device, torch.bfloat16 if half else torch.float32)
+        if trained:
+            rng = torch.Generator(device).manual_seed(0)
+            per_target, tokens = flops.needed(model, batches.windows(split, trains), data, rng)
     return Cost(
-        model=options.model,
+        model=model_name,
         data=dataset.name,
         device=torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-        threads=threads,
+        threads=torch.get_num_threads(),
         targets_per_second=trained,
         tokens_per_second=trained and trained * tokens,
         step_ms=1000 * meter.elapsed / meter.steps if trained else None,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from seqtune.data.split import Held, Split
 from seqtune.model import Model, Sequences
+from seqtune.nn import arithmetic
 
 Arrays = tuple[NDArray[np.float32], NDArray[np.int64]]
 # Histories scored at once: matmuls stay efficient, and scores below the 32 MiB (2^23 floats) beyond
@@ -27,6 +28,7 @@ class Ranking:
 
 
 @torch.no_grad()
+@arithmetic("fp32")
 def evaluate(
     model: Model,
     data: Sequences,

@@ -30,7 +30,7 @@ def count(run: Callable[[], None]) -> int:
 
 
 def needed(
-    model: Model, windows: Windows, data: Sequences, rng: torch.Generator, sample: int = 128
+    model: Model, windows: Windows, data: Sequences, rng: torch.Generator, sample: int = 32
 ) -> tuple[float, float]:
     """Returns the operations that one target of training needs, and the inputs for each target.
 

@@ -168,8 +168,13 @@ Reject = Annotated[
     ),
 ]
 Precision = Annotated[
-    Literal["fp32", "bf16"],
-    Field(description="The encoder computes in this arithmetic; losses and scores stay in fp32."),
+    Literal["fp32", "tf32", "bf16"],
+    Field(
+        description="Training computes in this arithmetic, evaluation always in fp32. With tf32 a "
+        "GPU multiplies matrices with 10 bits of the mantissa in place of 23; a CPU has no tf32 "
+        "and takes fp32. With bf16 the encoder has 7 bits, and the products of the loss are as "
+        "with tf32."
+    ),
 ]
 Compile = Annotated[
     bool,

@@ -24,6 +24,7 @@ from seqtune.data import Protocol, Split
 from seqtune.errors import UserError
 from seqtune.evaluate import evaluate
 from seqtune.model import Encoder, Model, Term, model_class
+from seqtune.nn import arithmetic
 from seqtune.optimizer import (
     clear_gradients,
     make_optimizer,
@@ -73,7 +74,9 @@ def train(
     metrics.parse_metric(metric)
     mask_seen = Protocol.of(split.dataset, mask_seen).mask_seen
     cuda = [home.device] if home.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):  # the caller's generators stay as they were
+    precision = training(params).precision
+    # The caller's generators and settings stay as they were.
+    with torch.random.fork_rng(devices=cuda), arithmetic(precision):
         return _train(model_name, params, split, home, metric, mask_seen)
 
 

@@ -684,6 +684,24 @@ def test_a_batch_must_have_two_windows_for_each_worker() -> None:
         run(home=Home(world_size=2), tokens_per_batch=9)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+def test_training_multiplies_as_asked_and_evaluation_in_fp32(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: dict[str, set[bool]] = {"loss": set(), "score": set()}
+    for name, seen in used.items():
+        real = getattr(SASRec, name)
+
+        def watched(*args: Any, real: Any = real, seen: set[bool] = seen) -> Any:
+            seen.add(torch.backends.cuda.matmul.allow_tf32)
+            return real(*args)
+
+        monkeypatch.setattr(SASRec, name, watched)
+    run(precision=precision, epochs=1)
+    assert used == {"loss": {precision == "tf32"}, "score": {False}}
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
 def test_what_is_asked_about_bf16_is_what_the_processor_has() -> None:
     """The question is private to torch: it was seen in 2.13. This is what it comes to on x86."""
     has = torch.cpu.get_capabilities()
