@@ -83,8 +83,8 @@ def ray_local() -> Iterator[dict[str, float]]:
     from seqtune.cluster import connected
 
     # Ray leaves its choices in the environment, where the next tests would inherit them.
-    with mock.patch.dict(os.environ), connected(cpus=2) as resources:
-        yield resources
+    with mock.patch.dict(os.environ), connected(cpus=2) as joined:
+        yield joined.resources
 
 
 def find_port() -> int:

@@ -7,16 +7,21 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seqtune.errors import UserError
+from seqtune.errors import Halted, UserError
+from seqtune.storage import own_scratch
 from seqtune.versions import COMMIT, git_commit
 
 PACKAGE = Path(__file__).parent
+MARK = "SEQTUNE_RAY"  # in the environment of all processes of the Ray that a process has started
 ENDS = (signal.SIGTERM, signal.SIGHUP)  # how a program is asked to end, beside Ctrl-C
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -32,9 +37,67 @@ QUIET = {
 }
 
 
+@dataclass(frozen=True)
+class Joined:
+    """A Ray that this process is part of."""
+
+    resources: dict[str, float]
+    pulse: Pulse
+
+
+class Pulse:
+    """Looks every second whether Ray's own processes still answer: their names -> their ports.
+
+    Ray itself notices after a minute, if at all, and then ends this process with a page of its
+    state. Where they have been silent for ``patience`` seconds, ``check`` raises Halted. Where
+    nobody calls it, or stopping takes too long, ``abandon`` gets the reason, to end the process.
+    """
+
+    GRACE = 8.0  # seconds to stop in order
+
+    def __init__(
+        self,
+        places: Mapping[str, tuple[str, int]],
+        patience: float,
+        abandon: Callable[[str], None],
+    ) -> None:
+        self._places, self._patience, self._abandon = places, patience, abandon
+        self._lost = ""
+        self._over = threading.Event()
+        threading.Thread(target=self._watch, name="pulse", daemon=True).start()
+
+    def check(self) -> None:
+        """Raises Halted where Ray is gone."""
+        if self._lost:
+            raise Halted(self._lost)
+
+    def stop(self, mark: str) -> None:
+        """Looks no more, and ends what Ray has left where it has died."""
+        self._over.set()
+        if self._lost:
+            _end_all(mark)
+
+    def _watch(self) -> None:
+        heard = dict.fromkeys(self._places, time.monotonic())
+        while not self._lost and not self._over.wait(1.0):
+            for name, place in self._places.items():
+                with suppress(OSError):
+                    socket.create_connection(place, timeout=5).close()
+                    heard[name] = time.monotonic()
+                if time.monotonic() - heard[name] > self._patience:
+                    self._lost = f"{name} has ended, and nothing runs without it"
+                    break
+        if self._lost and not self._over.wait(self.GRACE):
+            self._abandon(self._lost)
+
+
 @contextmanager
-def connected(cpus: float | None = None, dashboard: bool = False) -> Iterator[dict[str, float]]:
-    """Joins the cluster at ``RAY_ADDRESS``, or starts Ray on this machine; yields its resources.
+def connected(
+    cpus: float | None = None,
+    dashboard: bool = False,
+    abandon: Callable[[str], None] = lambda reason: None,
+) -> Iterator[Joined]:
+    """Joins the cluster at ``RAY_ADDRESS``, or starts Ray on this machine.
 
     Ray Train needs the ``dashboard``: it asks its State API whether a trial was stopped, to give
     back what the workers hold, and looks for the API itself, in vain where several Rays run on the
@@ -47,6 +110,9 @@ def connected(cpus: float | None = None, dashboard: bool = False) -> Iterator[di
     SIGTERM, by which ``ray job stop``, Slurm and Kubernetes ask a program to end, and SIGHUP, which
     a terminal sends when it is closed, become the KeyboardInterrupt of Ctrl-C.
 
+    What Ray writes to the terminal goes to a file. ``abandon`` is called with the reason where Ray
+    has died and took this process's main thread with it: see ``Pulse``.
+
     Raises:
         UserError: where the cluster cannot be joined, or others can read Ray's token.
     """
@@ -55,6 +121,37 @@ def connected(cpus: float | None = None, dashboard: bool = False) -> Iterator[di
     import ray
 
     address = os.environ.get("RAY_ADDRESS") or "local"
+    options = _options(address, cpus, dashboard)
+    mark = os.environ[MARK] = secrets.token_hex(8)
+    with ExitStack() as stack:
+        give_back = stack.enter_context(_aside())
+        _quiet_errors()
+        try:
+            ray.init(**options)
+        except (ConnectionError, ray.exceptions.AuthenticationError) as error:
+            if address == "local":
+                raise
+            raise _closed(address, "no Ray head, or one with another token") from error
+
+        def lost(reason: str) -> None:
+            _end_all(mark)
+            give_back()
+            abandon(reason)
+
+        # A head elsewhere may come back, and Ray waits for it a minute.
+        pulse = Pulse(_places(), 3.0 if address == "local" else 40.0, lost)
+        stack.callback(pulse.stop, mark)
+        stack.callback(ray.shutdown)
+        if threading.current_thread() is threading.main_thread():
+            for number in ENDS:
+                signal.signal(number, signal.default_int_handler)
+        for name in ("ray.tune", "ray.train", "ray.data"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        yield Joined(ray.cluster_resources(), pulse)
+
+
+def _options(address: str, cpus: float | None, dashboard: bool) -> dict[str, Any]:
+    """Returns what ``ray.init`` is told; what is wrong with an address or a token is raised."""
     keep_token_private(make=address == "local")
     options: dict[str, Any] = {"address": address, "log_to_driver": False}
     options |= {"logging_level": logging.ERROR, "configure_logging": True}
@@ -70,21 +167,80 @@ def connected(cpus: float | None = None, dashboard: bool = False) -> Iterator[di
     if dashboard:
         hook = {"worker_process_setup_hook": keep_address}
         options["runtime_env"] = options.get("runtime_env", {}) | hook
+    return options
+
+
+def _places() -> dict[str, tuple[str, int]]:
+    """Returns where Ray's own processes listen."""
+    import ray
+
+    context = ray.get_runtime_context()
+    host, _, port = context.gcs_address.rpartition(":")
+    places = {"Ray's head process, gcs_server,": (host, int(port))}
+    for node in ray.nodes():
+        if node["NodeID"] == context.get_node_id():
+            own = node["NodeManagerAddress"], int(node["NodeManagerPort"])
+            places["Ray's process on this machine, raylet,"] = own
+    return places
+
+
+def _end_all(mark: str) -> None:
+    """Ends what this process and its Ray have started here: without a raylet nobody else does."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # another user's, or it has just ended
+            inherited = f"{MARK}={mark}".encode() in (entry / "environ").read_bytes()
+            if inherited and int(entry.name) != os.getpid():
+                os.kill(int(entry.name), signal.SIGKILL)
+
+
+def _quiet_errors() -> None:
+    """Has Ray print what it tells of workers and machines to stderr, which is a file by then.
+
+    Seen to work with Ray 2.60.0, which prints it to stdout, whatever ``log_to_driver`` says.
+    """
+    from ray._private import worker
+
+    show = worker.print_to_stdstream
+    if not hasattr(show, "quiet"):
+
+        def quiet(data: dict[str, Any], ignore_prefix: bool) -> None:
+            show({**data, "is_err": True}, ignore_prefix)
+
+        quiet.quiet = True  # type: ignore[attr-defined]
+        worker.print_to_stdstream = quiet
+
+
+@contextmanager
+def _aside() -> Iterator[Callable[[], None]]:
+    """Sends what is written to stderr, by libraries in C++ too, to a file of this user's.
+
+    Yields what ends that at once. The file stays where the block ends with an error.
+    """
+    path = own_scratch() / f"ray-{os.getpid()}.log"
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(file, 2)
+    os.close(file)
+
+    def give_back() -> None:
+        sys.stderr.flush()
+        os.dup2(terminal, 2)
+
     try:
-        ray.init(**options)
-    except (ConnectionError, ray.exceptions.AuthenticationError) as error:
-        if address == "local":
-            raise
-        raise _closed(address, "no Ray head, or one with another token") from error
-    if threading.current_thread() is threading.main_thread():
-        for number in ENDS:
-            signal.signal(number, signal.default_int_handler)
-    for name in ("ray.tune", "ray.train", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        yield ray.cluster_resources()
+        yield give_back
+    except Exception:
+        give_back()
+        raise
+    except BaseException:  # Ctrl-C and the like
+        give_back()
+        path.unlink(missing_ok=True)
+        raise
+    else:
+        give_back()
+        path.unlink(missing_ok=True)
     finally:
-        ray.shutdown()
+        os.close(terminal)
 
 
 def keep_token_private(*, make: bool) -> None:

@@ -51,7 +51,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Collects the options that ``tune`` and ``train`` would run with."""
     options: list[Any] = []
 
-    def remember(asked: Any, view: Any) -> None:
+    def remember(asked: Any, view: Any, *_: Any) -> None:
         options.append(asked.options)
         raise KeyboardInterrupt
 
@@ -263,7 +263,7 @@ def test_ctrl_c_before_the_study_began(run: Run, asked: list[Any]) -> None:
 def test_ctrl_c_in_a_study_prints_the_command_that_resumes_it(
     run: Run, asked: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stopped(options: Any, view: Any) -> None:
+    def stopped(options: Any, view: Any, *_: Any) -> None:
         view.study_started("sasrec", "tiny", 3, "2 hyperparameters", "/results/x")
         raise KeyboardInterrupt
 
@@ -274,8 +274,22 @@ def test_ctrl_c_in_a_study_prints_the_command_that_resumes_it(
     assert err.endswith("\nseqtune tune --model sasrec --data tiny --trials 3 --name x --resume\n")
 
 
+def test_where_ray_takes_the_study_with_it_the_command_is_printed_all_the_same(
+    run: Run, asked: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hangs(options: Any, view: Any, abandon: Callable[[str], None]) -> None:
+        view.study_started("sasrec", "tiny", 3, "2 hyperparameters", "/results/x")
+        abandon("Ray has ended")
+
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    stand_in(monkeypatch, "seqtune.study.study.run", hangs)
+    code, _, err = run("tune", "--model", "sasrec", "--data", "tiny")
+    assert code == 130
+    assert err.startswith("Ray has ended.\nStopped. Continue with:\nseqtune tune")
+
+
 def test_ctrl_c_in_a_training(run: Run, asked: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    def stopped(options: Any, view: Any) -> None:
+    def stopped(options: Any, view: Any, *_: Any) -> None:
         view.started("sasrec", "tiny", "/results/x")
         raise KeyboardInterrupt
 
@@ -288,7 +302,7 @@ def test_ctrl_c_in_a_training(run: Run, asked: list[Any], monkeypatch: pytest.Mo
 def test_our_own_mistakes_are_not_hidden(
     run: Run, asked: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stand_in(monkeypatch, "seqtune.study.study.run", lambda options, view: 1 / 0)
+    stand_in(monkeypatch, "seqtune.study.study.run", lambda options, view, *_: 1 / 0)
     monkeypatch.setattr(sys, "argv", ["seqtune", "tune", "--model", "sasrec"])
     with pytest.raises(ZeroDivisionError):
         cli.main()
@@ -297,7 +311,7 @@ def test_our_own_mistakes_are_not_hidden(
 def test_mistakes_that_only_the_data_show_are_sentences_too(
     run: Run, asked: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(options: Any, view: Any) -> None:
+    def refuse(options: Any, view: Any, *_: Any) -> None:
         raise UserError("ratings.csv: no column of users; give --user-col")
 
     stand_in(monkeypatch, "seqtune.study.study.run", refuse)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import socket
 import stat
+import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
 import pytest
 
 from seqtune import cluster
-from seqtune.errors import UserError
+from seqtune.errors import Halted, UserError
 from seqtune.versions import git_commit
 
 
@@ -42,6 +47,81 @@ def test_a_port_that_somebody_listens_on_is_left_to_ray(free_port: int) -> None:
     with socket.create_server(("127.0.0.1", free_port)):
         cluster._knock(f"127.0.0.1:{free_port}")
     cluster._knock("auto")
+
+
+def test_a_pulse_that_stops_is_an_end_that_can_be_resumed() -> None:
+    told: list[str] = []
+    listener = socket.create_server(("127.0.0.1", 0))
+    place = listener.getsockname()
+    pulse = cluster.Pulse({"Ray's head": place}, 0.5, told.append)
+    pulse.GRACE = 0.5
+    time.sleep(1.5)
+    pulse.check()
+    listener.close()
+    time.sleep(2.5)
+    with pytest.raises(Halted, match="Ray's head has ended, and nothing runs without it"):
+        pulse.check()
+    time.sleep(1)
+    assert told == ["Ray's head has ended, and nothing runs without it"]
+
+
+def test_a_pulse_that_was_noticed_needs_no_rescue() -> None:
+    told: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        place = listener.getsockname()
+    pulse = cluster.Pulse({"Ray's head": place}, 0.1, told.append)
+    time.sleep(1.5)
+    with pytest.raises(Halted):
+        pulse.check()
+    pulse.stop("nobody")
+    time.sleep(0.3)
+    assert told == []
+
+
+def test_what_libraries_write_to_stderr_goes_to_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cluster, "own_scratch", lambda: tmp_path)
+    with cluster._aside():
+        os.write(2, b"a page of state\n")
+        (log,) = tmp_path.iterdir()
+        assert log.read_text() == "a page of state\n"
+        assert log.stat().st_mode & 0o777 == 0o600
+    assert not list(tmp_path.iterdir())
+    with contextlib.suppress(RuntimeError), cluster._aside():
+        os.write(2, b"why\n")
+        raise RuntimeError
+    assert [log.read_text() for log in tmp_path.iterdir()] == ["why\n"]
+    os.write(2, b"a sentence\n")
+    assert capfd.readouterr().err == "a sentence\n"
+
+
+def test_what_ray_says_of_workers_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    from ray._private import worker
+
+    for _ in range(2):  # it is done once
+        cluster._quiet_errors()
+    data = {"ip": "x", "pid": "raylet", "lines": ["a worker died"], "job": None, "is_err": False}
+    worker.print_to_stdstream(data, ignore_prefix=False)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("a worker died") == 1
+
+
+def test_what_a_ray_has_started_ends_with_it() -> None:
+    def start(mark: str) -> subprocess.Popen[bytes]:
+        environment = os.environ | {cluster.MARK: mark}
+        words = [sys.executable, "-c", "print(flush=True); import time; time.sleep(60)"]
+        one = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE)
+        assert one.stdout is not None
+        one.stdout.readline()
+        return one
+
+    with start("ours") as ours, start("other") as other:
+        cluster._end_all("ours")
+        assert ours.wait(5) == -signal.SIGKILL
+        assert other.poll() is None
+        other.kill()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 from seqtune.data import Protocol
 from seqtune.space import load_space
 from seqtune.storage import Folder
-from seqtune.study.events import NO_MEMORY, Interrupts, Messenger, last_line
+from seqtune.study.events import Interrupts, Messenger
 from seqtune.study.plan import Plan
 
 
@@ -163,11 +163,3 @@ def test_an_interrupt_that_is_lost_in_ray_is_found_again(number: int) -> None:
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             interrupts.check()
-
-
-def test_the_last_line_of_an_error_is_its_message() -> None:
-    assert last_line("Traceback:\n  x\nValueError: no\n\n") == "ValueError: no"
-    assert last_line("") == "the process of the trial ended"
-    assert len(last_line("x" * 1000)) == 300
-    killed = "ActorDiedError\n1 worker(s) were killed due to the node running low on memory.\nSee"
-    assert last_line(killed) == NO_MEMORY

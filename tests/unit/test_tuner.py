@@ -13,7 +13,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune.execution import class_cache
 
 from seqtune.study import tuner
-from seqtune.study.events import NO_MEMORY
+from seqtune.study.deaths import NO_MEMORY
 
 KEYS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}
 

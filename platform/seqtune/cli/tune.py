@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -62,11 +63,16 @@ def _tune(options: StudyOptions, asked: AskedStudy) -> None:
     from seqtune.report.view import StudyView
 
     view = StudyView(options.metric, asked.time_budget, baseline=asked.baseline)
+
+    def abandon(reason: str) -> None:
+        view.study_ended()
+        os._exit(stopped(options, view, reason).exit_code)
+
     try:
         view.preparing("starting")
         from seqtune.study import study
 
-        result = study.run(asked, view)
+        result = study.run(asked, view, abandon)
     except KeyboardInterrupt as stop:
         view.study_ended()
         raise stopped(options, view, str(stop)) from None

@@ -12,15 +12,11 @@ from ray import tune
 
 from seqtune.cluster import ENDS
 from seqtune.report.view import StudyView
+from seqtune.study import deaths
 from seqtune.study.counting import Counting
 from seqtune.study.plan import Plan
 from seqtune.study.search import OptunaSearcher
 from seqtune.track import Tracker
-
-NO_MEMORY = (
-    "the machine ran out of memory, and Ray's memory monitor ended the process of the trial; a "
-    "smaller batch_size, embedding_size or max_seq_len, or a lower --concurrency, would fit"
-)
 
 
 class Interrupts:
@@ -114,7 +110,7 @@ class Messenger(tune.Callback):
         """A trial has failed for good."""
         # Tune's get_error looks into the storage, where the file comes after this call.
         written = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
-        reason = last_line(written)
+        reason = deaths.reason(written, self.plan.trial_folder(trial.config["number"]))
         self.searcher.give_reason(trial.trial_id, reason)
         self._ended(trial, "failed", reason)
 
@@ -144,11 +140,3 @@ def track_end(
     found = {} if best is None else {plan.metric: best, "epoch": epoch}
     ended = "finished" if status == "complete" else status
     tracker.trial_ended(number, ended, found, reason or None)
-
-
-def last_line(error: object) -> str:
-    """Returns the last line of a traceback: the exception and its message."""
-    if "due to the node running low on memory" in str(error):  # the first of Ray's 60 lines
-        return NO_MEMORY
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "the process of the trial ended"

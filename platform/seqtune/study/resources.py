@@ -14,7 +14,7 @@ from seqtune.errors import UserError
 from seqtune.options import StudyOptions
 from seqtune.space.asked import AskedStudy
 from seqtune.storage import Folder
-from seqtune.study.events import last_line
+from seqtune.study.deaths import last_line
 from seqtune.study.identity import Identity
 from seqtune.study.plan import Plan
 from seqtune.study.probe import Share, choose, pays, ways

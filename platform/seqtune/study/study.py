@@ -35,8 +35,13 @@ from seqtune.study.tuner import search_all
 from seqtune.track import Tracker, store_uri
 
 
-def run(asked: AskedStudy, view: StudyView) -> StudyResult:
+def run(
+    asked: AskedStudy, view: StudyView, abandon: Callable[[str], None] = lambda reason: None
+) -> StudyResult:
     """Runs a study to its end, or from where it stopped with ``options.resume``.
+
+    ``abandon`` is called with a reason where Ray has died and this does not return; it ends the
+    process.
 
     Raises:
         UserError: for what the user can mend; nothing has started then.
@@ -50,7 +55,7 @@ def run(asked: AskedStudy, view: StudyView) -> StudyResult:
     uri = store_uri(asked.options.tracking_uri, Folder.at(asked.options.storage))
     with claimed(asked.options, dataset, protocol, view.preparing) as identity:
         asked = replace(asked, options=replace(asked.options, name=identity.name))
-        return _run(asked, dataset, protocol, identity, uri, view, began)
+        return _run(asked, dataset, protocol, identity, uri, view, began, abandon)
 
 
 def _run(
@@ -61,15 +66,17 @@ def _run(
     uri: str,
     view: StudyView,
     began: float,
+    abandon: Callable[[str], None],
 ) -> StudyResult:
     options = asked.options
     searcher = _searcher(asked, identity, view.note)
     if options.resume:
         searcher.open()  # what is lost is said before Ray starts
     view.preparing("starting Ray")
-    with cluster.connected(cpus_wanted(options), options.workers_per_trial > 1) as resources:
+    dashboard = options.workers_per_trial > 1
+    with cluster.connected(cpus_wanted(options), dashboard, abandon) as joined:
         data = ray.put(dataset)
-        plan = make_plan(options, protocol, identity.folder, resources, identity.about.id)
+        plan = make_plan(options, protocol, identity.folder, joined.resources, identity.about.id)
         view.preparing("deciding how many trials run at a time")
         share = share_cpus(asked, dataset, plan, data, identity, view.note)
         plan, identity = shared(plan, identity, share)
@@ -84,7 +91,7 @@ def _run(
                 dimensions=[d.name for d in asked.space.dimensions],
             )
             counting = Counting(plan, data)
-            watches = (interrupts, identity.lease)
+            watches = (interrupts, identity.lease, joined.pulse)
             messenger = Messenger(searcher, plan, view, tracker, watches, counting)
             search_all(asked, searcher, plan, data, [messenger])
             for watch in watches:

@@ -13,6 +13,7 @@ from seqtune.data import Dataset
 from seqtune.errors import DamagedError
 from seqtune.state import all_told, flat, load_state, told
 from seqtune.storage import Folder
+from seqtune.study import deaths
 from seqtune.study.loop import fresh_start, hopeless, train_here
 from seqtune.study.plan import Plan, trial_params
 from seqtune.study.workers import train_in_workers
@@ -47,7 +48,8 @@ def run(config: dict[str, Any], plan: Plan, data: list[Any]) -> None:
 
             train_in_workers(plan, params, folder, dataset, [TuneReportCallback()])
         else:
-            train_here(plan, params, folder, dataset, lambda row: tune.report(flat(row)))
+            with deaths.noted(folder):
+                train_here(plan, params, folder, dataset, lambda row: tune.report(flat(row)))
     except Exception as error:
         reason = hopeless(error)
         if reason is None:

@@ -12,7 +12,7 @@ from ray.tune.execution import class_cache
 
 from seqtune.space.asked import AskedStudy
 from seqtune.study import trial
-from seqtune.study.events import NO_MEMORY
+from seqtune.study.deaths import NO_MEMORY
 from seqtune.study.lease import LostError
 from seqtune.study.plan import Plan
 from seqtune.study.schedulers import make_scheduler

@@ -1,0 +1,68 @@
+"""How the process of a trial died, in a sentence.
+
+An exception says it itself. A process that crashes writes why into its trial's folder, while it
+still can: Ray knows only that it has gone. One that is killed from outside leaves nothing.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from seqtune.storage import Folder
+
+CRASH = "crash.txt"
+NO_MEMORY = (
+    "the machine ran out of memory, and Ray's memory monitor ended the process of the trial; a "
+    "smaller batch_size, embedding_size or max_seq_len, or a lower --concurrency, would fit"
+)
+KILLED = "the process of the trial was killed from outside (SIGKILL), or by the system for memory"
+SIGNALS = {
+    "Segmentation fault": "SIGSEGV",
+    "Bus error": "SIGBUS",
+    "Aborted": "SIGABRT",
+    "Floating-point exception": "SIGFPE",  # since Python 3.12
+    "Floating point exception": "SIGFPE",
+    "Illegal instruction": "SIGILL",
+}
+
+
+@contextmanager
+def noted(folder: Folder) -> Iterator[None]:
+    """Has a crash of this process within the block written into the folder, where it is local."""
+    if folder.local is None:
+        yield
+        return
+    folder.local.mkdir(parents=True, exist_ok=True)
+    path = folder.local / CRASH
+    with path.open("w") as file:
+        faulthandler.enable(file, all_threads=False)
+        try:
+            yield
+        finally:
+            faulthandler.enable(all_threads=False)  # as Ray has it
+    path.unlink()
+
+
+def reason(error: str, folder: Folder) -> str:
+    """Returns what a trial died of: ``error`` is what Ray says, the rest lies in its folder."""
+    if "died unexpectedly" not in error and "worker process has died" not in error:
+        return last_line(error)
+    with suppress(OSError):
+        left = (folder.read(CRASH) or b"").decode(errors="replace")
+        if said := re.match(r"Fatal Python error: (.+)", left):
+            frame = re.search(r'File "(.+)", line (\d+) in (\S+)', left)
+            where = f", in {frame[3]} ({frame[1]}, line {frame[2]})" if frame else ""
+            name = f" ({SIGNALS[said[1]]})" if said[1] in SIGNALS else ""
+            return f"the process of the trial crashed: {said[1]}{name}{where}"
+    return KILLED
+
+
+def last_line(error: object) -> str:
+    """Returns the last line of a traceback: the exception and its message."""
+    if "due to the node running low on memory" in str(error):  # the first of Ray's 60 lines
+        return NO_MEMORY
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "the process of the trial ended"
