@@ -13,4 +13,6 @@ if __name__ == "__main__":
         from seqtune.cli import main
     except ModuleNotFoundError as missing:
         sys.exit(f"{missing.name} is not installed; run: pip install -c constraints.txt -e .")
+    except KeyboardInterrupt:
+        sys.exit(130)
     main("tune")

@@ -1,5 +1,19 @@
 """``python -m seqtune`` is ``seqtune``."""
 
-from seqtune.cli import main
+from __future__ import annotations
 
-main()
+import sys
+
+
+def main() -> None:
+    """Runs the command line; Ctrl-C while it is being loaded ends it without a page of where."""
+    try:
+        from seqtune.cli import main as run
+
+        run()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import secrets
@@ -125,7 +126,7 @@ def connected(
     mark = os.environ[MARK] = secrets.token_hex(8)
     with ExitStack() as stack:
         give_back = stack.enter_context(_aside())
-        _quiet_errors()
+        _tame()
         try:
             ray.init(**options)
         except (ConnectionError, ray.exceptions.AuthenticationError) as error:
@@ -193,21 +194,29 @@ def _end_all(mark: str) -> None:
                 os.kill(int(entry.name), signal.SIGKILL)
 
 
-def _quiet_errors() -> None:
-    """Has Ray print what it tells of workers and machines to stderr, which is a file by then.
+def _tame() -> None:
+    """Keeps Ray's processes from the terminal: what they print, and the signals that it sends.
 
-    Seen to work with Ray 2.60.0, which prints it to stdout, whatever ``log_to_driver`` says.
+    Seen to work with Ray 2.60.0, which prints what it tells of workers and machines to stdout,
+    whatever ``log_to_driver`` says: here to stderr, which is a file by then. And it has its
+    processes ignore Ctrl-C alone: SIGTERM and SIGHUP, sent to the group of this process, would end
+    them before this one can stop in order. They get a group of their own where the kernel ends
+    them with this process.
     """
-    from ray._private import worker
+    from ray._private import services, utils, worker
 
+    if hasattr(worker, "tamed"):
+        return
+    worker.tamed = True  # type: ignore[attr-defined]
     show = worker.print_to_stdstream
-    if not hasattr(show, "quiet"):
 
-        def quiet(data: dict[str, Any], ignore_prefix: bool) -> None:
-            show({**data, "is_err": True}, ignore_prefix)
+    def aside(data: dict[str, Any], ignore_prefix: bool) -> None:
+        show({**data, "is_err": True}, ignore_prefix)
 
-        quiet.quiet = True  # type: ignore[attr-defined]
-        worker.print_to_stdstream = quiet
+    worker.print_to_stdstream = aside
+    if utils.detect_fate_sharing_support():
+        start = functools.partial(services.ConsolePopen, process_group=0)
+        services.ConsolePopen = start  # type: ignore[misc,assignment]
 
 
 @contextmanager

@@ -100,7 +100,7 @@ def test_what_ray_says_of_workers_goes_to_stderr(capsys: pytest.CaptureFixture[s
     from ray._private import worker
 
     for _ in range(2):  # it is done once
-        cluster._quiet_errors()
+        cluster._tame()
     data = {"ip": "x", "pid": "raylet", "lines": ["a worker died"], "job": None, "is_err": False}
     worker.print_to_stdstream(data, ignore_prefix=False)
     out, err = capsys.readouterr()

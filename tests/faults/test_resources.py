@@ -1,0 +1,123 @@
+"""Memory, disks and limits that run out."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from harness import Study, clean, nothing_runs, tmpfs, trained, whole
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+FILLS = "import sys, time; x = bytearray(int(sys.argv[1]) << 20); time.sleep(600)"
+
+
+def fill(disk: Path) -> Path:
+    """Takes all that is left of a disk."""
+    ballast = disk / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            pass
+    return ballast
+
+
+def test_the_disk_of_the_study_is_full_for_a_while(
+    study: Study, values: dict[int, float], tmp_path: Path
+) -> None:
+    with tmpfs(tmp_path / "disk", 48) as disk:
+        study.storage = disk / "results"
+        study.folder = study.storage / "mine"
+        driver = study.tune()
+        trained(driver, study)
+        before = study.ended()
+        ballast = fill(disk)
+        time.sleep(20)
+        assert driver.process.poll() is None, driver.said
+        assert f"the disk of {study.folder} has" in driver.said
+        ballast.unlink()
+        said = driver.ends(0)
+        print(said)
+        clean(said)
+        assert "there is room again" in said
+        whole(study, values, before)
+
+
+def test_the_disk_of_the_study_stays_full(
+    study: Study, values: dict[int, float], tmp_path: Path
+) -> None:
+    with tmpfs(tmp_path / "disk", 48) as disk:
+        study.storage = disk / "results"
+        study.folder = study.storage / "mine"
+        driver = study.tune()
+        trained(driver, study)
+        before = study.ended()
+        ballast = fill(disk)
+        time.sleep(10)
+        os.killpg(driver.process.pid, signal.SIGINT)
+        said = driver.ends(130)
+        print(said)
+        clean(said)
+        assert said.splitlines()[-2] == "Stopped. Continue with:"
+        nothing_runs(study)
+        ballast.unlink()
+        clean(study.resume())
+        whole(study, values, before)
+
+
+def test_the_disk_of_mlflow_is_full_for_a_while(
+    study: Study, values: dict[int, float], tmp_path: Path
+) -> None:
+    with tmpfs(tmp_path / "disk", 16) as disk:
+        study.store = f"sqlite:///{disk}/mlflow.db"
+        driver = study.tune("--tracking-uri", study.store)
+        trained(driver, study)
+        before = study.ended()
+        ballast = fill(disk)
+        time.sleep(15)
+        ballast.unlink()
+        said = driver.ends(0)
+        print(said)
+        clean(said)
+        whole(study, values, before)
+
+
+def test_the_memory_monitor_ends_a_trial(
+    study: Study, values: dict[int, float], tmp_path: Path
+) -> None:
+    """Somebody else fills the machine for a while: Ray's monitor ends a trial to make room."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    study.environment = {"RAY_memory_usage_threshold": str(used() + 3 * 2**30 / total)}
+    driver = study.tune("--max-failures", "10")
+    trained(driver, study)
+    before = study.ended()
+    with subprocess.Popen([sys.executable, "-c", FILLS, "4000"]) as other:
+        driver.until(lambda: len(set(driver.processes("ray::Implicit"))) == 0, 60)
+        other.kill()
+    said = driver.ends(0)
+    print(said)
+    clean(said)
+    whole(study, values, before)
+
+
+def used() -> float:
+    """The share of the machine's memory that is in use."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    kb = {line.split(":")[0]: int(line.split()[1]) for line in lines}
+    return 1 - kb["MemAvailable"] / kb["MemTotal"]
+
+
+@pytest.mark.parametrize("limit", ["-n 64", "-u 32", "-v 3000000", "-f 20000"])
+def test_a_limit_is_too_low(study: Study, limit: str) -> None:
+    driver = study.tune(before=f"ulimit {limit}")
+    driver.process.wait(200)
+    print(driver.process.returncode, driver.said)
+    clean(driver.said)
+    nothing_runs(study)

@@ -1,0 +1,180 @@
+"""MLflow and PostgreSQL that are away, slow, or answer with errors."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import Study, clean, trained, whole
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+DEBIAN = "/usr/lib/postgresql"  # where its servers are, off the PATH
+
+
+class Proxy(ThreadingHTTPServer):
+    """Stands before an MLflow server, and is as bad as it is told to be."""
+
+    daemon_threads = True
+    mode = "well"  # down, slow or failing
+
+    def __init__(self, port: int) -> None:
+        self.port = port  # of the server behind it
+        super().__init__(("127.0.0.1", 0), Through)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is no news."""
+
+
+class Through(BaseHTTPRequestHandler):
+    server: Proxy
+
+    def answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.server.mode == "down":
+            self.connection.close()
+            return
+        if self.server.mode == "failing":
+            self.send_error(500)
+            return
+        if self.server.mode == "slow":
+            time.sleep(5)
+        behind = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=60)
+        behind.request(self.command, self.path, body, dict(self.headers))
+        answer = behind.getresponse()
+        content = answer.read()
+        self.send_response(answer.status)
+        for name, value in answer.getheaders():
+            if name.lower() not in ("transfer-encoding", "content-length", "connection"):
+                self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = answer  # noqa: N815
+
+    def log_message(self, *_: Any) -> None:
+        """Says nothing."""
+
+
+@pytest.fixture
+def proxy(
+    study: Study, mlflow_at: Callable[..., Any], free_port: int, tmp_path: Path
+) -> Iterator[Proxy]:
+    store = f"--backend-store-uri sqlite:///{tmp_path}/server.db"
+    words = f"server --workers 1 {store} --artifacts-destination {tmp_path}/artifacts"
+    with mlflow_at(free_port, words, MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"):
+        one = Proxy(free_port)
+        threading.Thread(target=one.serve_forever, daemon=True).start()
+        study.store = f"http://127.0.0.1:{one.server_address[1]}"
+        yield one
+        one.shutdown()
+        one.server_close()
+
+
+def test_mlflow_is_away_for_half_a_minute(
+    study: Study, values: dict[int, float], proxy: Proxy
+) -> None:
+    driver = study.tune("--tracking-uri", study.store)
+    driver.until(lambda: study.epochs(0) > 3)
+    proxy.mode = "down"
+    time.sleep(30)
+    proxy.mode = "well"
+    said = driver.ends(0)
+    clean(said)
+    assert said.count("takes no records now") == 1
+    whole(study, values, {})
+
+
+def test_mlflow_takes_five_seconds_for_an_answer(
+    study: Study, values: dict[int, float], proxy: Proxy
+) -> None:
+    proxy.mode = "slow"
+    said = study.tune("--tracking-uri", study.store).ends(0, timeout=500)
+    clean(said)
+    proxy.mode = "well"
+    if not (study.folder / "mlflow.journal").exists():
+        whole(study, values, {})
+        return
+    clean(study.resume("--tracking-uri", study.store))
+    whole(study, values, study.ended())
+
+
+def test_mlflow_answers_with_errors(study: Study, values: dict[int, float], proxy: Proxy) -> None:
+    driver = study.tune("--tracking-uri", study.store)
+    driver.until(lambda: study.epochs(0) > 3)
+    proxy.mode = "failing"
+    said = driver.ends(0)
+    clean(said)
+    assert "records did not reach MLflow" in said
+    before = study.ended()
+    proxy.mode = "well"
+    clean(study.resume("--tracking-uri", study.store))
+    whole(study, values, before)
+
+
+class Postgres:
+    """A database of its own in a folder, owned by a user who is not root."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self.folder, self.port, self.user = folder, port, "nobody" if os.getuid() == 0 else ""
+        folder.mkdir()
+        if self.user:
+            shutil.chown(folder, self.user)
+            for parent in folder.parents[:-2]:
+                parent.chmod(parent.stat().st_mode | 0o011)
+        self.do("initdb", "-D", f"{folder}/data", "-U", "tuner", "--auth=trust", "--no-sync")
+
+    def do(self, program: str, *words: str) -> None:
+        found = shutil.which(program) or str(
+            next(Path("/usr/lib/postgresql").glob(f"*/bin/{program}"))
+        )
+        before = ["setpriv", f"--reuid={self.user}", "--clear-groups"] if self.user else []
+        subprocess.run([*before, found, *words], cwd=self.folder, check=True, capture_output=True)
+
+    def start(self) -> None:
+        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -k {self.folder} -c fsync=off"
+        log = f"{self.folder}/log"
+        self.do("pg_ctl", "-D", f"{self.folder}/data", "-w", "-l", log, "-o", options, "start")
+
+    def stop(self) -> None:
+        self.do("pg_ctl", "-D", f"{self.folder}/data", "-w", "-m", "immediate", "stop")
+
+
+@pytest.fixture
+def postgres(study: Study, tmp_path: Path, free_port: int) -> Iterator[Postgres]:
+    pytest.importorskip("psycopg")
+    if not shutil.which("initdb") and not [*Path(DEBIAN).glob("*/bin/initdb")]:
+        pytest.skip("needs PostgreSQL")
+    one = Postgres(tmp_path / "pg", free_port)
+    one.start()
+    study.optuna = f"postgresql+psycopg://tuner@127.0.0.1:{free_port}/postgres"
+    study.environment = {"SEQTUNE_OPTUNA_STORAGE": study.optuna}
+    yield one
+    with contextlib.suppress(subprocess.CalledProcessError):
+        one.stop()
+
+
+@pytest.mark.parametrize("away", [0, 20])
+def test_postgresql_is_restarted(
+    study: Study, values: dict[int, float], postgres: Postgres, away: int
+) -> None:
+    driver = study.tune()
+    trained(driver, study)
+    before = study.ended()
+    postgres.stop()
+    time.sleep(away)
+    postgres.start()
+    clean(driver.ends(0))
+    whole(study, values, before)

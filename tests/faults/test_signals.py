@@ -1,0 +1,59 @@
+"""What a person, a terminal or a batch system does to a study: it stops, and goes on later."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import time
+
+import pytest
+from harness import Study, clean, nothing_runs, trained, whole
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal(study: Study, values: dict[int, float], name: str) -> None:
+    driver = study.tune()
+    trained(driver, study)
+    before = study.ended()
+    os.killpg(driver.process.pid, signal.Signals[name])  # a terminal tells the whole group
+    said = driver.ends(130)
+    clean(said)
+    stopped, again = said.splitlines()[-2:]
+    assert stopped == "Stopped. Continue with:"
+    nothing_runs(study)
+    assert {status for status, _ in study.runs().values()} == {"FINISHED", "KILLED"}
+    program, *words = shlex.split(again)
+    assert program == "seqtune"
+    clean(study.run(*words).ends(0))
+    whole(study, values, before)
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.3, 2.0])
+def test_ctrl_c_twice(study: Study, values: dict[int, float], pause: float) -> None:
+    driver = study.tune()
+    trained(driver, study)
+    before = study.ended()
+    os.killpg(driver.process.pid, signal.SIGINT)
+    time.sleep(pause)
+    if driver.process.poll() is None:
+        os.killpg(driver.process.pid, signal.SIGINT)
+    said = driver.ends(130)
+    clean(said)
+    assert said.splitlines()[-2] == "Stopped. Continue with:"
+    nothing_runs(study)
+    clean(study.resume())
+    whole(study, values, before)
+
+
+def test_ctrl_c_at_the_start(study: Study, values: dict[int, float]) -> None:
+    for pause in (0.3, 2, 4, 6):
+        driver = study.tune(*["--resume"] * (study.folder / "study.json").exists())
+        time.sleep(pause)
+        os.killpg(driver.process.pid, signal.SIGINT)
+        clean(driver.ends(130))
+        nothing_runs(study)
+    clean(study.tune(*["--resume"] * (study.folder / "study.json").exists()).ends(0))
+    whole(study, values, {})
