@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from seqtune.errors import UserError
+from seqtune.room import when_there_is_room
 
 
 @dataclass(frozen=True)
@@ -46,16 +47,21 @@ class Folder:
         return Path(self.uri.removeprefix("file://")) if self.uri.startswith("file://") else None
 
     def write(self, name: str, data: bytes) -> None:
-        """Writes a file, making the folder where it is missing."""
+        """Writes a file, making the folder where it is missing; waits while the disk is full."""
         filesystem, path = self._open()
-        filesystem.create_dir(path, recursive=True)
         if self.local is None:  # object stores publish a file only when it is complete
+            filesystem.create_dir(path, recursive=True)
             with filesystem.open_output_stream(f"{path}/{name}") as out:
                 out.write(data)
             return
-        with filesystem.open_output_stream(f"{path}/.{name}.part") as out:
-            out.write(data)
-        filesystem.move(f"{path}/.{name}.part", f"{path}/{name}")
+
+        def write() -> None:
+            filesystem.create_dir(path, recursive=True)
+            with filesystem.open_output_stream(f"{path}/.{name}.part") as out:
+                out.write(data)
+            filesystem.move(f"{path}/.{name}.part", f"{path}/{name}")
+
+        when_there_is_room(write)
 
     def read(self, name: str) -> bytes | None:
         """Returns the content of a file, or None where there is none."""

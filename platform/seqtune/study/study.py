@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from seqtune.data import Dataset, Protocol, protocol_of, read
 from seqtune.options import DATA, SEARCH, WHAT, StudyOptions, declared
 from seqtune.report.view import StudyView
 from seqtune.results import StudyResult
+from seqtune.room import Room
 from seqtune.space.asked import AskedStudy, fit_study
 from seqtune.storage import Folder, own_scratch
 from seqtune.study.counting import Counting
@@ -83,7 +84,7 @@ def _run(
         identity = identity.keep(searcher.open().study)
         _introduce(view, asked, dataset, plan, share.why if share else "")
         interrupts = Interrupts()
-        with _tracked(uri, identity, view.note) as tracker:
+        with _room(plan, view.note), _tracked(uri, identity, view.note) as tracker:
             tracker.start_study(
                 _study_params(asked),
                 tags(asked.options, dataset, protocol),
@@ -134,6 +135,11 @@ def _introduce(view: StudyView, asked: AskedStudy, dataset: Dataset, plan: Plan,
         f"{names} hyperparameters searched, {options.trials} trials, {plan.describe()}{reason}",
         plan.folder.uri,
     )
+
+
+def _room(plan: Plan, say: Callable[[str], None]) -> AbstractContextManager[object]:
+    local = plan.folder.local
+    return nullcontext() if local is None else Room(local, plan.concurrency, say)
 
 
 @contextmanager

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import threading
+from collections import deque
 from pathlib import Path
+
+from seqtune.room import FULL
+
+PAUSE = 2.0  # seconds after which there may be room for what waits
 
 
 class Journal:
     """Lines of a local file: the driver adds them at the end, a thread takes them from the start.
 
     What is not done when the process ends stays in the file, and the next journal on the file
-    begins with it.
+    begins with it. While the disk is full lines are kept in memory, in their order.
     """
 
     def __init__(self, path: Path) -> None:
@@ -22,18 +28,34 @@ class Journal:
         # A crash may have cut the last line short.
         self._size, self._done = path.read_bytes().rfind(b"\n") + 1, 0
         self._file.truncate(self._size)
+        self._late: deque[bytes] = deque()  # lines for which there was no room
 
     def add(self, line: bytes) -> None:
-        """Writes a line; raises OSError where the disk refuses it."""
+        """Writes a line, or keeps it until there is room; raises OSError for any other reason."""
         with self._changed:
-            self._file.write(line)
-            self._size += len(line)
-            self._changed.notify_all()
+            self._late.append(line)
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        try:
+            while self._late:
+                if self._file.write(self._late[0]) != len(self._late[0]):
+                    raise OSError(errno.ENOSPC, "a part of the line was written")
+                self._size += len(self._late.popleft())
+                self._changed.notify_all()
+        except OSError as error:
+            self._file.truncate(self._size)
+            if error.errno not in FULL:
+                self._late.popleft()
+                raise
 
     def take(self, limit: int) -> list[bytes]:
         """Returns the first lines that are not done, waiting for some; none when all is over."""
         with self._changed:
-            self._changed.wait_for(lambda: self._size > self._done or self._closing)
+            while not self._changed.wait_for(
+                lambda: self._size > self._done or self._closing, PAUSE if self._late else None
+            ):
+                self._catch_up()
             if self._ended or self._size == self._done:
                 return []
         lines: list[bytes] = []
@@ -63,7 +85,9 @@ class Journal:
     def settle(self, timeout: float) -> bool:
         """Waits until all lines are done, at most ``timeout`` seconds."""
         with self._changed:
-            return self._changed.wait_for(lambda: self._done == self._size, timeout)
+            return self._changed.wait_for(
+                lambda: self._done == self._size and not self._late, timeout
+            )
 
     def close(self) -> None:
         """Says that no line follows: ``take`` waits no longer."""
@@ -75,7 +99,8 @@ class Journal:
         """Closes the file, and removes it where nothing is left; returns the lines that are."""
         with self._changed:
             self._ended = True
-            left = self.path.read_bytes()[self._done :].count(b"\n")
+            self._catch_up()
+            left = self.path.read_bytes()[self._done :].count(b"\n") + len(self._late)
             self._changed.notify_all()
         self._file.close()
         if not left:
