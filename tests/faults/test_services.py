@@ -23,6 +23,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 DEBIAN = "/usr/lib/postgresql"  # where its servers are, off the PATH
 
 
+LENGTHS = ("transfer-encoding", "content-length", "connection")  # headers of one hop
+
+
 class Proxy(ThreadingHTTPServer):
     """Stands before an MLflow server, and is as bad as it is told to be."""
 
@@ -41,7 +44,7 @@ class Through(BaseHTTPRequestHandler):
     server: Proxy
 
     def answer(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = self.body()
         if self.server.mode == "down":
             self.connection.close()
             return
@@ -51,16 +54,28 @@ class Through(BaseHTTPRequestHandler):
         if self.server.mode == "slow":
             time.sleep(5)
         behind = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=60)
-        behind.request(self.command, self.path, body, dict(self.headers))
+        kept = {k: v for k, v in self.headers.items() if k.lower() not in LENGTHS}
+        behind.request(self.command, self.path, body, kept)
         answer = behind.getresponse()
         content = answer.read()
         self.send_response(answer.status)
         for name, value in answer.getheaders():
-            if name.lower() not in ("transfer-encoding", "content-length", "connection"):
+            if name.lower() not in LENGTHS:
                 self.send_header(name, value)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
+
+    def body(self) -> bytes:
+        """What the request carries, whole or in chunks."""
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        parts = []
+        while size := int(self.rfile.readline(), 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = answer  # noqa: N815
 

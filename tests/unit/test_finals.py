@@ -47,6 +47,7 @@ def row(number: int, value: float | None, status: str = "complete") -> TrialRow:
         ((row(0, 0.1), row(1, 0.5, "unfinished")), 1),
         ((row(0, None, "failed"), row(1, 0.2)), 1),
         ((row(0, 0.0), row(1, None, "failed")), 0),
+        ((row(0, 0.0), row(1, 0.2)), 1),
         ((row(0, None, "failed"), row(1, 0.9, "failed")), None),
         ((), None),
     ],
@@ -271,9 +272,11 @@ def test_the_floors_are_counted_beside_the_trials(
     assert ranked[0].test != found[0].test
 
     def broken(plan: Plan, data: Dataset) -> None:
+        time.sleep(2)
         raise MemoryError("too many items")
 
     monkeypatch.setattr(counting, "count", broken)
     counted = Counting(plan, ray.put(TINY))
+    assert not counted.done()  # and it does not wait
     assert counted.floors() == ()
     assert "too many items" in counted.failed

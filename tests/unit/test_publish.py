@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from seqtune.data import Protocol
+from seqtune.data.generate import make_preset
 from seqtune.results import Finalist, StudyResult
+from seqtune.storage import Folder
 from seqtune.study import publish
+from seqtune.study.plan import Plan
 from seqtune.track import Links, Registered
 
 LINKS = Links("sqlite:////results/mlflow.db", "1", "0123456789abcdef", "seqtune-01234567")
@@ -70,3 +76,44 @@ def test_the_run_of_the_study_has_the_best_beside_the_defaults(result: StudyResu
         "default/valid/ndcg@10": 0.25,
         "default/test/ndcg@10": 0.125,
     }
+
+
+@pytest.mark.parametrize(("links", "waits"), [(LINKS, [30, 120]), (None, [30])])
+def test_a_champion_that_is_long_on_its_way_is_waited_for(
+    result: StudyResult,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    links: Links | None,
+    waits: list[float],
+) -> None:
+    told: list[tuple[Any, ...]] = []
+    waited: list[float] = []
+
+    class Ears:
+        registered = None
+
+        def __init__(self) -> None:
+            self.links = links
+
+        def settle(self, timeout: float) -> bool:
+            waited.append(timeout)
+            return False
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda *words, **more: told.append((name, *words, more))
+
+    monkeypatch.setattr(publish, "_report_files", lambda *_: [("report.md", b"# All")])
+    data = make_preset("tiny")
+    plan = Plan("sasrec", "ndcg@10", Protocol.of(data), Folder.at(tmp_path))
+    users = len(plan.protocol.split(data).test.users)
+    ranks = np.ones(users, dtype=np.float32)
+    result = replace(result, default=None, best=replace(finalist(1), test_ranks=ranks))
+    publish.publish(result, data, plan, Ears(), None)  # type: ignore[arg-type]
+    assert waited == waits
+    champion, upload, ended, closed = told
+    assert champion[:4] == ("champion", plan.folder / "champion", "shop", 1)
+    assert upload == ("upload", plan.folder / "report", {"to": "report"})
+    assert ended[:2] == ("study_ended", "finished")
+    assert closed == ("close", {"timeout": 120 if links else 5})
+    report = sorted(path.name for path in (tmp_path / "report").iterdir())
+    assert report == ["ranks-best.parquet", "report.md"]

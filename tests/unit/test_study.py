@@ -90,6 +90,67 @@ def test_a_trial_trains_with_its_own_hyperparameters(told: list[Any], tmp_path: 
     assert told[-1]["ndcg@10"] == other["history"][-1]["metrics"]["ndcg@10"]
 
 
+def test_a_trial_of_several_workers_is_theirs(
+    told: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, given = plan_in(tmp_path, workers=2), []
+    monkeypatch.setattr(trial, "train_here", lambda *_, **__: pytest.fail("trained alone"))
+    monkeypatch.setattr(trial, "train_in_workers", lambda *words: given.append(words))
+    monkeypatch.setattr("ray.tune.integration.ray_train.TuneReportCallback", lambda: "to Tune")
+    run(plan, SMALL)
+    ((passed, params, folder, data, callbacks),) = given
+    assert (passed, folder, data) == (plan, plan.trial_folder(3), TINY)
+    assert params == trial_params("sasrec", SMALL)
+    assert callbacks == ["to Tune"]
+
+
+@pytest.mark.parametrize(("rank", "ranks"), [(0, 1), (0, 2), (1, 2)])
+def test_the_loop_gets_the_place_of_its_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int, ranks: int
+) -> None:
+    homes, waits = [], []
+
+    class Saver(state.Saver):
+        def __init__(self, write: Any, tell: Any, *, wait: bool) -> None:
+            waits.append(wait)
+            super().__init__(write, tell, wait=wait)
+
+    def train(model: str, params: Any, split: Any, home: Any, **_: Any) -> None:
+        homes.append((home.rank, home.world_size, home.device.type))
+
+    monkeypatch.setattr("seqtune.train.train", train)
+    monkeypatch.setattr(loop, "Saver", Saver)
+    plan = plan_in(tmp_path)
+    params, folder = trial_params("sasrec", SMALL), plan.trial_folder(0)
+    loop.train_here(plan, params, folder, TINY, lambda row: None, rank=rank, world_size=ranks)
+    assert homes == [(rank, ranks, loop.device().type)]
+    assert waits == [ranks > 1]
+
+
+@pytest.mark.parametrize(
+    ("plan", "words"),
+    [
+        ({}, "1 at a time, 1 CPU each"),
+        ({"concurrency": 3, "cpus": 2}, "3 at a time, 2 CPUs each"),
+        ({"workers": 4, "gpus": 0.5}, "1 at a time, 1 CPU, 0.5 GPU for each of 4 workers"),
+    ],
+)
+def test_a_plan_says_who_gets_what(plan: dict[str, Any], words: str) -> None:
+    assert plan_in(Path("/nowhere"), **plan).describe() == words
+
+
+def test_a_model_that_looks_at_times_is_tested_with_them(tmp_path: Path) -> None:
+    plan = plan_in(tmp_path, model="stan")
+    split = plan.protocol.split(TINY)
+    held = batches.sequences(split, torch.device("cpu"), times=True)
+    model = model_class("stan")(trial_params("stan", {}), TINY.n_items, TINY.n_users)
+    model.prepare(held)
+    direct = evaluate(model, held, split, split.test, mask_seen=plan.protocol.mask_seen)
+    found, ranks = final.evaluate_on_test(plan, {}, model.state_dict(), TINY)
+    assert np.array_equal(ranks, direct.ranks)
+    assert 0 < found["ndcg@10"] < 1
+
+
 @pytest.mark.parametrize("replay", ["pruned", "complete"])
 def test_a_replayed_trial_tells_its_curve_and_trains_nothing(
     told: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replay: str
