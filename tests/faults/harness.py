@@ -21,6 +21,8 @@ from seqtune.study.store import open_study, storage_url
 ROOT = Path(__file__).parents[2]
 MARK = "SEQTUNE_FAULT"  # in the environment of all that a study starts, to find it again
 TRIALS, EPOCHS = 4, 30
+Fault = Callable[..., None]  # what tells of one, for docs/reliability.md
+ITSELF, RESUMED = "by itself", "with --resume"
 # Trials of three seconds with a row for each epoch. The first ten are drawn by the seed alone, so
 # that whatever happens to a study, its trials have the same values in the end.
 SPACE = f"""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from harness import RESUMED, Fault
 
 from seqtune.state import told
 from seqtune.storage import Folder
@@ -100,7 +101,7 @@ def goes_on(storage: Path, before: dict[int, float | None]) -> str:
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", ["state.pt", "history.json", "ranks.parquet", "trial.json"])
-def test_a_file_of_a_trial(storage: Path, name: str, damage: str) -> None:
+def test_a_file_of_a_trial(storage: Path, name: str, damage: str, fault: Fault) -> None:
     before, folder = values(storage), storage / "mine" / "trials"
     best = max(before, key=lambda n: before[n] or 0)
     curve = curves(storage)[best]
@@ -113,11 +114,13 @@ def test_a_file_of_a_trial(storage: Path, name: str, damage: str) -> None:
         assert curves(storage)[best][: len(curve)] == curve  # trained again to the same values
     else:
         assert aside == []
+    seen = "file and reason, and where it is kept" if aside else "nothing"
+    fault(f"{name} of the best trial: {damage}", "the file is damaged", seen, RESUMED)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", ["study.db", "study.json"])
-def test_a_file_of_the_study(storage: Path, name: str, damage: str) -> None:
+def test_a_file_of_the_study(storage: Path, name: str, damage: str, fault: Fault) -> None:
     before = values(storage)
     DAMAGES[damage](storage / "mine" / name)
     refused = tune(storage, "--trials", str(TRIALS + 1), "--resume")
@@ -127,3 +130,5 @@ def test_a_file_of_the_study(storage: Path, name: str, damage: str) -> None:
     repaired = seqtune("repair", "mine", "--storage", str(storage))
     assert repaired.returncode == 0, repaired.stderr
     goes_on(storage, before)
+    goes = "with `seqtune repair`, which the refusal names, and --resume"
+    fault(f"{name}: {damage}", "the file is damaged", "one line with the command", goes)

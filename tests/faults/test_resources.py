@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import Study, clean, nothing_runs, tmpfs, trained, whole
+from harness import ITSELF, RESUMED, Fault, Study, clean, nothing_runs, tmpfs, trained, whole
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -30,7 +30,7 @@ def fill(disk: Path) -> Path:
 
 
 def test_the_disk_of_the_study_is_full_for_a_while(
-    study: Study, values: dict[int, float], tmp_path: Path
+    study: Study, values: dict[int, float], tmp_path: Path, fault: Fault
 ) -> None:
     with tmpfs(tmp_path / "disk", 48) as disk:
         study.storage = disk / "results"
@@ -44,14 +44,15 @@ def test_the_disk_of_the_study_is_full_for_a_while(
         assert f"the disk of {study.folder} has" in driver.said
         ballast.unlink()
         said = driver.ends(0)
-        print(said)
         clean(said)
         assert "there is room again" in said
         whole(study, values, before)
+    caused, seen = "a tmpfs, filled", "the disk, what is left and needed, and the end of it"
+    fault("the disk is full for 20 s", caused, seen, f"{ITSELF}, when there is room")
 
 
 def test_the_disk_of_the_study_stays_full(
-    study: Study, values: dict[int, float], tmp_path: Path
+    study: Study, values: dict[int, float], tmp_path: Path, fault: Fault
 ) -> None:
     with tmpfs(tmp_path / "disk", 48) as disk:
         study.storage = disk / "results"
@@ -63,17 +64,18 @@ def test_the_disk_of_the_study_stays_full(
         time.sleep(10)
         os.killpg(driver.process.pid, signal.SIGINT)
         said = driver.ends(130)
-        print(said)
         clean(said)
         assert said.splitlines()[-2] == "Stopped. Continue with:"
         nothing_runs(study)
         ballast.unlink()
         clean(study.resume())
         whole(study, values, before)
+    seen = "the disk, what is left and needed; the command"
+    fault("the disk stays full, then Ctrl-C", "a tmpfs, filled", seen, RESUMED)
 
 
 def test_the_disk_of_mlflow_is_full_for_a_while(
-    study: Study, values: dict[int, float], tmp_path: Path
+    study: Study, values: dict[int, float], tmp_path: Path, fault: Fault
 ) -> None:
     with tmpfs(tmp_path / "disk", 16) as disk:
         study.store = f"sqlite:///{disk}/mlflow.db"
@@ -83,14 +85,14 @@ def test_the_disk_of_mlflow_is_full_for_a_while(
         ballast = fill(disk)
         time.sleep(15)
         ballast.unlink()
-        said = driver.ends(0)
-        print(said)
-        clean(said)
+        clean(driver.ends(0))
         whole(study, values, before)
+    seen = "that MLflow takes no records, and that it is back"
+    fault("the disk of MLflow's store is full for 15 s", "a tmpfs, filled", seen, ITSELF)
 
 
 def test_the_memory_monitor_ends_a_trial(
-    study: Study, values: dict[int, float], tmp_path: Path
+    study: Study, values: dict[int, float], fault: Fault
 ) -> None:
     """Somebody else fills the machine for a while: Ray's monitor ends a trial to make room."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -101,10 +103,10 @@ def test_the_memory_monitor_ends_a_trial(
     with subprocess.Popen([sys.executable, "-c", FILLS, "4000"]) as other:
         driver.until(lambda: len(set(driver.processes("ray::Implicit"))) == 0, 60)
         other.kill()
-    said = driver.ends(0)
-    print(said)
-    clean(said)
+    clean(driver.ends(0))
     whole(study, values, before)
+    caused = "somebody else takes the machine's memory"
+    fault("Ray's memory monitor ends a trial", caused, "nothing", f"{ITSELF}, from its state")
 
 
 def used() -> float:

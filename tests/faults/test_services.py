@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Study, clean, trained, whole
+from harness import ITSELF, Fault, Study, clean, trained, whole
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -99,7 +99,7 @@ def proxy(
 
 
 def test_mlflow_is_away_for_half_a_minute(
-    study: Study, values: dict[int, float], proxy: Proxy
+    study: Study, values: dict[int, float], proxy: Proxy, fault: Fault
 ) -> None:
     driver = study.tune("--tracking-uri", study.store)
     driver.until(lambda: study.epochs(0) > 3)
@@ -110,23 +110,29 @@ def test_mlflow_is_away_for_half_a_minute(
     clean(said)
     assert said.count("takes no records now") == 1
     whole(study, values, {})
+    fault("MLflow is away for 30 s", "its connections are cut", "one line each way", ITSELF)
 
 
 def test_mlflow_takes_five_seconds_for_an_answer(
-    study: Study, values: dict[int, float], proxy: Proxy
+    study: Study, values: dict[int, float], proxy: Proxy, fault: Fault
 ) -> None:
     proxy.mode = "slow"
     said = study.tune("--tracking-uri", study.store).ends(0, timeout=500)
     clean(said)
     proxy.mode = "well"
-    if not (study.folder / "mlflow.journal").exists():
-        whole(study, values, {})
-        return
-    clean(study.resume("--tracking-uri", study.store))
-    whole(study, values, study.ended())
+    goes_on, before = ITSELF, study.ended()
+    if (study.folder / "mlflow.journal").exists():  # what had not arrived is sent now
+        goes_on = "it ends; --resume sends what MLflow has not had time for"
+        clean(study.resume("--tracking-uri", study.store))
+    whole(study, values, before)
+    goes_on = "it ends; --resume sends what MLflow has not taken"
+    fault("MLflow answers with errors", "500 to all", "a line, and what it lacks", goes_on)
+    fault("MLflow is slow", "5 s for each answer", "what has not arrived yet", goes_on)
 
 
-def test_mlflow_answers_with_errors(study: Study, values: dict[int, float], proxy: Proxy) -> None:
+def test_mlflow_answers_with_errors(
+    study: Study, values: dict[int, float], proxy: Proxy, fault: Fault
+) -> None:
     driver = study.tune("--tracking-uri", study.store)
     driver.until(lambda: study.epochs(0) > 3)
     proxy.mode = "failing"
@@ -183,7 +189,7 @@ def postgres(study: Study, tmp_path: Path, free_port: int) -> Iterator[Postgres]
 
 @pytest.mark.parametrize("away", [0, 20])
 def test_postgresql_is_restarted(
-    study: Study, values: dict[int, float], postgres: Postgres, away: int
+    study: Study, values: dict[int, float], postgres: Postgres, away: int, fault: Fault
 ) -> None:
     driver = study.tune()
     trained(driver, study)
@@ -193,3 +199,5 @@ def test_postgresql_is_restarted(
     postgres.start()
     clean(driver.ends(0))
     whole(study, values, before)
+    name = f"is away for {away} s" if away else "is restarted"
+    fault(f"Optuna's PostgreSQL {name}", "pg_ctl stop -m immediate, start", "nothing", ITSELF)

@@ -8,13 +8,13 @@ import signal
 import time
 
 import pytest
-from harness import Study, clean, nothing_runs, trained, whole
+from harness import RESUMED, Fault, Study, clean, nothing_runs, trained, whole
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
-def test_a_signal(study: Study, values: dict[int, float], name: str) -> None:
+def test_a_signal(study: Study, values: dict[int, float], name: str, fault: Fault) -> None:
     driver = study.tune()
     trained(driver, study)
     before = study.ended()
@@ -29,10 +29,12 @@ def test_a_signal(study: Study, values: dict[int, float], name: str) -> None:
     assert program == "seqtune"
     clean(study.run(*words).ends(0))
     whole(study, values, before)
+    why = {"SIGINT": "Ctrl-C", "SIGTERM": "a batch system ends it", "SIGHUP": "a terminal closes"}
+    fault(why[name], f"{name} to the group", "the command that goes on", RESUMED)
 
 
 @pytest.mark.parametrize("pause", [0.0, 0.3, 2.0])
-def test_ctrl_c_twice(study: Study, values: dict[int, float], pause: float) -> None:
+def test_ctrl_c_twice(study: Study, values: dict[int, float], pause: float, fault: Fault) -> None:
     driver = study.tune()
     trained(driver, study)
     before = study.ended()
@@ -46,9 +48,10 @@ def test_ctrl_c_twice(study: Study, values: dict[int, float], pause: float) -> N
     nothing_runs(study)
     clean(study.resume())
     whole(study, values, before)
+    fault(f"Ctrl-C again, {pause} s later", "SIGINT", "the command that goes on", RESUMED)
 
 
-def test_ctrl_c_at_the_start(study: Study, values: dict[int, float]) -> None:
+def test_ctrl_c_at_the_start(study: Study, values: dict[int, float], fault: Fault) -> None:
     for pause in (0.3, 2, 4, 6):
         driver = study.tune(*["--resume"] * (study.folder / "study.json").exists())
         time.sleep(pause)
@@ -57,3 +60,4 @@ def test_ctrl_c_at_the_start(study: Study, values: dict[int, float]) -> None:
         nothing_runs(study)
     clean(study.tune(*["--resume"] * (study.folder / "study.json").exists()).ends(0))
     whole(study, values, {})
+    fault("Ctrl-C while it starts", "SIGINT after 0.3, 2, 4 and 6 s", "that it stopped", RESUMED)
