@@ -31,6 +31,12 @@ def test_the_last_line_of_an_error_is_its_message() -> None:
     assert last_line("Traceback:\n  x\nValueError: no\n\n") == "ValueError: no"
     assert last_line("") == "the process of the trial ended"
     assert len(last_line("x" * 1000)) == 300
+    for form in (
+        "pid=3, actual memory used=1.25GB, worker",
+        "Retriable: 1 | Memory used: 1.25 GiB)",
+    ):
+        monitored = f"killed due to the node running low on memory.\n({form})"
+        assert last_line(monitored) == f"{NO_MEMORY}; it had 1.25 GB"
     killed = "ActorDiedError\n1 worker(s) were killed due to the node running low on memory.\nSee"
     assert last_line(killed) == NO_MEMORY
 
@@ -54,6 +60,14 @@ def test_a_process_that_is_killed_leaves_nothing_to_read(tmp_path: Path) -> None
     die(tmp_path, signal.SIGKILL)
     assert reason(GONE, Folder.at(tmp_path)) == KILLED
     assert reason(GONE, Folder.at(tmp_path / "nowhere")) == KILLED
+
+
+def test_the_last_of_several_deaths_is_meant(tmp_path: Path) -> None:
+    memory = "Failure # 1 (occurred at noon)\nkilled due to the node running low on memory\n"
+    first = f"{memory}Failure # 2 (occurred at one)\nValueError: no\n"
+    assert reason(first, Folder.at(tmp_path)) == "ValueError: no"
+    assert reason(f"{first}{memory}", Folder.at(tmp_path)) == NO_MEMORY
+    assert reason(f"{memory}Failure # 2 (at one)\n{GONE}", Folder.at(tmp_path)) == KILLED
 
 
 def test_an_exception_is_its_own_reason(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from seqtune.data import Protocol
 from seqtune.space import load_space
 from seqtune.storage import Folder
+from seqtune.study.deaths import NO_MEMORY
 from seqtune.study.events import Interrupts, Messenger
 from seqtune.study.plan import Plan
 
@@ -130,6 +131,31 @@ def test_the_reason_of_an_error_reaches_the_searcher_the_screen_and_mlflow(
     assert told(said, "searcher") == [("give_reason", "t3", reason)]
     assert told(said, "view") == [("trial_ended", 3, "failed", None, reason, ("replayed", False))]
     assert told(said, "tracker") == [("trial_ended", 3, "failed", {}, reason)]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "most"),
+    [
+        ("ValueError: no", "ValueError: no", 5),
+        ("killed due to the node running low on memory", NO_MEMORY, 2),
+    ],
+)
+def test_a_retry_is_told_and_what_took_all_memory_has_one(
+    messenger: Messenger,
+    said: list[tuple[Any, ...]],
+    tmp_path: Path,
+    error: str,
+    reason: str,
+    most: int,
+) -> None:
+    trial = a_trial()
+    trial.error_file, trial.num_failures, trial.max_failures = str(tmp_path / "error.txt"), 2, 5
+    (tmp_path / "error.txt").write_text(f"Failure # 2 (occurred at noon)\n{error}\n")
+    messenger.on_trial_recover(1, [], trial)
+    note = f"trial 3: {reason}; it goes on from its last state"
+    assert told(said, "view") == [("note", note)]
+    assert trial.max_failures == most
+    assert told(said, "searcher") == ([("hold_back",)] if most == 2 else [])
 
 
 def test_floors_are_told_once(messenger: Messenger, said: list[tuple[Any, ...]]) -> None:

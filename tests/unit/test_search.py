@@ -128,6 +128,28 @@ def test_there_are_exactly_as_many_trials_as_asked_for(make: Make) -> None:
     assert searcher.notes == []
 
 
+def test_fewer_trials_run_at_a_time_while_they_are_held_back(make: Make) -> None:
+    searcher = make(trials=5)
+    assert [searcher.suggest(f"t{n}")["number"] for n in range(3)] == [0, 1, 2]
+    searcher.hold_back(seconds=60)
+    assert searcher.suggest("t3") is None
+    finish(searcher, "t0", 0.5)
+    assert searcher.suggest("t3") is None  # two run still
+    finish(searcher, "t1", 0.5)
+    assert searcher.suggest("t3")["number"] == 3
+    searcher.hold_back(seconds=0)
+    assert searcher.suggest("t4")["number"] == 4
+
+
+def test_a_trial_that_is_alone_is_not_held_back(make: Make) -> None:
+    searcher = make(trials=3)
+    searcher.suggest("t0")
+    searcher.hold_back(seconds=60)
+    assert searcher.suggest("t1") is None
+    finish(searcher, "t0", 0.5)
+    assert searcher.suggest("t1")["number"] == 1
+
+
 def test_a_finished_trial_is_told_with_its_best_value(make: Make) -> None:
     searcher = make()
     searcher.suggest("a")

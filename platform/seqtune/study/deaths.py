@@ -18,6 +18,7 @@ NO_MEMORY = (
     "the machine ran out of memory, and Ray's memory monitor ended the process of the trial; a "
     "smaller batch_size, embedding_size or max_seq_len, or a lower --concurrency, would fit"
 )
+MONITORED = "due to the node running low on memory"  # in the first of Ray's 60 lines
 KILLED = "the process of the trial was killed from outside (SIGKILL), or by the system for memory"
 SIGNALS = {
     "Segmentation fault": "SIGSEGV",
@@ -47,7 +48,11 @@ def noted(folder: Folder) -> Iterator[None]:
 
 
 def reason(error: str, folder: Folder) -> str:
-    """Returns what a trial died of: ``error`` is what Ray says, the rest lies in its folder."""
+    """Returns what a trial died of, by what Tune has written and what lies in its folder.
+
+    Tune writes one death after another; the last one is meant.
+    """
+    error = error.rpartition("Failure # ")[2]
     if "died unexpectedly" not in error and "worker process has died" not in error:
         return last_line(error)
     with suppress(OSError):
@@ -62,7 +67,13 @@ def reason(error: str, folder: Folder) -> str:
 
 def last_line(error: object) -> str:
     """Returns the last line of a traceback: the exception and its message."""
-    if "due to the node running low on memory" in str(error):  # the first of Ray's 60 lines
-        return NO_MEMORY
+    if MONITORED in str(error):
+        return no_memory(str(error))
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1][:300] if lines else "the process of the trial ended"
+
+
+def no_memory(error: str) -> str:
+    """Returns what to say of what Ray's memory monitor has ended, with the memory that it had."""
+    used = re.search(r"memory used[=:] ?([\d.]+) ?Gi?B", error, re.IGNORECASE)  # as Ray 2.60.0 says
+    return NO_MEMORY + (f"; it had {used[1]} GB" if used else "")

@@ -106,13 +106,28 @@ class Messenger(tune.Callback):
         )
         self._ended(trial, trial.config["replay"] or ended, reason)
 
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """A trial has died, and is tried again.
+
+        What the memory monitor has ended is tried once more, whatever ``--max-failures`` allows:
+        it may take as much again. And fewer trials run at a time for a while.
+        """
+        reason = self._reason(trial)
+        if reason.startswith(deaths.NO_MEMORY):
+            trial.max_failures = trial.num_failures
+            self.searcher.hold_back()
+        self.view.note(f"trial {trial.config['number']}: {reason}; it goes on from its last state")
+
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """A trial has failed for good."""
-        # Tune's get_error looks into the storage, where the file comes after this call.
-        written = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
-        reason = deaths.reason(written, self.plan.trial_folder(trial.config["number"]))
+        reason = self._reason(trial)
         self.searcher.give_reason(trial.trial_id, reason)
         self._ended(trial, "failed", reason)
+
+    def _reason(self, trial: Any) -> str:
+        # Tune's get_error looks into the storage, where the file comes after this call.
+        written = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
+        return deaths.reason(written, self.plan.trial_folder(trial.config["number"]))
 
     def _ended(self, trial: Any, status: str, reason: str) -> None:
         # A replayed trial is told to MLflow again: the driver may have died before it could.

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from optuna.distributions import distribution_to_json, json_to_distribution
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 from typing_extensions import TypedDict
 
 from seqtune.errors import DamagedError
@@ -106,3 +106,20 @@ def repair_command(folder: Folder) -> str:
     root, _, name = folder.uri.rpartition("/")
     words = ["seqtune", "repair", name]
     return shlex.join(words if root == Folder.at(RESULTS).uri else [*words, "--storage", root])
+
+
+def begun(trial: Trial) -> FrozenTrial:
+    """Returns what is kept of a trial that has just been handed out."""
+    return FrozenTrial(
+        number=trial.number,
+        trial_id=trial.number,
+        state=TrialState.RUNNING,
+        value=None,
+        params=trial.params,
+        distributions=trial.distributions,
+        user_attrs=trial.user_attrs,
+        system_attrs={},
+        intermediate_values={},
+        datetime_start=trial.datetime_start,
+        datetime_complete=None,
+    )

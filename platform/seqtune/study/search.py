@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,14 +105,17 @@ class OptunaSearcher(Searcher):
         self._again: list[int] | None = None  # numbers to hand out again; None: not opened yet
         self._numbers: dict[str, int] = {}  # Tune's id -> number, of trials to be told
         self._failed: dict[str, int] = {}  # the same, of trials that wait for their reason
+        self._most, self._held_until = 0, 0.0  # trials at a time, until when
         self._forget()
 
     # What Tune calls
 
     def suggest(self, trial_id: str) -> Any:
-        """Returns the next trial's config, or FINISHED."""
+        """Returns the next trial's config, FINISHED, or None while trials are held back."""
         opened = self.open()
         self._tell_failed()
+        if len(self._numbers) >= self._most and time.monotonic() < self._held_until:
+            return None  # Tune asks again
         replay, values = "", {}
         if self._again:
             stored = opened.study.get_trials(deepcopy=False)[self._again.pop(0)]
@@ -229,6 +233,11 @@ class OptunaSearcher(Searcher):
             self._opened = opened
         return self._opened
 
+    def hold_back(self, seconds: float = 600.0) -> None:
+        """Has fewer trials run at a time than now, for a while: the machine has no memory left."""
+        self._most = max(1, len(self._numbers) - 1)
+        self._held_until = time.monotonic() + seconds
+
     def give_reason(self, trial_id: str, reason: str) -> None:
         """Says why a trial failed; to be called from the callback ``on_trial_error``."""
         number = self._failed.pop(trial_id, None)
@@ -278,7 +287,7 @@ class OptunaSearcher(Searcher):
         opened.study.enqueue_trial(draft.params, user_attrs=attributes)
         trial = opened.study.ask(fixed_distributions=draft.distributions)
         self._handles[trial.number] = _Running(trial, {})
-        self._keep(_begun(trial))
+        self._keep(record.begun(trial))
         self._taken.add(self._identity(draft.values))
         self._count += 1
         return trial.number, draft.values
@@ -329,19 +338,3 @@ class OptunaSearcher(Searcher):
     def _tell_failed(self) -> None:
         for trial_id in list(self._failed):
             self.give_reason(trial_id, "unknown")
-
-
-def _begun(trial: Trial) -> FrozenTrial:
-    return FrozenTrial(
-        number=trial.number,
-        trial_id=trial.number,
-        state=TrialState.RUNNING,
-        value=None,
-        params=trial.params,
-        distributions=trial.distributions,
-        user_attrs=trial.user_attrs,
-        system_attrs={},
-        intermediate_values={},
-        datetime_start=trial.datetime_start,
-        datetime_complete=None,
-    )

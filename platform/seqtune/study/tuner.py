@@ -12,7 +12,7 @@ from ray.tune.execution import class_cache
 
 from seqtune.space.asked import AskedStudy
 from seqtune.study import trial
-from seqtune.study.deaths import NO_MEMORY
+from seqtune.study.deaths import no_memory
 from seqtune.study.lease import LostError
 from seqtune.study.plan import Plan
 from seqtune.study.schedulers import make_scheduler
@@ -33,7 +33,7 @@ def _know_memory_deaths(
     Ray Tune 2.60 knows every death but this one, at which it ends the whole study.
     """
     if isinstance(exception, OutOfMemoryError):
-        exception = RayActorError(error_msg=NO_MEMORY)
+        exception = RayActorError(error_msg=no_memory(str(exception)))
     _failed(manager, tracked_actor_task, exception)
 
 

@@ -81,11 +81,17 @@ def quiet() -> None:
         logging.getLogger(chatty).setLevel(logging.CRITICAL)
 
 
+CAUSES = (  # that stand somewhere in the sentence of a library
+    r"Connection (refused|aborted|reset by peer)|timed out|Name or service not known"
+    r"|too many \d+ error responses|disk is full|disk I/O error"
+)
+
+
 def brief(error: Exception) -> str:
     """Returns the last cause of an error, on one short line."""
     text = (str(error) or type(error).__name__).strip().splitlines()[0]
-    cause = re.search(r"(Connection refused|timed out|Name or service not known)", text)
-    return cause.group(1) if cause else text[:200]
+    cause = re.search(CAUSES, text)
+    return cause[0] if cause else text[:200]
 
 
 def shown(uri: str) -> str:
