@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import resource
 import secrets
 import signal
 import socket
@@ -127,12 +128,7 @@ def connected(
     with ExitStack() as stack:
         give_back = stack.enter_context(_aside())
         _tame()
-        try:
-            ray.init(**options)
-        except (ConnectionError, ray.exceptions.AuthenticationError) as error:
-            if address == "local":
-                raise
-            raise _closed(address, "no Ray head, or one with another token") from error
+        _start(options, mark)
 
         def lost(reason: str) -> None:
             _end_all(mark)
@@ -149,6 +145,37 @@ def connected(
         for name in ("ray.tune", "ray.train", "ray.data"):
             logging.getLogger(name).setLevel(logging.ERROR)
         yield Joined(ray.cluster_resources(), pulse)
+
+
+def _start(options: dict[str, Any], mark: str) -> None:
+    """Starts or joins Ray; what keeps it from that is a UserError."""
+    import ray
+
+    local = options["address"] == "local"
+    try:
+        ray.init(**options)
+    except (ConnectionError, ray.exceptions.AuthenticationError) as error:
+        if local:
+            raise _unable(error, mark) from error
+        reason = "no Ray head, or one with another token"
+        raise _closed(options["address"], reason) from error
+    except Exception as error:  # Ray raises no other kind where a process of it does not come up
+        if local:
+            raise _unable(error, mark) from error
+        raise
+
+
+def _unable(error: Exception, mark: str) -> UserError:
+    """Ends what has started of a Ray; returns what to say, with the limits that may be why."""
+    _end_all(mark)
+    limits = {"v": resource.RLIMIT_AS, "f": resource.RLIMIT_FSIZE, "n": resource.RLIMIT_NOFILE}
+    set_to = {letter: resource.getrlimit(one)[0] for letter, one in limits.items()}
+    set_to["n"] = set_to["n"] if set_to["n"] < 256 else resource.RLIM_INFINITY
+    low = [letter for letter, limit in set_to.items() if limit != resource.RLIM_INFINITY]
+    why = (
+        f"; ulimit -{low[0]} may be too low for it: ulimit -{low[0]} says what it is" if low else ""
+    )
+    return UserError(f"Ray cannot start on this machine: {str(error).splitlines()[0][:120]}{why}")
 
 
 def _options(address: str, cpus: float | None, dashboard: bool) -> dict[str, Any]:

@@ -10,11 +10,23 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import ITSELF, RESUMED, Fault, Study, clean, nothing_runs, tmpfs, trained, whole
+from harness import (
+    EPOCHS,
+    ITSELF,
+    RESUMED,
+    SPACE,
+    Fault,
+    Study,
+    clean,
+    nothing_runs,
+    tmpfs,
+    trained,
+    whole,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-FILLS = "import sys, time; x = bytearray(int(sys.argv[1]) << 20); time.sleep(600)"
+FILLS = "import time; print('ready', flush=True); input(); x = b'1' * (4000 << 20); time.sleep(600)"
 
 
 def fill(disk: Path) -> Path:
@@ -91,22 +103,32 @@ def test_the_disk_of_mlflow_is_full_for_a_while(
     fault("the disk of MLflow's store is full for 15 s", "a tmpfs, filled", seen, ITSELF)
 
 
-def test_the_memory_monitor_ends_a_trial(
-    study: Study, values: dict[int, float], fault: Fault
-) -> None:
+def test_the_memory_monitor_ends_a_trial(study: Study, fault: Fault) -> None:
     """Somebody else fills the machine for a while: Ray's monitor ends a trial to make room."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     study.environment = {"RAY_memory_usage_threshold": str(used() + 3 * 2**30 / total)}
-    driver = study.tune("--max-failures", "10")
-    trained(driver, study)
-    before = study.ended()
-    with subprocess.Popen([sys.executable, "-c", FILLS, "4000"]) as other:
-        driver.until(lambda: len(set(driver.processes("ray::Implicit"))) == 0, 60)
-        other.kill()
+    longer = SPACE.replace(f": {EPOCHS}", ": 600")  # so that it is still there when memory is short
+    (study.home / "space.yaml").write_text(longer)
+    words = [sys.executable, "-c", FILLS]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        other.stdout.readline()
+        driver = study.tune(trials=2)
+        driver.until(lambda: study.epochs(0) > 3)
+        other.stdin.write(b"now\n")
+        other.stdin.flush()
+        try:
+            driver.until(lambda: "Ray's memory monitor ended the process" in driver.said, 60)
+        finally:
+            other.kill()
     clean(driver.ends(0))
-    whole(study, values, before)
-    caused = "somebody else takes the machine's memory"
-    fault("Ray's memory monitor ends a trial", caused, "nothing", f"{ITSELF}, from its state")
+    assert [one.state.name for one in study.trials().values()] == ["COMPLETE"] * 2
+    for number in range(2):
+        assert [row["epoch"] for row in study.rows(number)] == list(range(1, 601))
+    nothing_runs(study)
+    caused, seen = "somebody else takes the machine's memory", "what ended it, and what it had"
+    fault("Ray's memory monitor ends a trial", caused, seen, f"{ITSELF}, from its state")
 
 
 def used() -> float:
@@ -116,10 +138,22 @@ def used() -> float:
     return 1 - kb["MemAvailable"] / kb["MemTotal"]
 
 
-@pytest.mark.parametrize("limit", ["-n 64", "-u 32", "-v 3000000", "-f 20000"])
-def test_a_limit_is_too_low(study: Study, limit: str) -> None:
+@pytest.mark.parametrize(
+    ("limit", "name"),
+    [("-n 64", "64 open files"), ("-v 3000000", "3 GB of addresses"), ("-f 8", "8 kB a file")],
+)
+def test_a_limit_is_low(
+    study: Study, values: dict[int, float], limit: str, name: str, fault: Fault
+) -> None:
     driver = study.tune(before=f"ulimit {limit}")
     driver.process.wait(200)
-    print(driver.process.returncode, driver.said)
     clean(driver.said)
     nothing_runs(study)
+    name = f"a process may have no more than {name}"
+    if driver.process.returncode == 0:
+        whole(study, values, {})
+        fault(name, f"ulimit {limit}", "nothing", ITSELF)
+        return
+    assert driver.process.returncode == 2, driver.said
+    assert len(driver.said.splitlines()) == 1
+    fault(name, f"ulimit {limit}", "a sentence", "it does not begin")

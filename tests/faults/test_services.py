@@ -53,11 +53,12 @@ class Through(BaseHTTPRequestHandler):
             return
         if self.server.mode == "slow":
             time.sleep(5)
-        behind = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=60)
         kept = {k: v for k, v in self.headers.items() if k.lower() not in LENGTHS}
-        behind.request(self.command, self.path, body, kept)
-        answer = behind.getresponse()
-        content = answer.read()
+        behind = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=60)
+        with contextlib.closing(behind):
+            behind.request(self.command, self.path, body, kept)
+            answer = behind.getresponse()
+            content = answer.read()
         self.send_response(answer.status)
         for name, value in answer.getheaders():
             if name.lower() not in LENGTHS:

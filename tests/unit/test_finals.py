@@ -14,10 +14,12 @@ import pytest
 import ray
 import torch
 from optuna.trial import TrialState, create_trial
+from ray.exceptions import OutOfMemoryError, WorkerCrashedError
 
 from seqtune import checkpoint, state
 from seqtune.data import Dataset, Protocol
 from seqtune.data.generate import make_preset
+from seqtune.errors import Halted
 from seqtune.floors import floors
 from seqtune.options import StudyOptions
 from seqtune.results import Finalist, TrialRow
@@ -253,6 +255,28 @@ def test_pictures_show_whatever_reached_a_value() -> None:
     assert [trial.values for trial in shown] == [[0.3], None, [0.4]]
     assert [trial.params for trial in shown] == [{"x": 0.5}] * 3
     assert shown[0].intermediate_values == {1: 0.1, 2: 0.3, 3: 0.2}
+
+
+@pytest.mark.parametrize("error", [OutOfMemoryError("no"), WorkerCrashedError()])
+def test_a_test_that_the_machine_had_no_memory_for_is_made_again(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    slept: list[float] = []
+
+    def get(job: Any) -> Any:
+        if isinstance(job, Exception):
+            raise job
+        return job
+
+    monkeypatch.setattr(ray, "get", get)
+    monkeypatch.setattr(time, "sleep", slept.append)
+    jobs: Any = iter([error, error, "FINALIST"])
+    assert finals._outcome(error, lambda: next(jobs)) == "FINALIST"
+    assert slept == list(finals.PAUSES[:3])
+    with pytest.raises(Halted, match="evaluation on test did not come to its end: "):
+        finals._outcome(error, lambda: error)
+    with pytest.raises(ValueError, match="our own"):
+        finals._outcome(ValueError("our own"), lambda: pytest.fail("tried again"))
 
 
 @pytest.mark.usefixtures("ray_local")

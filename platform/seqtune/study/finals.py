@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import optuna
 import ray
 from optuna.trial import TrialState, create_trial
+from ray.exceptions import OutOfMemoryError, WorkerCrashedError
 
 from seqtune.data import Dataset
+from seqtune.errors import Halted
 from seqtune.floors import Floor
 from seqtune.options import StudyOptions, TrainOptions, command, shared
 from seqtune.results import Finalist, StudyResult, TrialRow
 from seqtune.space.asked import AskedStudy
 from seqtune.study import final
 from seqtune.study.counting import Counting
+from seqtune.study.deaths import last_line
 from seqtune.study.events import track_end
 from seqtune.study.importance import Importances, importances
 from seqtune.study.plan import Plan
 from seqtune.study.store import best_value, open_study, optuna_storage, trial_rows
 from seqtune.track import Tracker
 from seqtune.words import written
+
+PAUSES = (2, 5, 10, 20, 40, 60, 60)  # seconds in which a machine may have memory again
 
 
 @dataclass(frozen=True)
@@ -66,21 +73,43 @@ def find_finals(
     tested = {row.number: row for row in rows[:1] if row.value is not None}
     tested |= {best.number: best} if best else {}
     test = ray.remote(num_cpus=plan.cpus, num_gpus=plan.gpus, max_retries=2)(final.test)
-    jobs = {}
+    starts: dict[int, Callable[[], Any]] = {}
     for number, row in tested.items():
         champion = plan.folder / "champion" if best and number == best.number else None
         told = opened.study.get_trials(deepcopy=False)[number].intermediate_values
         epochs = [epoch for epoch in sorted(told) if epoch <= (row.epoch or 0)] or [row.epoch or 1]
-        jobs[number] = test.remote(plan, number, dict(row.params), data, champion, epochs)
+        values = dict(row.params)
+        starts[number] = partial(test.remote, plan, number, values, data, champion, epochs)
+    jobs = {number: start() for number, start in starts.items()}
     shown = _shown(opened.study)
     shares = importances(opened.study)  # while the tests run
     opened.close()
-    finalists = {number: ray.get(job) for number, job in jobs.items()}
+    finalists = {number: _outcome(job, starts[number]) for number, job in jobs.items()}
     floors = counting.floors()
     notes = [one.note for one in finalists.values() if one.note]
     if counting.failed:
         notes.append(f"the floors could not be counted: {counting.failed}")
     return Finals(rows, shown, shares, finalists, floors, tuple(notes))
+
+
+def _outcome(job: Any, again: Callable[[], Any]) -> Finalist:
+    """Waits for a task, which is started again where the machine had no memory for it.
+
+    Raises:
+        Halted: it has had none for minutes, or the task's process crashes each time.
+    """
+    pauses = iter(PAUSES)
+    while True:
+        try:
+            found: Finalist = ray.get(job)
+        except (OutOfMemoryError, WorkerCrashedError) as error:
+            if (pause := next(pauses, None)) is None:
+                reason = last_line(error)
+                raise Halted(f"the evaluation on test did not come to its end: {reason}") from error
+            time.sleep(pause)
+            job = again()
+        else:
+            return found
 
 
 def _shown(study: optuna.Study) -> optuna.Study:

@@ -83,15 +83,15 @@ def quiet() -> None:
 
 CAUSES = (  # that stand somewhere in the sentence of a library
     r"Connection (refused|aborted|reset by peer)|timed out|Name or service not known"
-    r"|too many \d+ error responses|disk is full|disk I/O error"
+    r"|too many \d+ error responses|disk is full|No space left on device|disk I/O error"
 )
 
 
 def brief(error: Exception) -> str:
     """Returns the last cause of an error, on one short line."""
-    text = (str(error) or type(error).__name__).strip().splitlines()[0]
+    text = (str(error) or type(error).__name__).strip()
     cause = re.search(CAUSES, text)
-    return cause[0] if cause else text[:200]
+    return cause[0] if cause else text.splitlines()[0][:200]
 
 
 def shown(uri: str) -> str:
