@@ -20,7 +20,7 @@ from seqtune.study.store import open_study, storage_url
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
-TRIALS = 3
+TRIALS = 4  # as many as there are kinds of damage
 Damage = Callable[[Path], object]
 
 
@@ -100,22 +100,39 @@ def goes_on(storage: Path, before: dict[int, float | None]) -> str:
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("name", ["state.pt", "history.json", "ranks.parquet", "trial.json"])
-def test_a_file_of_a_trial(storage: Path, name: str, damage: str, fault: Fault) -> None:
-    before, folder = values(storage), storage / "mine" / "trials"
+def test_the_state_of_the_best_trial(storage: Path, damage: str, fault: Fault) -> None:
+    before = values(storage)
     best = max(before, key=lambda n: before[n] or 0)
     curve = curves(storage)[best]
-    DAMAGES[damage](folder / f"{best:04d}" / name)
+    DAMAGES[damage](storage / "mine" / "trials" / f"{best:04d}" / "state.pt")
     said = goes_on(storage, before)
-    aside = [path.name for path in folder.iterdir() if "aside" in path.name]
-    if name == "state.pt" or (name == "history.json" and damage != "lost"):
-        assert f"{best:04d}/{name}" in said.replace("\n", "")
-        assert aside == [f"{best:04d}.aside-1"]
-        assert curves(storage)[best][: len(curve)] == curve  # trained again to the same values
-    else:
-        assert aside == []
-    seen = "file and reason, and where it is kept" if aside else "nothing"
-    fault(f"{name} of the best trial: {damage}", "the file is damaged", seen, RESUMED)
+    assert f"{best:04d}/state.pt" in said.replace("\n", "")
+    assert asides(storage) == [f"{best:04d}.aside-1"]
+    assert curves(storage)[best][: len(curve)] == curve  # trained again to the same values
+    seen = "file and reason, and where it is kept"
+    fault(f"state.pt of the best trial: {damage}", "the file is damaged", seen, RESUMED)
+
+
+@pytest.mark.parametrize("name", ["history.json", "ranks.parquet", "trial.json"])
+def test_files_of_the_trials(storage: Path, name: str, fault: Fault) -> None:
+    """Of the first trial it is lost, of the second empty, and so on."""
+    before = values(storage)
+    for number, damage in enumerate(DAMAGES.values()):
+        damage(storage / "mine" / "trials" / f"{number:04d}" / name)
+    said = goes_on(storage, before).replace("\n", "")
+    unbelievable = {n for n, damage in enumerate(DAMAGES) if damage != "lost"}
+    expected = unbelievable if name == "history.json" else set()
+    assert asides(storage) == [f"{number:04d}.aside-1" for number in sorted(expected)]
+    assert all(f"{number:04d}/{name}" in said for number in expected)
+    for number, damage in enumerate(DAMAGES):
+        seen = "file and reason, and where it is kept" if number in expected else "nothing"
+        fault(f"{name} of a trial: {damage}", "the file is damaged", seen, RESUMED)
+
+
+def asides(storage: Path) -> list[str]:
+    """The folders of trials that were set aside."""
+    folder = storage / "mine" / "trials"
+    return sorted(path.name for path in folder.iterdir() if "aside" in path.name)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

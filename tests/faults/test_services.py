@@ -6,16 +6,18 @@ import contextlib
 import http.client
 import os
 import shutil
+import signal
 import subprocess
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import ITSELF, Fault, Study, clean, trained, whole
+from harness import ITSELF, RESUMED, Fault, Study, clean, trained, whole
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -202,3 +204,50 @@ def test_postgresql_is_restarted(
     whole(study, values, before)
     name = f"is away for {away} s" if away else "is restarted"
     fault(f"Optuna's PostgreSQL {name}", "pg_ctl stop -m immediate, start", "nothing", ITSELF)
+
+
+def test_secrets_are_nowhere(
+    study: Study,
+    values: dict[int, float],
+    proxy: Proxy,
+    postgres: Postgres,
+    tmp_path: Path,
+    fault: Fault,
+) -> None:
+    """A study is run, interrupted, resumed and ends, with secrets wherever one can put them."""
+    secret = {
+        name: f"s3cr3t{uuid.uuid4().hex}" for name in ("uri", "base", "key", "id", "password")
+    }
+    uri = f"http://someone:{secret['uri']}@127.0.0.1:{proxy.server_address[1]}"
+    study.optuna = study.optuna.replace("tuner@", f"tuner:{secret['base']}@")
+    study.environment = {
+        "SEQTUNE_OPTUNA_STORAGE": study.optuna,
+        "AWS_SECRET_ACCESS_KEY": secret["key"],
+        "AWS_ACCESS_KEY_ID": secret["id"],
+        "MLFLOW_TRACKING_USERNAME": "someone",
+        "MLFLOW_TRACKING_PASSWORD": secret["password"],
+        "TMPDIR": str(tmp_path / "t"),
+    }
+    (tmp_path / "t").mkdir()
+    driver = study.tune("--tracking-uri", uri)
+    trained(driver, study)
+    before = study.ended()
+    os.killpg(driver.process.pid, signal.SIGINT)
+    said = driver.ends(130)
+    said += study.resume("--tracking-uri", uri)
+    whole(study, values, before)
+    places = [tmp_path, Path(os.environ["RAY_TMPDIR"]), Path.home() / ".ray"]
+    files = [path for place in places for path in place.rglob("*") if path.is_file()]
+    assert any("session_" in str(path) for path in files), "Ray's logs are looked at too"
+    assert any(path.name == "server.db" for path in files), "and so is MLflow"
+    found = {
+        (name, str(path))
+        for path in files
+        for content in [path.read_bytes()]
+        for name, hidden in secret.items()
+        if hidden.encode() in content
+    }
+    assert found == set()
+    assert not [name for name, hidden in secret.items() if hidden in said]
+    caused = "passwords and keys in addresses and in the environment"
+    fault("secrets (no file, no line, no record has one)", caused, "*** in their place", RESUMED)
