@@ -224,7 +224,7 @@ def whole(study: Study, values: dict[int, float], before: dict[int, tuple[float,
     nothing_runs(study)
 
 
-def nothing_runs(study: Study, timeout: float = 30) -> None:
+def nothing_runs(study: Study, timeout: float = 120) -> None:
     """No process that the study has started is left."""
     end = time.monotonic() + timeout
     while left := [pid for driver in study.started for pid in driver.processes()]:

@@ -40,7 +40,8 @@ def test_a_trial_is_killed(
     clean(driver.ends(0))
     whole(study, values, before)
     name = {signal.SIGKILL: "is killed", signal.SIGSEGV: "has a segmentation fault"}[number]
-    fault(f"a trial {name}", signal.Signals(number).name, "nothing", f"{ITSELF}, from its state")
+    caused, seen = signal.Signals(number).name, "what it died of"
+    fault(f"a trial {name}", caused, seen, f"{ITSELF}, from its state")
 
 
 def test_a_trial_is_killed_once_too_often(

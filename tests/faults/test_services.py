@@ -177,13 +177,13 @@ class Postgres:
 
 
 @pytest.fixture
-def postgres(study: Study, tmp_path: Path, free_port: int) -> Iterator[Postgres]:
+def postgres(study: Study, tmp_path: Path, module_port: int) -> Iterator[Postgres]:
     pytest.importorskip("psycopg")
     if not shutil.which("initdb") and not [*Path(DEBIAN).glob("*/bin/initdb")]:
         pytest.skip("needs PostgreSQL")
-    one = Postgres(tmp_path / "pg", free_port)
+    one = Postgres(tmp_path / "pg", module_port)
     one.start()
-    study.optuna = f"postgresql+psycopg://tuner@127.0.0.1:{free_port}/postgres"
+    study.optuna = f"postgresql+psycopg://tuner@127.0.0.1:{module_port}/postgres"
     study.environment = {"SEQTUNE_OPTUNA_STORAGE": study.optuna}
     yield one
     with contextlib.suppress(subprocess.CalledProcessError):
