@@ -98,12 +98,16 @@ class Study:
 
     def __init__(self, home: Path) -> None:
         self.home, self.storage = home, home / "results"
-        self.folder = self.storage / "mine"
         self.started: list[Driver] = []
         self.environment: dict[str, str] = {}
         self.store = ""  # of MLflow, where it is not beside the study
         self.optuna = ""  # its database, where it is not in the study's folder
         (home / "space.yaml").write_text(SPACE)
+
+    @property
+    def folder(self) -> Path:
+        """The study's own."""
+        return self.storage / "mine"
 
     def tune(self, *more: str, before: str = "", trials: int = TRIALS) -> Driver:
         """Starts ``seqtune tune``; ``before`` are words for a shell that starts it."""

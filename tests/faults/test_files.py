@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness import RESUMED, Fault
+from harness import RESUMED, Fault, runs_in_mlflow
 
 from seqtune.state import told
 from seqtune.storage import Folder
@@ -57,12 +56,6 @@ def curves(storage: Path) -> dict[int, list[float]]:
     return {n: [row["metrics"]["ndcg@10"] for row in found] for n, found in rows.items()}
 
 
-def runs(storage: Path) -> list[str]:
-    """How the runs of MLflow have ended."""
-    with sqlite3.connect(storage / "mlflow.db") as store:
-        return sorted(status for (status,) in store.execute("select status from runs"))
-
-
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     storage = tmp_path_factory.mktemp("ended") / "results"
@@ -94,7 +87,7 @@ def goes_on(storage: Path, before: dict[int, float | None]) -> str:
     after = values(storage)
     assert {n: after.get(n) for n in before} == before
     assert after.keys() == set(range(TRIALS + 1))
-    assert set(runs(storage)) == {"FINISHED"}
+    assert set(runs_in_mlflow(storage / "mlflow.db")) == {"FINISHED"}
     assert (storage / "mine" / "champion" / "model.json").exists()
     return said
 

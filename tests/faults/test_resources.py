@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -41,47 +42,49 @@ def fill(disk: Path) -> Path:
     return ballast
 
 
+@pytest.fixture
+def disk(study: Study, tmp_path: Path) -> Iterator[Path]:
+    """A small disk, on which the study lies."""
+    with tmpfs(tmp_path / "disk", 48) as one:
+        study.storage = one / "results"
+        yield one
+
+
 def test_the_disk_of_the_study_is_full_for_a_while(
-    study: Study, values: dict[int, float], tmp_path: Path, fault: Fault
+    study: Study, values: dict[int, float], disk: Path, fault: Fault
 ) -> None:
-    with tmpfs(tmp_path / "disk", 48) as disk:
-        study.storage = disk / "results"
-        study.folder = study.storage / "mine"
-        driver = study.tune()
-        trained(driver, study)
-        before = study.ended()
-        ballast = fill(disk)
-        time.sleep(20)
-        assert driver.process.poll() is None, driver.said
-        assert f"the disk of {study.folder} has" in driver.said
-        ballast.unlink()
-        said = driver.ends(0)
-        clean(said)
-        assert "there is room again" in said
-        whole(study, values, before)
+    driver = study.tune()
+    trained(driver, study)
+    before = study.ended()
+    ballast = fill(disk)
+    time.sleep(20)
+    assert driver.process.poll() is None, driver.said
+    assert f"the disk of {study.folder} has" in driver.said
+    ballast.unlink()
+    said = driver.ends(0)
+    clean(said)
+    assert "there is room again" in said
+    whole(study, values, before)
     caused, seen = "a tmpfs, filled", "the disk, what is left and needed, and the end of it"
     fault("the disk is full for 20 s", caused, seen, f"{ITSELF}, when there is room")
 
 
 def test_the_disk_of_the_study_stays_full(
-    study: Study, values: dict[int, float], tmp_path: Path, fault: Fault
+    study: Study, values: dict[int, float], disk: Path, fault: Fault
 ) -> None:
-    with tmpfs(tmp_path / "disk", 48) as disk:
-        study.storage = disk / "results"
-        study.folder = study.storage / "mine"
-        driver = study.tune()
-        trained(driver, study)
-        before = study.ended()
-        ballast = fill(disk)
-        time.sleep(10)
-        os.killpg(driver.process.pid, signal.SIGINT)
-        said = driver.ends(130)
-        clean(said)
-        assert said.splitlines()[-2] == "Stopped. Continue with:"
-        nothing_runs(study)
-        ballast.unlink()
-        clean(study.resume())
-        whole(study, values, before)
+    driver = study.tune()
+    trained(driver, study)
+    before = study.ended()
+    ballast = fill(disk)
+    time.sleep(10)
+    os.killpg(driver.process.pid, signal.SIGINT)
+    said = driver.ends(130)
+    clean(said)
+    assert said.splitlines()[-2] == "Stopped. Continue with:"
+    nothing_runs(study)
+    ballast.unlink()
+    clean(study.resume())
+    whole(study, values, before)
     seen = "the disk, what is left and needed; the command"
     fault("the disk stays full, then Ctrl-C", "a tmpfs, filled", seen, RESUMED)
 
