@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray import tune
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune.execution import class_cache
@@ -36,6 +40,42 @@ def test_a_death_by_the_memory_monitor_is_the_death_of_an_actor(
         assert str(error) == NO_MEMORY
     with pytest.raises(RuntimeError, match="unexpected"):  # any other death is Tune's own affair
         manager._actor_task_failed(tracked_actor_task=task, exception=ValueError("x"))
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_as_it_takes_over_a_trial_is_one_failure(
+    tmp_path: Path, ray_local: object
+) -> None:
+    class Mortal(tune.Trainable):
+        """Dies once, when it has ended a trial and is given the next."""
+
+        def step(self) -> dict[str, object]:
+            return {"value": self.config["number"], "done": True}
+
+        def reset_config(self, new_config: dict[str, object]) -> bool:
+            died = tmp_path / "died"
+            if not died.exists():
+                died.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return True
+
+        def save_checkpoint(self, checkpoint_dir: str) -> None:
+            pass
+
+    results = tune.Tuner(
+        Mortal,
+        param_space={"number": tune.grid_search([0, 1, 2])},
+        tune_config=tune.TuneConfig(max_concurrent_trials=1, reuse_actors=True),
+        run_config=tune.RunConfig(
+            storage_path=str(tmp_path),
+            failure_config=tune.FailureConfig(max_failures=1),
+            verbose=0,
+        ),
+    ).fit()
+    assert (tmp_path / "died").exists()
+    assert [(one.error, one.metrics and one.metrics["value"]) for one in results] == [
+        (None, number) for number in range(3)
+    ]
 
 
 def test_the_keys_are_where_they_are_looked_for() -> None:

@@ -9,6 +9,7 @@ from ray import tune
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune.execution import class_cache
+from ray.tune.execution.tune_controller import TuneController
 
 from seqtune.space.asked import AskedStudy
 from seqtune.study import trial
@@ -25,20 +26,26 @@ if TYPE_CHECKING:
 _failed = RayActorManager._actor_task_failed
 
 
-def _know_memory_deaths(
-    manager: RayActorManager, tracked_actor_task: Any, exception: Exception
-) -> None:
-    """Tells Tune that a trial is dead when Ray's memory monitor has ended it.
+def _know_deaths(manager: RayActorManager, tracked_actor_task: Any, exception: Exception) -> None:
+    """Tells Tune of the deaths of trials that Ray Tune 2.60 does not know.
 
-    Ray Tune 2.60 knows every death but this one, at which it ends the whole study.
+    At one by Ray's memory monitor it ends the whole study. A process that dies while it takes over
+    a trial from the one before counts twice, which fails the trial, or starts it never again.
     """
     if isinstance(exception, OutOfMemoryError):
         exception = RayActorError(error_msg=no_memory(str(exception)))
+    actor = tracked_actor_task._tracked_actor
+    controller = getattr(actor._on_error, "__self__", None)
+    if isinstance(exception, RayActorError) and isinstance(controller, TuneController):
+        trial = controller._actor_to_trial.get(actor)
+        if trial in controller._resetting_trials:
+            controller._resetting_trials.remove(trial)
+            tracked_actor_task._on_error = None  # the actor's says the same
     _failed(manager, tracked_actor_task, exception)
 
 
 # There is no public way.
-RayActorManager._actor_task_failed = _know_memory_deaths  # type: ignore[method-assign,assignment]
+RayActorManager._actor_task_failed = _know_deaths  # type: ignore[method-assign,assignment]
 
 
 def keep_keys_private() -> None:
