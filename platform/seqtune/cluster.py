@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from seqtune.versions import COMMIT, git_commit
 
 PACKAGE = Path(__file__).parent
 MARK = "SEQTUNE_RAY"  # in the environment of all processes of the Ray that a process has started
+LOOPBACK = "127.0.0.1"
 ENDS = (signal.SIGTERM, signal.SIGHUP)  # how a program is asked to end, beside Ctrl-C
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -153,7 +154,8 @@ def _start(options: dict[str, Any], mark: str) -> None:
 
     local = options["address"] == "local"
     try:
-        ray.init(**options)
+        with _loopback() if local else nullcontext():
+            ray.init(**options)
     except (ConnectionError, ray.exceptions.AuthenticationError) as error:
         if local:
             raise _unable(error, mark) from error
@@ -163,6 +165,23 @@ def _start(options: dict[str, Any], mark: str) -> None:
         if local:
             raise _unable(error, mark) from error
         raise
+
+
+@contextmanager
+def _loopback() -> Iterator[None]:
+    """Lets this machine alone reach a Ray that is started within the block.
+
+    Ray 2.60.0 does listen where its node's address says, but takes 127.0.0.1 for a mistake, and
+    puts an address in its place that others can reach.
+    """
+    from ray._private import services
+
+    reachable = services.resolve_ip_for_localhost
+    services.resolve_ip_for_localhost = lambda host: host
+    try:
+        yield
+    finally:
+        services.resolve_ip_for_localhost = reachable
 
 
 def _unable(error: Exception, mark: str) -> UserError:
@@ -185,6 +204,7 @@ def _options(address: str, cpus: float | None, dashboard: bool) -> dict[str, Any
     options |= {"logging_level": logging.ERROR, "configure_logging": True}
     if address == "local":
         options |= {"include_dashboard": dashboard, "num_cpus": cpus}
+        options["_node_ip_address"] = LOOPBACK
         paths = [str(PACKAGE.parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
         os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, paths)))
     else:

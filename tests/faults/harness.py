@@ -109,6 +109,11 @@ class Study:
         """The study's own."""
         return self.storage / "mine"
 
+    @property
+    def going_on(self) -> list[str]:
+        """The word that goes on with it, once there is something to go on with."""
+        return ["--resume"] * (self.folder / "study.json").exists()
+
     def tune(self, *more: str, before: str = "", trials: int = TRIALS) -> Driver:
         """Starts ``seqtune tune``; ``before`` are words for a shell that starts it."""
         words = ["tune", "--model", "sasrec", "--data", "tiny", "--space", "space.yaml"]

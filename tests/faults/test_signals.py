@@ -33,7 +33,7 @@ def test_a_signal(study: Study, values: dict[int, float], name: str, fault: Faul
     fault(why[name], f"{name} to the group", "the command that goes on", RESUMED)
 
 
-@pytest.mark.parametrize("pause", [0.0, 0.3, 2.0])
+@pytest.mark.parametrize("pause", [0.0, 0.3])
 def test_ctrl_c_twice(study: Study, values: dict[int, float], pause: float, fault: Fault) -> None:
     driver = study.tune()
     trained(driver, study)
@@ -53,11 +53,11 @@ def test_ctrl_c_twice(study: Study, values: dict[int, float], pause: float, faul
 
 def test_ctrl_c_at_the_start(study: Study, values: dict[int, float], fault: Fault) -> None:
     for pause in (0.3, 2, 4, 6):
-        driver = study.tune(*["--resume"] * (study.folder / "study.json").exists())
+        driver = study.tune(*study.going_on)
         time.sleep(pause)
         os.killpg(driver.process.pid, signal.SIGINT)
         clean(driver.ends(130))
         nothing_runs(study)
-    clean(study.tune(*["--resume"] * (study.folder / "study.json").exists()).ends(0))
+    clean(study.tune(*study.going_on).ends(0))
     whole(study, values, {})
     fault("Ctrl-C while it starts", "SIGINT after 0.3, 2, 4 and 6 s", "that it stopped", RESUMED)

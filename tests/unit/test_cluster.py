@@ -209,3 +209,30 @@ def test_a_token_that_others_can_reach_is_refused(
         cluster.keep_token_private(make=False)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     cluster.keep_token_private(make=False)
+
+
+LISTENS = "0A"  # a state in /proc/net/tcp
+OWN = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+
+
+@pytest.mark.slow
+def test_nobody_else_can_reach_what_a_local_ray_listens_on(ray_local: object) -> None:
+    import ray
+
+    ray.get(ray.remote(lambda: 0).remote())  # so that there is a worker
+    mark, mine = f"{cluster.MARK}={os.environ[cluster.MARK]}".encode(), str(os.getpid())
+    lines = [
+        line.split()
+        for version in ("tcp", "tcp6")
+        for line in Path("/proc/net", version).read_text().splitlines()[1:]
+    ]
+    hosts = {f"socket:[{one[9]}]": one[1].partition(":")[0] for one in lines if one[3] == LISTENS}
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has just ended, or is another user's
+            if process.name == mine or mark in (process / "environ").read_bytes():
+                name = (process / "comm").read_text().strip()
+                files = [str(file.readlink()) for file in (process / "fd").iterdir()]
+                found |= {(name, hosts[file]) for file in files if file in hosts}
+    assert {"gcs_server", "raylet"} <= {name for name, _ in found}
+    assert {host for _, host in found} <= OWN, found

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from seqtune.storage import Folder
-from seqtune.study.deaths import CRASH, KILLED, NO_MEMORY, SIGNALS, last_line, noted, reason
+from seqtune.study.deaths import CRASH, NO_MEMORY, SIGNALS, last_line, noted, reason
 
+KILLED = "the process of the trial was killed from outside (SIGKILL), or by the system for memory"
 GONE = "ray.exceptions.ActorDiedError: The actor died unexpectedly before finishing this task."
 DIES = """
 import os, sys
@@ -68,6 +69,31 @@ def test_the_last_of_several_deaths_is_meant(tmp_path: Path) -> None:
     assert reason(first, Folder.at(tmp_path)) == "ValueError: no"
     assert reason(f"{first}{memory}", Folder.at(tmp_path)) == NO_MEMORY
     assert reason(f"{memory}Failure # 2 (at one)\n{GONE}", Folder.at(tmp_path)) == KILLED
+
+
+WORKERS = """ray.train.WorkerGroupError: Training failed due to worker errors:
+[Rank 0,2 Error Snippet]:
+Traceback (most recent call last):
+RuntimeError: Connection closed by peer
+[Rank 1 Error Snippet]:
+{death}
+"""
+
+
+def test_of_several_workers_the_one_that_died_is_meant(tmp_path: Path) -> None:
+    folder, who = Folder.at(tmp_path), "the process of worker 1 of the trial"
+    died = WORKERS.format(death=GONE)
+    assert reason(died, folder) == KILLED.replace("the process of the trial", who)
+    (tmp_path / "crash-1.txt").write_text("Fatal Python error: Segmentation fault\n")
+    assert reason(died, folder) == f"{who} crashed: Segmentation fault (SIGSEGV)"
+    raised = WORKERS.format(death="ValueError: no")
+    assert reason(raised, folder) == "RuntimeError: Connection closed by peer"
+
+
+def test_workers_note_their_crashes_beside_each_other(tmp_path: Path) -> None:
+    with noted(Folder.at(tmp_path), 0), noted(Folder.at(tmp_path), 1):
+        assert {path.name for path in tmp_path.iterdir()} == {"crash-0.txt", "crash-1.txt"}
+    assert not [*tmp_path.iterdir()]
 
 
 def test_an_exception_is_its_own_reason(tmp_path: Path) -> None:

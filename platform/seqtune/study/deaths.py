@@ -19,7 +19,10 @@ NO_MEMORY = (
     "smaller batch_size, embedding_size or max_seq_len, or a lower --concurrency, would fit"
 )
 MONITORED = "due to the node running low on memory"  # in the first of Ray's 60 lines
-KILLED = "the process of the trial was killed from outside (SIGKILL), or by the system for memory"
+KILLED = "was killed from outside (SIGKILL), or by the system for memory"
+WORKERS = re.compile(
+    r"^\[Rank ([\d,]+) Error Snippet\]:\n(.*?)(?=^\[Rank |\Z)", re.DOTALL | re.MULTILINE
+)
 SIGNALS = {
     "Segmentation fault": "SIGSEGV",
     "Bus error": "SIGBUS",
@@ -31,13 +34,16 @@ SIGNALS = {
 
 
 @contextmanager
-def noted(folder: Folder) -> Iterator[None]:
-    """Has a crash of this process within the block written into the folder, where it is local."""
+def noted(folder: Folder, rank: int | None = None) -> Iterator[None]:
+    """Has a crash of this process within the block written into the folder, where it is local.
+
+    ``rank`` is that of one of several workers.
+    """
     if folder.local is None:
         yield
         return
     folder.local.mkdir(parents=True, exist_ok=True)
-    path = folder.local / CRASH
+    path = folder.local / _crash(rank)
     with path.open("w") as file:
         faulthandler.enable(file, all_threads=False)
         try:
@@ -47,22 +53,35 @@ def noted(folder: Folder) -> Iterator[None]:
     path.unlink()
 
 
+def _crash(rank: int | None) -> str:
+    return CRASH if rank is None else CRASH.replace(".", f"-{rank}.")
+
+
 def reason(error: str, folder: Folder) -> str:
     """Returns what a trial died of, by what Tune has written and what lies in its folder.
 
-    Tune writes one death after another; the last one is meant.
+    Tune writes one death after another; the last one is meant. Ray Train tells of each worker that
+    has failed: where one has died, the others fail because they miss it.
     """
-    error = error.rpartition("Failure # ")[2]
-    if "died unexpectedly" not in error and "worker process has died" not in error:
+    error, rank, who = error.rpartition("Failure # ")[2], None, "the process of the trial"
+    if workers := WORKERS.findall(error):
+        ranks, error = next((one for one in workers if _died(one[1])), workers[0])
+        rank = int(ranks.partition(",")[0])
+        who = f"the process of worker {rank} of the trial"
+    if not _died(error):
         return last_line(error)
     with suppress(OSError):
-        left = (folder.read(CRASH) or b"").decode(errors="replace")
+        left = (folder.read(_crash(rank)) or b"").decode(errors="replace")
         if said := re.match(r"Fatal Python error: (.+)", left):
             frame = re.search(r'File "(.+)", line (\d+) in (\S+)', left)
             where = f", in {frame[3]} ({frame[1]}, line {frame[2]})" if frame else ""
             name = f" ({SIGNALS[said[1]]})" if said[1] in SIGNALS else ""
-            return f"the process of the trial crashed: {said[1]}{name}{where}"
-    return KILLED
+            return f"{who} crashed: {said[1]}{name}{where}"
+    return f"{who} {KILLED}"
+
+
+def _died(error: str) -> bool:
+    return "died unexpectedly" in error or "worker process has died" in error
 
 
 def last_line(error: object) -> str:

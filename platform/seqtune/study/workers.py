@@ -8,6 +8,7 @@ from seqtune.data import Dataset
 from seqtune.params import Params
 from seqtune.state import Row, flat
 from seqtune.storage import Folder
+from seqtune.study import deaths
 from seqtune.study.loop import fresh_start, train_here
 from seqtune.study.plan import Plan, trial_params
 
@@ -64,12 +65,14 @@ def _worker(config: dict[str, Any]) -> None:
         if config["rows"] is not None and context.get_world_rank() == 0:
             config["rows"].put(row)
 
-    train_here(
-        plan,
-        trial_params(plan.model, config["params"]),
-        config["folder"],
-        dataset,
-        report,
-        rank=context.get_world_rank(),
-        world_size=context.get_world_size(),
-    )
+    folder, rank = config["folder"], context.get_world_rank()
+    with deaths.noted(folder, rank):
+        train_here(
+            plan,
+            trial_params(plan.model, config["params"]),
+            folder,
+            dataset,
+            report,
+            rank=rank,
+            world_size=context.get_world_size(),
+        )
