@@ -356,9 +356,12 @@ def together() -> None:
 
 def side_by_side(n: int) -> list[float]:
     """Returns the targets per second of ``n`` processes that train at the same time."""
-    context = multiprocessing.get_context("spawn")
+    context, data = multiprocessing.get_context("spawn"), made("ml1m")
+    split = Protocol.of(data).split(data)
     barrier, rates = context.Barrier(n), context.Queue()
-    processes = [context.Process(target=one_of_several, args=(barrier, rates)) for _ in range(n)]
+    processes = [
+        context.Process(target=one_of_several, args=(split, barrier, rates)) for _ in range(n)
+    ]
     for process in processes:
         process.start()
     for process in processes:
@@ -367,10 +370,8 @@ def side_by_side(n: int) -> list[float]:
     return [rates.get() for _ in range(rates.qsize())]
 
 
-def one_of_several(barrier: Any, rates: Any) -> None:
+def one_of_several(split: Any, barrier: Any, rates: Any) -> None:
     torch.set_num_threads(1)
-    data = made("ml1m")
-    split = Protocol.of(data).split(data)
     lone = replace(split, valid=split.valid.sample(1, seed=0))
     params = trial_params("sasrec", SASREC | bench.FOREVER)
     meter: Meter | None = None
