@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,6 +166,23 @@ def refusing(place: str) -> Iterator[None]:
     except (OSError, EOFError, RuntimeError, ValueError) as error:  # Arrow's are among them
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise UserError(f"{place}: {reason or type(error).__name__}") from None
+
+
+def make_whole(path: Path, make: Callable[[Path], object]) -> None:
+    """Makes a file that is there whole or not at all, whenever this process is killed.
+
+    ``make`` writes it under the name that it gets. One that is there stays as it is.
+    """
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        make(part)
+        with suppress(FileExistsError):  # somebody was faster
+            path.hardlink_to(part)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def own_scratch() -> Path:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from seqtune.state import Saver
+from seqtune.errors import DamagedError
+from seqtune.state import Saver, load_state
+from seqtune.storage import Folder
 
 
 class Disk:
@@ -119,3 +123,12 @@ def test_an_error_in_writing_is_raised_and_the_row_never_told(disk: Disk, moment
         with pytest.raises(OSError, match="no space left"):
             go_on(saver)
     assert disk.notes == []
+
+
+def test_noise_in_place_of_a_state_is_a_sentence(tmp_path: Path) -> None:
+    """A pickle of noise fails in as many ways as there are bytes: each is the same to a person."""
+    folder, noise = Folder.at(tmp_path), np.random.default_rng(0)
+    for number in range(300):
+        folder.write("state.pt", noise.bytes(200 + number))
+        with pytest.raises(DamagedError, match=r"state\.pt is torn or no state"):
+            load_state(folder)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from seqtune.errors import UserError
-from seqtune.storage import Folder, own_scratch
+from seqtune.storage import Folder, make_whole, own_scratch
 
 
 @pytest.fixture
@@ -139,3 +139,28 @@ def test_the_scratch_folder_is_the_users_own(
     folder.chmod(0o755)
     with pytest.raises(UserError, match="others may enter it; name another temporary folder"):
         own_scratch()
+
+
+def test_a_file_is_made_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "made" / "one.db"
+
+    def torn(part: Path) -> None:
+        part.write_bytes(b"ha")
+        assert not path.exists()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make_whole(path, torn)
+    assert not [*path.parent.iterdir()]
+    make_whole(path, lambda part: part.write_bytes(b"whole"))
+    make_whole(path, torn)  # it is there
+    assert path.read_bytes() == b"whole"
+
+    def slower(part: Path) -> None:
+        part.write_bytes(b"mine")
+        path.write_bytes(b"theirs")
+
+    path.unlink()
+    make_whole(path, slower)
+    assert path.read_bytes() == b"theirs"
+    assert [one.name for one in path.parent.iterdir()] == ["one.db"]

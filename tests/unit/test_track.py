@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import subprocess
 import sys
 import threading
 import time
@@ -20,6 +22,7 @@ from seqtune.errors import UserError
 from seqtune.storage import Folder
 from seqtune.track import Tracker, fetch, store_uri, tracker
 from seqtune.track.undocumented import SEEN, deflated, view
+from seqtune.track.writer import Writer
 
 CLOSED = "http://127.0.0.1:9"  # the discard port: nothing listens there
 
@@ -583,3 +586,28 @@ def test_what_mlflow_does_not_document_was_seen_with_this_release() -> None:
 def no_thread_is_left() -> Iterator[None]:
     yield
     assert [t.name for t in threading.enumerate() if t.name == "mlflow"] == []
+
+
+MAKES = """
+import os, sys
+from pathlib import Path
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+from seqtune.track.writer import Writer
+
+@event.listens_for(Engine, "before_cursor_execute")
+def die(connection, cursor, statement, *rest):
+    if "ALTER TABLE" in statement:
+        os.kill(os.getpid(), 9)
+
+Writer(sys.argv[1], "shop", "shop-1")
+"""
+
+
+def test_a_driver_that_is_killed_leaves_no_half_of_a_store(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/results/mlflow.db"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    killed = subprocess.run([sys.executable, "-c", MAKES, uri], env=environment, check=False)
+    assert killed.returncode == -9
+    assert not (tmp_path / "results" / "mlflow.db").exists()
+    assert Writer(uri, "shop", "shop-1").experiment_id

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from seqtune.errors import Halted, UserError
 from seqtune.results import TrialRow
 from seqtune.space import Space
-from seqtune.storage import Folder
+from seqtune.storage import Folder, make_whole
 from seqtune.study.patient import LAST, PatientStorage
 
 OPTUNA_STORAGE = "SEQTUNE_OPTUNA_STORAGE"  # a database URL, for studies whose driver may move
@@ -81,10 +81,8 @@ def open_study(storage: str, name: str, say: Callable[[str], None] | None = None
         url = make_url(os.path.expandvars(storage))
         shown = f"the Optuna storage {url.render_as_string(hide_password=True)}"
         if url.get_backend_name() == "sqlite" and url.database:
-            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-        address = url.render_as_string(hide_password=False)
-        # A connection that a restart of the database has cut is replaced before it is used.
-        database = PatientStorage(address, engine_kwargs={"pool_pre_ping": True})
+            make_whole(Path(url.database), _make_tables)
+        database = _connect(url.render_as_string(hide_password=False))
         study = optuna.create_study(
             storage=database,
             study_name=name,
@@ -105,6 +103,15 @@ def open_study(storage: str, name: str, say: Callable[[str], None] | None = None
         raise UserError(f"{shown} cannot be opened: {cause}{missing}") from None
     database.say = say or (lambda line: None)
     return Opened(study, database)
+
+
+def _connect(address: str) -> PatientStorage:
+    # A connection that a restart of the database has cut is replaced before it is used.
+    return PatientStorage(address, engine_kwargs={"pool_pre_ping": True})
+
+
+def _make_tables(path: Path) -> None:
+    _connect(f"sqlite:///{path}").engine.dispose()
 
 
 def reopen(opened: Opened, number: int) -> tuple[Trial, dict[int, float]]:

@@ -11,6 +11,7 @@ import json
 import time
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from seqtune.track.pages import PARENT, STATUS
@@ -18,6 +19,17 @@ from seqtune.track.pages import PARENT, STATUS
 Json = dict[str, Any]
 
 SEEN = "3.17.2"
+
+
+def make_store(path: Path) -> None:
+    """Makes the tables of a store in a SQLite file, as the first client of one would."""
+    from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
+
+    engine = create_sqlalchemy_engine(f"sqlite:///{path}")
+    try:
+        _initialize_tables(engine)
+    finally:
+        engine.dispose()
 
 
 def save_view(client: Any, experiment_id: str, key: str, name: str, state: Json) -> None:

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from seqtune.storage import Folder
+from seqtune.storage import Folder, make_whole
 from seqtune.track.champion import METRIC, Registered, register
 from seqtune.track.experiment import STUDY, find_experiment, runs
 from seqtune.track.pages import NOTE, PARENT, STATUS, Links, described
 from seqtune.track.store import quiet
-from seqtune.track.undocumented import save_view, view
+from seqtune.track.undocumented import make_store, save_view, view
 
 Op = dict[str, Any]
 
@@ -45,6 +45,8 @@ class Writer:
         from mlflow import MlflowClient
 
         self.uri, self.study = uri, study
+        if uri.startswith("sqlite:///"):  # a driver that is killed leaves no half of a database
+            make_whole(Path(uri.removeprefix("sqlite:///")), make_store)
         self.client = MlflowClient(uri, registry_uri=uri)
         self.experiment_id = find_experiment(self.client, uri, experiment, study)
         self.trials: dict[int, Trial] = {}
