@@ -78,13 +78,13 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="module")
-def ray_local() -> Iterator[dict[str, float]]:
-    """A Ray of two CPUs in this process, for the tests of one module; gives its resources."""
+def ray_local() -> Iterator[None]:
+    """A Ray of two CPUs in this process, for the tests of one module."""
     from seqtune.cluster import connected
 
     # Ray leaves its choices in the environment, where the next tests would inherit them.
-    with mock.patch.dict(os.environ), connected(cpus=2) as joined:
-        yield joined.resources
+    with mock.patch.dict(os.environ), connected(cpus=2):
+        yield
 
 
 def find_port() -> int:

@@ -19,16 +19,17 @@ from pathlib import Path
 from typing import Any
 
 from seqtune.errors import Halted, UserError
+from seqtune.machines import Machine, kinds, machines
 from seqtune.storage import own_scratch
 from seqtune.versions import COMMIT, git_commit
 
 PACKAGE = Path(__file__).parent
+NO_GPU = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}  # who was given none sees none
 MARK = "SEQTUNE_RAY"  # in the environment of all processes of the Ray that a process has started
 LOOPBACK = "127.0.0.1"
 ENDS = (signal.SIGTERM, signal.SIGHUP)  # how a program is asked to end, beside Ctrl-C
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # MLflow has everything that they would write
@@ -37,6 +38,7 @@ QUIET = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "RAY_task_oom_retries": "2",  # not for ever: of a task that the memory monitor ends
+    **NO_GPU,
 }
 
 
@@ -44,8 +46,10 @@ QUIET = {
 class Joined:
     """A Ray that this process is part of."""
 
-    resources: dict[str, float]
+    machines: list[Machine]
     pulse: Pulse
+    grows: bool  # it is a cluster: machines may join it
+    kinds: list[Machine]  # of which its autoscaler can start more
 
 
 class Pulse:
@@ -145,7 +149,7 @@ def connected(
                 signal.signal(number, signal.default_int_handler)
         for name in ("ray.tune", "ray.train", "ray.data"):
             logging.getLogger(name).setLevel(logging.ERROR)
-        yield Joined(ray.cluster_resources(), pulse)
+        yield Joined(machines(), pulse, grows=address != "local", kinds=kinds())
 
 
 def _start(options: dict[str, Any], mark: str) -> None:
@@ -209,9 +213,10 @@ def _options(address: str, cpus: float | None, dashboard: bool) -> dict[str, Any
         os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, paths)))
     else:
         _knock(address)
-        options["runtime_env"] = {"py_modules": [str(PACKAGE)]}
+        variables = dict(NO_GPU)
         if COMMIT not in os.environ:  # Ray takes a variable from the job or from here, not both
-            options["runtime_env"]["env_vars"] = {COMMIT: git_commit()}
+            variables[COMMIT] = git_commit()
+        options["runtime_env"] = {"py_modules": [str(PACKAGE)], "env_vars": variables}
     if dashboard:
         hook = {"worker_process_setup_hook": keep_address}
         options["runtime_env"] = options.get("runtime_env", {}) | hook
@@ -347,28 +352,6 @@ def _closed(address: str, reason: str) -> UserError:
         "RAY_AUTH_MODE=token and the token (cluster/README.md says how), or unset it to run on "
         "this machine"
     )
-
-
-def nodes() -> list[int]:
-    """Returns the CPUs of each machine that has any."""
-    import ray
-
-    cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-    return [n for n in cpus if n]
-
-
-def busy() -> list[str]:
-    """Says, in a line, that trials will have to wait where others use the cluster now."""
-    import ray
-
-    if not os.environ.get("RAY_ADDRESS"):
-        return []
-    total, free = ray.cluster_resources(), ray.available_resources()
-    used = {name: total.get(name, 0) - free.get(name, 0) for name in ("CPU", "GPU")}
-    parts = [f"{n:g} of {total[name]:g} {name}s" for name, n in used.items() if n > 0]
-    if not parts:
-        return []
-    return [f"others use {' and '.join(parts)} of the cluster: trials start as these become free"]
 
 
 def in_job() -> bool:

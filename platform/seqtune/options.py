@@ -243,6 +243,17 @@ class TrainOptions(JudgedOptions):
     workers: Annotated[
         int, Flag(RESOURCES, "Train in so many processes together.", "N", least=1, most=1000)
     ] = 1
+    gpus_per_worker: Annotated[
+        float | None,
+        Flag(
+            RESOURCES,
+            "Give each of several workers so many GPUs.",
+            "N",
+            least=0,
+            most=1000,
+            shown="1 where there is one for each",
+        ),
+    ] = None
     out: Annotated[
         str | None,
         Flag(

@@ -10,7 +10,6 @@ import stat
 import subprocess
 import sys
 import time
-import types
 from pathlib import Path
 
 import pytest
@@ -158,21 +157,6 @@ def test_a_job_writes_where_it_lasts(given: str | None) -> None:
 
 def test_outside_of_jobs_a_relative_path_is_fine() -> None:
     cluster.check_lasting("--there", "results")
-
-
-def test_who_shares_a_cluster_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    free = {"CPU": 8.0, "GPU": 2.0}
-    ray = types.SimpleNamespace(
-        cluster_resources=lambda: {"CPU": 8.0, "GPU": 2.0, "memory": 1e9},
-        available_resources=lambda: free,
-    )
-    monkeypatch.setitem(sys.modules, "ray", ray)
-    assert cluster.busy() == []  # Ray is this study's own
-    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
-    assert cluster.busy() == []
-    free = {"CPU": 5.5}  # what is used up is left out
-    (line,) = cluster.busy()
-    assert line.startswith("others use 2.5 of 8 CPUs and 2 of 2 GPUs of the cluster:")
 
 
 def test_the_commit_of_a_copy_is_what_its_sender_says(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 # Heavy libraries stay in the rooms that exist for them.
 TENANTS = {
     "mlflow": {"track", "serving"},
-    "ray": {"cluster", "study"},
+    "ray": {"cluster", "machines", "study"},
     "optuna": {"space", "report", "study"},
 }
 

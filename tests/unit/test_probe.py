@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import ray
 
-from seqtune import cluster
 from seqtune.data import Protocol
 from seqtune.data.generate import make_preset
+from seqtune.machines import Machine
 from seqtune.meter import Meter, TimeIsUp
 from seqtune.options import StudyOptions
 from seqtune.space.asked import ask_study
@@ -210,7 +210,7 @@ class Asked:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, found: Share | Exception) -> None:
         self.calls, self.found, self.notes = 0, found, []
         monkeypatch.setattr(resources, "choose", self._choose)
-        monkeypatch.setattr(cluster, "nodes", lambda: [2])
+        monkeypatch.setattr(resources, "machines", lambda: [Machine(2), Machine(0)])
 
     def _choose(self, *_: Any) -> Share:
         self.calls += 1

@@ -19,10 +19,12 @@ from ray import tune
 from ray.train import WorkerGroupError
 
 from seqtune import batches, checkpoint, metrics, state
+from seqtune.cluster import Joined
 from seqtune.data import Protocol
 from seqtune.data.generate import make_preset
 from seqtune.errors import UserError
 from seqtune.evaluate import evaluate
+from seqtune.machines import Machine
 from seqtune.model import model_class
 from seqtune.options import StudyOptions, TrainOptions
 from seqtune.space.asked import AskedStudy, ask_study, ask_training, fit_study
@@ -132,7 +134,10 @@ def test_the_loop_gets_the_place_of_its_worker(
     [
         ({}, "1 at a time, 1 CPU each"),
         ({"concurrency": 3, "cpus": 2}, "3 at a time, 2 CPUs each"),
-        ({"workers": 4, "gpus": 0.5}, "1 at a time, 1 CPU, 0.5 GPU for each of 4 workers"),
+        (
+            {"workers": 4, "gpus": 0.5},
+            "1 at a time, 1 CPU, 0.5 GPU for each of 4 workers, which exchange by NCCL",
+        ),
     ],
 )
 def test_a_plan_says_who_gets_what(plan: dict[str, Any], words: str) -> None:
@@ -337,36 +342,95 @@ def asked_for(**options: Any) -> AskedStudy:
     return ask_study(StudyOptions(**({"model": "sasrec", "data": "tiny"} | options)))
 
 
-RESOURCES = {"CPU": 8.0, "GPU": 2.0}
+BOX = (8, 2)  # CPUs, GPUs
+PLAIN = (8, 0)
+HEAD = (0, 0)  # of a cluster: it does no work
+
+
+def plan_on(
+    *has: tuple[float, float],
+    grows: bool = False,
+    kinds: tuple[tuple[float, float], ...] = (),
+    **options: Any,
+) -> Plan:
+    """Plans a study for machines of so many CPUs and GPUs."""
+    pulse: Any = None
+    there, come = [Machine(*one) for one in has], [Machine(*one) for one in kinds]
+    joined, asked = Joined(there, pulse, grows, come), asked_for(**options).options
+    return resources.make_plan(asked, Protocol.of(TINY), Folder.at("/nowhere"), joined)
 
 
 @pytest.mark.parametrize(
-    ("options", "resources_", "shares"),
+    ("options", "machines", "shares"),
     [
-        ({}, RESOURCES, (1, 1.0, 1, 2)),  # a GPU each
-        ({}, {"CPU": 8.0}, (1, 1.0, 0, 8)),
-        ({"gpus_per_trial": 0.5}, RESOURCES, (1, 1.0, 0.5, 4)),
-        ({"gpus_per_trial": 0}, RESOURCES, (1, 1.0, 0, 8)),
-        ({"cpus_per_trial": 3}, {"CPU": 8.0}, (1, 3, 0, 2)),
-        ({"workers_per_trial": 2}, {"CPU": 8.0}, (2, 1, 0, 4)),
-        ({"concurrency": 3}, {"CPU": 8.0}, (1, 1, 0, 3)),
-        ({"concurrency": 99}, {"CPU": 8.0}, (1, 1, 0, 8)),
+        ({}, [BOX], (1, 4, 1, 2)),  # a GPU each, and half of the CPUs with it
+        ({}, [PLAIN], (1, 1, 0, 8)),
+        ({}, [(64, 8)], (1, 8, 1, 8)),
+        ({}, [(2, 4)], (1, 0.5, 1, 4)),
+        ({}, [(64, 8), (8, 2)], (1, 4, 1, 10)),  # the machine with fewer decides
+        ({}, [BOX, PLAIN], (1, 4, 1, 2)),
+        ({"gpus_per_trial": 0.5}, [BOX], (1, 2, 0.5, 4)),
+        ({"gpus_per_trial": 0.1}, [(10, 1)], (1, 1, 0.1, 10)),
+        ({"gpus_per_trial": 0}, [BOX], (1, 1, 0, 8)),
+        ({"gpus_per_trial": 1, "cpus_per_trial": 1}, [BOX], (1, 1, 1, 2)),
+        ({"cpus_per_trial": 3}, [PLAIN], (1, 3, 0, 2)),
+        ({"cpus_per_trial": 3}, [PLAIN, PLAIN], (1, 3, 0, 4)),  # not 16 / 3
+        ({"workers_per_trial": 2}, [PLAIN], (2, 1, 0, 4)),
+        ({"concurrency": 3}, [PLAIN], (1, 1, 0, 3)),
+        ({"concurrency": 99}, [PLAIN], (1, 1, 0, 8)),
     ],
 )
 def test_a_plan_shares_what_there_is(
-    options: dict[str, Any], resources_: dict[str, float], shares: tuple[float, ...]
+    options: dict[str, Any], machines: list[tuple[float, float]], shares: tuple[float, ...]
 ) -> None:
-    asked = asked_for(**options).options
-    protocol = Protocol.of(TINY)
-    plan = resources.make_plan(asked, protocol, Folder.at("/nowhere"), resources_)
+    plan = plan_on(*machines, **options)
     assert (plan.workers, plan.cpus, plan.gpus, plan.concurrency) == shares
-    assert (plan.model, plan.metric, plan.protocol) == ("sasrec", "ndcg@10", protocol)
+    assert (plan.model, plan.metric, plan.grows) == ("sasrec", "ndcg@10", False)
+    assert plan.protocol == Protocol.of(TINY)
+
+
+def test_a_cluster_is_filled_as_machines_join() -> None:
+    assert plan_on(HEAD, grows=True) == plan_on((1, 0), grows=True)  # nobody is there yet
+    assert plan_on(HEAD, grows=True).grows
+    plan = plan_on(HEAD, grows=True, kinds=((16, 4),))  # an autoscaler at zero
+    assert (plan.cpus, plan.gpus, plan.concurrency, plan.grows) == (4, 1, 1, True)
+    plan = plan_on(HEAD, PLAIN, grows=True, concurrency=40)
+    assert (plan.concurrency, plan.grows) == (40, False)
 
 
 def test_a_trial_that_does_not_fit_is_refused() -> None:
-    asked = asked_for(cpus_per_trial=3, workers_per_trial=3).options
-    with pytest.raises(UserError, match=r"a trial needs 3 x \(3 CPUs, 0 GPUs\), more than the 8"):
-        resources.make_plan(asked, Protocol.of(TINY), Folder.at("/nowhere"), {"CPU": 8.0})
+    for options, machines, sentence in (
+        ({"cpus_per_trial": 3, "workers_per_trial": 3}, [PLAIN], "more than the 8 CPUs and 0"),
+        ({"gpus_per_trial": 1}, [PLAIN], "more than the 8 CPUs and 0 GPUs there are; lower --work"),
+        ({"cpus_per_trial": 9}, [PLAIN, PLAIN], "more than the 16 CPUs and 0 GPUs there are"),
+    ):
+        with pytest.raises(UserError, match=r"^a trial needs \d x \(") as refused:
+            plan_on(*machines, **options)
+        assert sentence in str(refused.value)
+
+
+def test_a_shape_that_no_machine_of_a_cluster_holds_is_refused() -> None:
+    needs = r"a trial needs 1 x \(9 CPUs, 0 GPUs\), and the largest machine has 8 CPUs and 0 GPUs"
+    with pytest.raises(UserError, match=needs):
+        plan_on(HEAD, PLAIN, grows=True, cpus_per_trial=9)
+    with pytest.raises(UserError, match=needs):
+        plan_on(HEAD, grows=True, kinds=(PLAIN,), cpus_per_trial=9)
+    assert plan_on(HEAD, PLAIN, grows=True, kinds=((16, 0),), cpus_per_trial=9).cpus == 9
+    assert plan_on(HEAD, grows=True, cpus_per_trial=9).cpus == 9  # who knows what will join
+
+
+def test_several_workers_follow_the_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, there = plan_in(Path("/nowhere"), workers=2, cpus=2), [Machine(8), Machine(3)]
+    monkeypatch.setattr(resources, "machines", lambda: there)
+    joined: Any = SimpleNamespace(kinds=[])
+    assert resources.at_a_time(plan, joined) == 2  # four and one fit
+    there += [Machine(4)]
+    assert resources.at_a_time(plan, joined) == 3
+    joined.kinds = [Machine(8)]
+    assert resources.at_a_time(plan, joined) == 4  # one waits, for which a machine may start
+    there.clear()
+    joined.kinds = []
+    assert resources.at_a_time(plan, joined) == 1
 
 
 # What is handed to Ray Tune
@@ -440,6 +504,10 @@ def test_workers_bring_their_own_resources(tuned: Callable[..., Any]) -> None:
     assert given["resources"].bundles == [{"memory": 1.0}]
     assert given["tune"].reuse_actors is False
     assert tuned({"gpus": 0.5})["resources"].bundles == [{"CPU": 1.0, "GPU": 0.5}]
+
+
+def test_tune_sees_by_itself_what_joins(tuned: Callable[..., Any]) -> None:
+    assert tuned({"concurrency": 2, "grows": True})["tune"].max_concurrent_trials is None
 
 
 def test_the_searcher_is_made_from_what_is_asked(tmp_path: Path) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from ray import tune
 
 from seqtune.cluster import ENDS
+from seqtune.machines import described, machines
 from seqtune.report.view import StudyView
 from seqtune.study import deaths
 from seqtune.study.counting import Counting
@@ -49,6 +51,27 @@ class Watch(Protocol):
         """Raises what ends it."""
 
 
+class Waiting:
+    """Says, every few minutes in which no trial can run, what is missing."""
+
+    FIRST, AGAIN = 60.0, 300.0  # seconds
+
+    def __init__(self, plan: Plan, say: Callable[[str], None]) -> None:
+        self._plan, self._say = plan, say
+        self._next = time.monotonic() + self.FIRST
+
+    def look(self, trials: list[Any]) -> None:
+        """Is called each time that Tune has gone once around its loop."""
+        now, states = time.monotonic(), {trial.status for trial in trials}
+        if "PENDING" not in states or "RUNNING" in states:
+            self._next = now + self.FIRST
+        elif now >= self._next:
+            self._next = now + self.AGAIN
+            needs = f"{self._plan.cpus:g} CPUs and {self._plan.gpus:g} GPUs"
+            there = described(machines())
+            self._say(f"no trial runs: the next waits for {needs} free on one machine ({there})")
+
+
 class Messenger(tune.Callback):
     """Passes what Tune reports on to the view, to MLflow and, for reasons, to the searcher."""
 
@@ -65,6 +88,7 @@ class Messenger(tune.Callback):
         self.counting: Counting | None = counting  # until its floors are told
         self.metric, self.searched = plan.metric, {d.name for d in searcher.space.dimensions}
         self.searcher, self.plan, self.view, self.tracker = searcher, plan, view, tracker
+        self.waiting = Waiting(plan, view.note)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune saves its callbacks; a resumed study makes its own
@@ -73,6 +97,7 @@ class Messenger(tune.Callback):
         """Tune has gone once around its loop."""
         for watch in self.watches:
             watch.check()
+        self.waiting.look(trials)
         if self.counting is not None and self.counting.done():
             self.view.floors_counted(self.counting.floors())
             self.counting = None

@@ -13,7 +13,7 @@ from seqtune.meter import TimeIsUp
 from seqtune.results import Finalist
 from seqtune.state import Row, State, best_of, load_state
 from seqtune.storage import Folder
-from seqtune.study.loop import device, fresh_start, train_here
+from seqtune.study.loop import device, fresh_start, threads, train_here
 from seqtune.study.plan import Plan, trial_params
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def test(
     Weights that are lost are trained again, through ``epochs``: those with an evaluation, up to the
     best one.
     """
-    fresh_start(plan.cpus)
+    fresh_start(threads(plan))
     folder, note = plan.trial_folder(number), ""
     try:
         state = load_state(folder, plan.owner(trial_params(plan.model, params)))

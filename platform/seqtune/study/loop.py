@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from seqtune.data import Dataset
+from seqtune.machines import here
 from seqtune.params import Params
 from seqtune.state import Home, Row, Saver, State, all_told, keep_told, load_state, save_state, told
 from seqtune.storage import Folder
@@ -110,7 +112,19 @@ def train_here(
 
 
 def device() -> Any:
-    """Returns the device that this process was given."""
+    """Returns the device that Ray gave this process; one that Ray did not start takes a GPU."""
     import torch
 
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    ray = sys.modules.get("ray")
+    given = torch.cuda.is_available()
+    if given and ray is not None and ray.is_initialized():
+        given = bool(ray.get_runtime_context().get_accelerator_ids()["GPU"])
+    return torch.device("cuda" if given else "cpu")
+
+
+def threads(plan: Plan) -> float:
+    """Returns the CPUs of a process of a trial: with a GPU, all that come with it here."""
+    if not plan.gpus:
+        return plan.cpus
+    own = here()
+    return max(plan.cpus, own.cpus * plan.gpus / own.gpus) if own.gpus else plan.cpus

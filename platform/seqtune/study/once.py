@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ConfigDict
@@ -14,6 +15,7 @@ from typing_extensions import TypedDict
 
 from seqtune.data import Dataset, protocol_of, read
 from seqtune.errors import DamagedError, UserError
+from seqtune.machines import check_seen
 from seqtune.meter import TimeIsUp
 from seqtune.options import TrainOptions
 from seqtune.params import Params
@@ -26,6 +28,7 @@ from seqtune.study.counting import count
 from seqtune.study.final import evaluate_on_test, write_checkpoint
 from seqtune.study.loop import train_here
 from seqtune.study.plan import LENGTH, Plan, trial_params
+from seqtune.study.resources import fit, shape
 from seqtune.study.workers import train_in_workers
 
 if TYPE_CHECKING:
@@ -66,7 +69,7 @@ def train_once(asked: Asked[TrainOptions], view: TrainView) -> TrainResult:
         view.evaluated(row)
     try:
         if plan.workers > 1:
-            _train_in_own_workers(plan, built, training, dataset, view)
+            _train_in_own_workers(plan, options, built, training, dataset, view)
         else:
             stop = _deadline(began, options.time_budget, training)
             with suppress(TimeIsUp):
@@ -201,13 +204,27 @@ def _finish(
 
 
 def _train_in_own_workers(
-    plan: Plan, params: Params, folder: Folder, dataset: Dataset, view: TrainView
+    plan: Plan,
+    options: TrainOptions,
+    params: Params,
+    folder: Folder,
+    dataset: Dataset,
+    view: TrainView,
 ) -> None:
     from ray.util.queue import Queue
 
     from seqtune import cluster
 
-    with cluster.connected():
+    with cluster.connected() as joined:
+        gpus, workers = options.gpus_per_worker, plan.workers
+        if gpus is None and sum(one.gpus for one in (*joined.machines, *joined.kinds)) < workers:
+            gpus = 0
+        cpus, gpus = shape(None, gpus, joined)
+        fit(workers, cpus, gpus, joined, "--workers or --gpus-per-worker")
+        plan = replace(plan, cpus=cpus, gpus=gpus)
+        if joined.grows:
+            check_seen(plan.folder, "--storage" if options.out is None else "--out")
+        view.note(plan.describe_workers())
         rows = Queue(actor_options={"num_cpus": 0})
         follower = threading.Thread(target=_follow, args=(rows, view), daemon=True)
         follower.start()

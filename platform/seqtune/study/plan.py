@@ -26,6 +26,7 @@ class Plan:
     cpus: float = 1  # of each worker
     gpus: float = 0
     concurrency: int = 1  # trials at a time
+    grows: bool = False  # more at a time as machines join
     study: str = ""  # its id
 
     def trial_folder(self, number: int) -> Folder:
@@ -40,10 +41,19 @@ class Plan:
 
     def describe(self) -> str:
         """Says who gets what: ``2 at a time, 1 CPU each``."""
-        cpus = f"{self.cpus:g} CPU{'s' * (self.cpus > 1)}"
+        now = f"{self.concurrency} at a time" + ", more as machines join" * self.grows
+        if self.workers > 1:
+            return f"{now}, {self.describe_workers()}"
+        return f"{now}, {self._share()} each"
+
+    def describe_workers(self) -> str:
+        """Says what several workers get, and how they exchange gradients."""
+        by = "NCCL" if self.gpus else "gloo"
+        return f"{self._share()} for each of {self.workers} workers, which exchange by {by}"
+
+    def _share(self) -> str:
         gpus = f", {self.gpus:g} GPU" if self.gpus else ""
-        workers = f" for each of {self.workers} workers" if self.workers > 1 else " each"
-        return f"{self.concurrency} at a time, {cpus}{gpus}{workers}"
+        return f"{self.cpus:g} CPU{'s' * (self.cpus > 1)}{gpus}"
 
 
 def trial_params(model: str, values: dict[str, Any]) -> Params:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
-from seqtune import cluster
+from seqtune.cluster import Joined
 from seqtune.data import Dataset, Protocol
 from seqtune.errors import UserError
+from seqtune.machines import Machine, busy, machines
 from seqtune.options import StudyOptions
 from seqtune.space.asked import AskedStudy
 from seqtune.storage import Folder
@@ -29,41 +30,81 @@ def cpus_wanted(options: StudyOptions) -> float | None:
 
 
 def make_plan(
-    options: StudyOptions,
-    protocol: Protocol,
-    folder: Folder,
-    resources: Mapping[str, float],
-    study: str = "",
+    options: StudyOptions, protocol: Protocol, folder: Folder, joined: Joined, study: str = ""
 ) -> Plan:
     """Decides what a trial gets, and how many run at a time.
 
     One CPU a trial, unless it is measured (``share_cpus``): two trials of one thread mostly get
-    more done than one of two. ``study`` is the study's id.
+    more done than one of two. With a GPU, a trial gets the CPUs that come with it. ``study`` is the
+    study's id.
 
     Raises:
-        UserError: not even one trial fits.
+        UserError: not even one trial fits, nor will.
     """
-    cpus, gpus = resources.get("CPU", 1), resources.get("GPU", 0)
-    plan = Plan(
+    workers = options.workers_per_trial
+    cpus, gpus = shape(options.cpus_per_trial, options.gpus_per_trial, joined)
+    flags = "--workers-per-trial, --cpus-per-trial or --gpus-per-trial"
+    fitting = fit(workers, cpus, gpus, joined, flags) // workers
+    concurrency = max(1, min(options.concurrency or fitting, fitting))
+    if joined.grows and options.concurrency is not None:
+        concurrency = options.concurrency
+    return Plan(
         model=options.model,
         metric=options.metric,
         protocol=protocol,
         folder=folder,
-        workers=options.workers_per_trial,
-        cpus=1 if options.cpus_per_trial is None else options.cpus_per_trial,
-        gpus=min(gpus, 1) if options.gpus_per_trial is None else options.gpus_per_trial,
+        workers=workers,
+        cpus=cpus,
+        gpus=gpus,
+        concurrency=concurrency,
+        grows=joined.grows and options.concurrency is None,
         study=study,
     )
-    fits = [cpus / (plan.cpus * plan.workers)] if plan.cpus else []
-    fits += [gpus / (plan.gpus * plan.workers)] if plan.gpus else []
-    fitting = int(min(fits, default=1))
-    if fitting < 1:
-        raise UserError(
-            f"a trial needs {plan.workers} x ({plan.cpus:g} CPUs, {plan.gpus:g} GPUs), more than "
-            f"the {cpus:g} CPUs and {gpus:g} GPUs there are; lower --workers-per-trial, "
-            "--cpus-per-trial or --gpus-per-trial"
-        )
-    return replace(plan, concurrency=min(options.concurrency or fitting, fitting))
+
+
+def shape(cpus: float | None, gpus: float | None, joined: Joined) -> tuple[float, float]:
+    """Returns the CPUs and GPUs of one process: what is asked for, or what suits the machines.
+
+    A GPU where there is one, and the CPUs that come with it on the machine that has the fewest.
+    """
+    owners = [one for one in (*joined.machines, *joined.kinds) if one.gpus]
+    if gpus is None:
+        gpus = min(1, max((one.gpus for one in owners), default=0))
+    if cpus is None:
+        each = [one.cpus * gpus / one.gpus for one in owners if gpus]
+        cpus = min(each, default=1)
+        cpus = float(int(cpus)) if cpus >= 1 else cpus or 1
+    return cpus, gpus
+
+
+def fit(workers: int, cpus: float, gpus: float, joined: Joined, flags: str) -> int:
+    """Returns how many processes of that shape the machines hold at a time.
+
+    On a cluster that has no machine for work yet, or starts machines by itself, that may be 0.
+
+    Raises:
+        UserError: there are too few, and there will be no more; ``flags`` says what to lower.
+    """
+    every = [*joined.machines, *joined.kinds]
+    fits = sum(one.holds(cpus, gpus) for one in joined.machines)
+    needs = f"a trial needs {workers} x ({cpus:g} CPUs, {gpus:g} GPUs)"
+    if fits < workers and not joined.grows:
+        total = Machine(sum(one.cpus for one in every), sum(one.gpus for one in every))
+        raise UserError(f"{needs}, more than the {total} there are; lower {flags}")
+    work = [one for one in every if one.cpus]
+    if work and not any(one.holds(cpus, gpus) for one in work):
+        largest = max(work, key=lambda one: (one.gpus if gpus else 0, one.cpus))
+        raise UserError(f"{needs}, and the largest machine has {largest}; lower {flags}")
+    return fits
+
+
+def at_a_time(plan: Plan, joined: Joined) -> int:
+    """Returns how many trials of several workers the machines that are there now can run.
+
+    One more waits where an autoscaler can start machines for it.
+    """
+    fits = sum(one.holds(plan.cpus, plan.gpus) for one in machines())
+    return max(1, fits // plan.workers + bool(joined.kinds))
 
 
 def share_cpus(
@@ -79,9 +120,10 @@ def share_cpus(
     A study that is resumed keeps what it began with, where the machine is the same.
     """
     options = asked.options
-    possible = ways(cluster.nodes(), options.trials)
+    cpus = [int(one.cpus) for one in machines() if one.cpus >= 1]
+    possible = ways(cpus, options.trials)
     said = options.concurrency is not None or options.cpus_per_trial is not None
-    if said or plan.gpus or plan.workers > 1 or len(possible) < 2 or cluster.busy():
+    if said or plan.gpus or plan.workers > 1 or len(possible) < 2 or busy():
         return None
     if options.resume:
         kept = Share(**identity.about.share) if identity.about.share else None

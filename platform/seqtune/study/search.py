@@ -101,6 +101,7 @@ class OptunaSearcher(Searcher):
         self.space, self.storage, self.name, self.say = space, storage, name, say
         self.trials, self.seed, self.resume = trials, seed, resume
         self.folder, self.owner = folder, owner
+        self.limit: Callable[[], int] | None = None  # says how many trials may run now
         self.notes: list[str] = []  # what the user should know at the end
         self._again: list[int] | None = None  # numbers to hand out again; None: not opened yet
         self._numbers: dict[str, int] = {}  # Tune's id -> number, of trials to be told
@@ -116,6 +117,8 @@ class OptunaSearcher(Searcher):
         self._tell_failed()
         if len(self._numbers) >= self._most and time.monotonic() < self._held_until:
             return None  # Tune asks again
+        if self.limit is not None and len(self._numbers) >= self.limit():
+            return None
         replay, values = "", {}
         if self._again:
             stored = opened.study.get_trials(deepcopy=False)[self._again.pop(0)]
@@ -192,12 +195,12 @@ class OptunaSearcher(Searcher):
         self._numbers, self._failed = state["numbers"], state["failed"]
 
     def __getstate__(self) -> dict[str, Any]:
-        dropped = ("storage", "say", "_opened", "_handles", "_taken", "_count", "_draws")
+        dropped = ("storage", "say", "limit", "_opened", "_handles", "_taken", "_count", "_draws")
         return {key: value for key, value in vars(self).items() if key not in dropped}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self.say = None
+        self.say = self.limit = None
         self.storage = ""  # to be set again before the study can be opened
         self._forget()
 

@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import ray
 
 from seqtune import cluster
 from seqtune.data import Dataset, Protocol, protocol_of, read
+from seqtune.machines import busy, check_seen
 from seqtune.options import DATA, SEARCH, WHAT, StudyOptions, declared
 from seqtune.report.view import StudyView
 from seqtune.results import StudyResult
@@ -29,7 +31,7 @@ from seqtune.study.identity import Identity, claimed, tags
 from seqtune.study.lease import LostError
 from seqtune.study.plan import Plan
 from seqtune.study.publish import publish
-from seqtune.study.resources import cpus_wanted, make_plan, share_cpus, shared
+from seqtune.study.resources import at_a_time, cpus_wanted, make_plan, share_cpus, shared
 from seqtune.study.search import OptunaSearcher
 from seqtune.study.store import optuna_storage
 from seqtune.study.tuner import search_all
@@ -76,11 +78,15 @@ def _run(
     view.preparing("starting Ray")
     dashboard = options.workers_per_trial > 1
     with cluster.connected(cpus_wanted(options), dashboard, abandon) as joined:
+        plan = make_plan(options, protocol, identity.folder, joined, identity.about.id)
+        if joined.grows:
+            check_seen(identity.folder, "--storage")
         data = ray.put(dataset)
-        plan = make_plan(options, protocol, identity.folder, joined.resources, identity.about.id)
         view.preparing("deciding how many trials run at a time")
         share = share_cpus(asked, dataset, plan, data, identity, view.note)
         plan, identity = shared(plan, identity, share)
+        if plan.grows and plan.workers > 1:  # else Tune looks whether there is room for a trial
+            searcher.limit = partial(at_a_time, plan, joined)
         identity = identity.keep(searcher.open().study)
         _introduce(view, asked, dataset, plan, share.why if share else "")
         interrupts = Interrupts()
@@ -124,7 +130,7 @@ def _searcher(asked: AskedStudy, identity: Identity, say: Callable[[str], None])
 
 def _introduce(view: StudyView, asked: AskedStudy, dataset: Dataset, plan: Plan, why: str) -> None:
     """Says what is about to run: notes first, then model, data, protocol and resources."""
-    for note in (*asked.notes, *dataset.notes, *cluster.busy()):
+    for note in (*asked.notes, *dataset.notes, *busy()):
         view.note(note)
     options, names = asked.options, len(asked.space.dimensions)
     reason = f" ({why})" if why else ""

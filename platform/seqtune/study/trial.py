@@ -14,7 +14,7 @@ from seqtune.errors import DamagedError
 from seqtune.state import all_told, flat, load_state, told
 from seqtune.storage import Folder
 from seqtune.study import deaths
-from seqtune.study.loop import fresh_start, hopeless, train_here
+from seqtune.study.loop import fresh_start, hopeless, threads, train_here
 from seqtune.study.plan import Plan, trial_params
 from seqtune.study.workers import train_in_workers
 
@@ -31,7 +31,7 @@ def run(config: dict[str, Any], plan: Plan, data: list[Any]) -> None:
     import ray
     from ray import tune
 
-    fresh_start(plan.cpus)
+    fresh_start(threads(plan))
     folder = plan.trial_folder(config["number"])
     try:
         params = trial_params(plan.model, config["params"])

@@ -85,7 +85,7 @@ def search_all(
             search_alg=searcher,
             scheduler=make_scheduler(options.scheduler, asked.space.epochs),
             num_samples=-1,  # the searcher knows when to stop
-            max_concurrent_trials=plan.concurrency,
+            max_concurrent_trials=None if plan.grows else plan.concurrency,
             time_budget_s=asked.time_budget,
             reuse_actors=alone,
             trial_name_creator=_trial_name,

@@ -9,7 +9,7 @@ from seqtune.params import Params
 from seqtune.state import Row, flat
 from seqtune.storage import Folder
 from seqtune.study import deaths
-from seqtune.study.loop import fresh_start, train_here
+from seqtune.study.loop import fresh_start, threads, train_here
 from seqtune.study.plan import Plan, trial_params
 
 
@@ -57,7 +57,7 @@ def _worker(config: dict[str, Any]) -> None:
 
     plan: Plan = config["plan"]
     dataset: Dataset = ray.get([config["dataset"]])[0]
-    fresh_start(plan.cpus)
+    fresh_start(threads(plan))
     context = ray.train.get_context()
 
     def report(row: Row) -> None:
