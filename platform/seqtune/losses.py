@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seqtune.errors import UserError
+from seqtune.group import gathered, place
 from seqtune.negatives import Negatives, distinct
 
 
@@ -164,12 +165,14 @@ def info_nce(
     temperature: float = 1.0,
     similarity: Literal["dot", "cos"] = "dot",
     same: Tensor | None = None,
+    gather: bool = False,
 ) -> Tensor:
     """Returns InfoNCE of two views (B, D), summed over their 2B rows.
 
     sum_r [ log sum_{c != r} exp(sim(z_r, z_c) / tau) - sim(z_r, z_partner) / tau ] over the 2B rows
     z of both views: all rows but itself and its partner are a row's negatives. With ``same`` (B,),
-    say the target of each row, rows of an equal value are not negatives of each other.
+    say the target of each row, rows of an equal value are not negatives of each other. ``gather``
+    takes the rows of all workers that share the batch as negatives of a worker's own.
 
     van den Oord et al. (arXiv 1807.03748); in this form Chen et al., SimCLR (arXiv 2002.05709).
     """
@@ -177,18 +180,26 @@ def info_nce(
         rows = torch.cat([first.float(), second.float()])  # (2B, D)
         if similarity == "cos":
             rows = F.normalize(rows, dim=1)
-        partner = torch.arange(len(rows), device=rows.device).roll(len(first))
-        excluded = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
+        columns, start = gathered(rows) if gather else (rows, 0)  # (C, D), C >= 2B
+        own = start + torch.arange(len(rows), device=rows.device)
+        partner = own.roll(len(first))
+        excluded = own[:, None] == torch.arange(len(columns), device=rows.device)
         if same is not None:
             both = same.repeat(2)
-            excluded = (both[:, None] == both).scatter(1, partner[:, None], False)
-        logits = (rows @ rows.T / temperature).masked_fill(excluded, -torch.inf)
+            others = gathered(both)[0] if gather else both
+            excluded = (both[:, None] == others).scatter(1, partner[:, None], False)
+        logits = (rows @ columns.T / temperature).masked_fill(excluded, -torch.inf)
         return F.cross_entropy(logits, partner, reduction="sum")
 
 
 def l2(table: Tensor, items: Tensor) -> Tensor:
-    """Returns half the squared norm of the distinct item vectors among ``items``, padding aside."""
-    ids, fresh = distinct(items)
+    """Returns half the squared norm of the distinct item vectors among ``items``, padding aside.
+
+    Of several workers each adds its share of the distinct items of the whole batch.
+    """
+    (ids, fresh), (rank, n) = distinct(gathered(items.flatten())[0]), place()
+    if n > 1:
+        fresh = fresh & (ids % n == rank)
     return 0.5 * (F.embedding(ids, table).float().square().sum(1) * fresh).sum()
 
 

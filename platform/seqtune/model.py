@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from seqtune import losses
 from seqtune.catalogue import check_model
+from seqtune.group import gathered
 from seqtune.negatives import Negatives, Sampler, seen_keys
 from seqtune.nn import Transformer
 from seqtune.params import Params as AnyParams
@@ -305,7 +306,8 @@ class Encoder(Model):
         n_pool = int(self.in_batch * p.neg_samples)
         sampler = Sampler(self.n_items, p.neg_samples, sharing, p.reject, self.seen, n_pool)
         rows = batch.where // batch.items.shape[1]
-        return sampler.draw(batch.targets, rows, batch.users, rng, pool=batch.items)
+        pool = gathered(batch.items.flatten())[0] if n_pool else batch.items
+        return sampler.draw(batch.targets, rows, batch.users, rng, pool)
 
     def penalty(self, batch: Batch) -> dict[str, Term]:
         """Returns the L2 term of the item vectors of a batch; none where its weight is 0."""

@@ -279,6 +279,13 @@ Similarity = Annotated[
     Literal["dot", "cos"],
     Field(description="Two views are compared by their dot product or by their cosine."),
 ]
+GatherNegatives = Annotated[
+    bool,
+    Field(
+        description="Of several workers each takes the rows of all as negatives, as one worker "
+        "would; false takes its own alone."
+    ),
+]
 
 # Hyperparameter, or several, to where its default comes from: "paper", "official" (the authors'
 # code) or "ours: why".

@@ -939,6 +939,7 @@ EFFECTS = [
     for name in NAMES
     for field, info in fields(name).items()
     if not params.is_fixed(info)
+    and field != "gather_negatives"  # about several workers: tests/unit/test_train.py
     # Every run has a seed, also of what has no chance in it.
     and (field != "seed" or catalogue.declaration(name).is_trained)
 ]

@@ -8,7 +8,7 @@ states of two views of each history s of n items, made by two operators:
     mask     floor(mask_gamma n) items become MASK
     reorder  a contiguous piece of floor(reorder_beta n) items is shuffled
 
-A history of one item is its own view. Negatives are the other rows of the batch on the same worker,
+A history of one item is its own view. Negatives are the other rows of the batch,
 so batch_size is part of the objective. Body and main loss are those of SASRec's defaults.
 
 The paper samples negatives (``loss_type=sampled_softmax``) and takes dot products (``sim_type``),
@@ -32,7 +32,7 @@ from torch import Tensor
 from seqtune import losses
 from seqtune.model import Batch, History, Term, TransformerEncoder
 from seqtune.nn import ItemEmbedding, Transformer, draw_positions, initialise_normal
-from seqtune.params import Blocks, LossWeight, Similarity, Sources, Temperature
+from seqtune.params import Blocks, GatherNegatives, LossWeight, Similarity, Sources, Temperature
 
 
 class CL4SRec(TransformerEncoder):
@@ -44,6 +44,7 @@ class CL4SRec(TransformerEncoder):
         ssl_lambda: LossWeight = 0.1
         tau: Temperature = 1.0
         sim_type: Similarity = "cos"
+        gather_negatives: GatherNegatives = True
         crop_eta: float = Field(
             0.6, gt=0, le=1, description="Crop keeps the share eta of a history."
         )
@@ -59,6 +60,7 @@ class CL4SRec(TransformerEncoder):
 
         sources: ClassVar[Sources] = {
             "tau": "paper",
+            "gather_negatives": "ours: so that several workers train as one does",
             "sim_type": "ours: over rows, dot products drown the main loss",
             "ssl_lambda": "ours: the weight that DuoRec gives its contrast",
             "crop_eta mask_gamma reorder_beta distinct_ops": "ours: as in the code of DuoRec's "
@@ -79,7 +81,7 @@ class CL4SRec(TransformerEncoder):
         terms = super().loss(batch, rng)
         if p.ssl_lambda:
             first, second = self.encode_views(*self.views(batch, rng))
-            total = losses.info_nce(first, second, p.tau, p.sim_type)
+            total = losses.info_nce(first, second, p.tau, p.sim_type, gather=p.gather_negatives)
             terms["ssl"] = Term(total, 2 * len(first), p.ssl_lambda)
         return terms
 

@@ -15,7 +15,7 @@ RecBole's SASRec with cross entropy over all items, plus InfoNCE between states
     us_x  ssl_lambda_sem InfoNCE(h', h_s): one term, the DuoRec of the paper.
 
 The dropout is the augmentation: rates far below .5 make h and h' alike. Negatives are the other
-rows of the batch on the same worker. ``train_mode`` prefixes is the authors' way. With rows, cross
+rows of the batch. ``train_mode`` prefixes is the authors' way. With rows, cross
 entropy covers every position at once, and InfoNCE takes one target of each row at random: an
 unbiased sample of the prefixes, in batches of other company, at a fraction of the cost.
 
@@ -37,6 +37,7 @@ from seqtune.nn import ItemEmbedding, Transformer, initialise_normal
 from seqtune.params import (
     BatchSize,
     Blocks,
+    GatherNegatives,
     LossWeight,
     Similarity,
     Sources,
@@ -66,6 +67,7 @@ class DuoRec(TransformerEncoder):
         )
         tau: Temperature = 1.0
         sim_type: Similarity = "dot"
+        gather_negatives: GatherNegatives = True
         mask_same_target: bool = Field(
             False, description="Rows with the same target are not negatives of each other."
         )
@@ -73,6 +75,7 @@ class DuoRec(TransformerEncoder):
         sources: ClassVar[Sources] = {
             "batch_size train_mode ssl_type ssl_lambda ssl_lambda_sem": "official",
             "tau sim_type mask_same_target": "official",
+            "gather_negatives": "ours: so that several workers train as one does",
         }
 
     params: Params
@@ -119,7 +122,7 @@ class DuoRec(TransformerEncoder):
 
         def term(first: Tensor, second: Tensor, weight: float) -> Term:
             same = targets if p.mask_same_target else None
-            total = losses.info_nce(first, second, p.tau, p.sim_type, same)
+            total = losses.info_nce(first, second, p.tau, p.sim_type, same, p.gather_negatives)
             return Term(total, 2 * len(first), weight)
 
         if p.ssl_type == "un":

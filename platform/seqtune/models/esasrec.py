@@ -9,7 +9,7 @@ RecSys 2025, arXiv 2508.06450. Blocks of LiGR (2502.03417), and sampled softmax 
     loss = logsumexp(s+, s_1, .., s_k) - s+         k uniform draws
 
 A gate reads x as it is; nothing normalises the last block's output. ``mn_ratio`` r takes int(r k)
-negatives from the distinct items of a worker's batch. ``logq`` subtracts log training counts from
+negatives from the distinct items of the batch. ``logq`` subtracts log training counts from
 all scores in the loss, also for uniform negatives, as the authors do; 0 is taken for 1. Their code
 is ``neg_sharing=position reject=none attn_dropout_prob=<dropout_prob>``, and draws W_q, W_k, W_v as
 one matrix. ``use_ligr=false`` is its SASRec less an output projection, where that masks the keys of

@@ -26,6 +26,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from seqtune import losses
+from seqtune.group import place
 from seqtune.model import Batch, Contract, Encoder, History, Term
 from seqtune.nn import ItemEmbedding, UserEmbedding, initialise_normal
 from seqtune.params import (
@@ -151,5 +152,5 @@ class FOSSIL(Encoder):
             return {}
         total = losses.l2(self.item_embedding.weight, batch.items)
         total = total + losses.l2(self.output()[0], batch.targets)
-        lags = self.eta.square().sum() + self.user_eta(batch.users).square().sum()
+        lags = self.eta.square().sum() / place()[1] + self.user_eta(batch.users).square().sum()
         return {"l2": Term(total + lags / 2, len(batch.items), weight)}
