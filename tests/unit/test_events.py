@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from optuna.trial import TrialState
 
 from seqtune.data import Protocol
 from seqtune.space import load_space
@@ -47,9 +48,9 @@ def messenger(said: list[tuple[Any, ...]], tmp_path: Path) -> Messenger:
     return Messenger(searcher, plan, *ears, [SimpleNamespace(check=lambda: None)], counting)  # type: ignore[arg-type]
 
 
-def a_trial(number: int = 3, replay: str = "", **last: Any) -> Any:
+def a_trial(number: int = 3, **last: Any) -> Any:
     params = {"learning_rate": 0.01, "max_seq_len": 50}
-    config = {"number": number, "params": params, "replay": replay}
+    config = {"number": number, "params": params}
     last = {"best": 0.5, "best_epoch": 4} | last
     return SimpleNamespace(config=config, last_result=last, trial_id=f"t{number}")
 
@@ -95,8 +96,6 @@ def test_a_result_is_shown_with_the_studys_metric_and_tracked_with_all(
         (a_trial(finished=True), "complete", "finished", 0.5),
         (a_trial(finished=False), "pruned", "pruned", 0.5),
         (a_trial(finished=True, failed="out of memory"), "failed", "failed", None),
-        (a_trial(finished=True, replay="pruned"), "pruned", "pruned", 0.5),
-        (a_trial(finished=False, replay="complete"), "complete", "finished", 0.5),
     ],
 )
 def test_an_end_is_what_it_is(
@@ -110,14 +109,36 @@ def test_an_end_is_what_it_is(
     messenger.plan.trial_folder(3).write("ranks.parquet", b"")
     messenger.on_trial_complete(1, [], trial)
     reason = trial.last_result.get("failed", "")
-    replayed = ("replayed", bool(trial.config["replay"]))
-    assert told(said, "view") == [("trial_ended", 3, status, value, reason, replayed)]
+    assert told(said, "view") == [("trial_ended", 3, status, value, reason, ("replayed", False))]
     *uploads, end = told(said, "tracker")
     found = {} if value is None else {"hr@5": 0.5, "epoch": 4}
     assert end == ("trial_ended", 3, tracked, found, reason or None)
     folder = messenger.plan.trial_folder(3)
     kept = [("upload", folder, ["ranks.parquet"], ("trial", 3))]
     assert uploads == ([] if value is None else kept)
+
+
+def test_a_trial_that_had_ended_is_told_again_with_its_curve(
+    messenger: Messenger, said: list[tuple[Any, ...]]
+) -> None:
+    ended: Any = SimpleNamespace(
+        number=3, state=TrialState.PRUNED, user_attrs={"params": {"learning_rate": 0.01}}
+    )
+    row = {"epoch": 7, "hr@5": 0.3, "best": 0.4, "best_epoch": 5, "time": 99.0}
+    messenger.retell(ended, [row])
+    assert told(said, "view") == [
+        ("trial_started", 3, {"learning_rate": 0.01}, ("is_default", False)),
+        ("trial_result", 3, 7, 0.3, 0.4),
+        ("trial_ended", 3, "pruned", 0.4, "", ("replayed", True)),
+    ]
+    assert told(said, "tracker") == [
+        ("trial_started", 3, {"learning_rate": 0.01}),
+        ("trial_result", 3, 7, {"hr@5": 0.3}, ("time", 99.0)),
+        ("trial_ended", 3, "pruned", {"hr@5": 0.4, "epoch": 5}, None),
+    ]
+    said.clear()
+    messenger.retell(ended, [])  # nothing is left of its curve
+    assert [words[1] for words in told(said, "view")] == [3, 3]
 
 
 def test_the_reason_of_an_error_reaches_the_searcher_the_screen_and_mlflow(

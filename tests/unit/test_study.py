@@ -30,7 +30,7 @@ from seqtune.options import StudyOptions, TrainOptions
 from seqtune.space.asked import AskedStudy, ask_study, ask_training, fit_study
 from seqtune.state import Row
 from seqtune.storage import Folder
-from seqtune.study import final, loop, once, resources, study, trial, tuner
+from seqtune.study import final, loop, once, past, resources, study, trial, tuner
 from seqtune.study.plan import Plan, trial_params
 from seqtune.study.schedulers import Asha
 from seqtune.study.search import OptunaSearcher
@@ -71,11 +71,8 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return rows
 
 
-def run(
-    plan: Plan, params: dict[str, Any], replay: str = "", number: int = 3, **values: float
-) -> None:
-    config = {"number": number, "params": params, "replay": replay, "values": values}
-    trial.run(config, plan, [TINY])
+def run(plan: Plan, params: dict[str, Any], number: int = 3) -> None:
+    trial.run({"number": number, "params": params}, plan, [TINY])
 
 
 def test_a_trial_trains_with_its_own_hyperparameters(told: list[Any], tmp_path: Path) -> None:
@@ -156,21 +153,22 @@ def test_a_model_that_looks_at_times_is_tested_with_them(tmp_path: Path) -> None
     assert 0 < found["ndcg@10"] < 1
 
 
-@pytest.mark.parametrize("replay", ["pruned", "complete"])
-def test_a_replayed_trial_tells_its_curve_and_trains_nothing(
-    told: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replay: str
-) -> None:
+def ended_trial(**values: float) -> Any:
+    """Trial 3 as Optuna has it, with the value of each epoch."""
+    reported = {int(epoch): value for epoch, value in values.items()}
+    return SimpleNamespace(
+        number=3, user_attrs={"params": SMALL}, intermediate_values=reported, state=None
+    )
+
+
+def test_the_curve_of_a_trial_that_has_ended_is_that_of_its_folder(tmp_path: Path) -> None:
     plan = plan_in(tmp_path)
     train_trial(plan, 3)
     rows = state.told(plan.trial_folder(3))
-    if replay == "pruned":  # the scheduler stopped it after its first epoch
-        rows = rows[:1]
-        owner = plan.owner(trial_params("sasrec", SMALL))
-        state.keep_told(plan.trial_folder(3), rows, owner)
-    monkeypatch.setattr(trial, "train_here", lambda *_, **__: pytest.fail("trained"))
-    monkeypatch.setattr(trial, "load_state", lambda *_: pytest.fail("weights were read"))
-    run(plan, SMALL, replay)
-    assert told == [{**state.flat(row), "replayed": True} for row in rows]
+    assert past.curve(plan, ended_trial(**{"1": 0.9})) == ([state.flat(row) for row in rows], "")
+    owner = plan.owner(trial_params("sasrec", SMALL))
+    state.keep_told(plan.trial_folder(3), rows[:1], owner)  # pruned, with a later state
+    assert past.curve(plan, ended_trial())[0] == [state.flat(rows[0])]
 
 
 def test_a_finished_trial_that_was_not_told_as_such_trains_nothing(
@@ -230,20 +228,17 @@ def test_a_folder_of_other_hyperparameters_is_nobodys(told: list[Any], tmp_path:
 
 
 @pytest.mark.parametrize("lost", ["damaged", "missing"])
-def test_a_replayed_trial_whose_curve_is_lost_has_that_of_optuna(
-    told: list[Any], tmp_path: Path, lost: str
-) -> None:
+def test_a_curve_that_is_lost_is_that_of_optuna(tmp_path: Path, lost: str) -> None:
     plan = plan_in(tmp_path)
     if lost == "damaged":
         plan.trial_folder(3).write("history.json", b"no")
-    run(plan, SMALL, "complete", **{"1": 0.2, "10": 0.1, "2": 0.3})
-    rows = told[lost == "damaged" :]
+    rows, note = past.curve(plan, ended_trial(**{"1": 0.2, "10": 0.1, "2": 0.3}))
     assert [(row["epoch"], row["ndcg@10"], row["best"], row["best_epoch"]) for row in rows] == [
         (1, 0.2, 0.2, 1),
         (2, 0.3, 0.3, 2),
         (10, 0.1, 0.3, 2),
     ]
-    assert ("its values are Optuna's" in told[0].get("note", "")) == (lost == "damaged")
+    assert ("kept as 0003.aside-1, and its values are Optuna's" in note) == (lost == "damaged")
 
 
 def test_an_interrupted_trial_tells_what_was_and_goes_on(told: list[Any], tmp_path: Path) -> None:
@@ -463,7 +458,9 @@ def tuned(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
         monkeypatch.setattr(searcher, "close", lambda *, rest: closed.append(rest))
         given["searcher"] = searcher
         plan = plan_in(Path("/nowhere"), **(plan_changes or {}))
-        tuner.search_all(asked, searcher, plan, "DATA", [])
+        messenger: Any = SimpleNamespace(view=None, retell=lambda *_: pytest.fail("nothing ended"))
+        tuner.search_all(asked, searcher, plan, "DATA", messenger)
+        assert given["run"].callbacks == [messenger]
         assert closed == [True]
         return given | {"plan": plan}
 
@@ -497,6 +494,34 @@ def test_the_scheduler_is_that_of_the_options_for_the_epochs_of_the_space(
     assert isinstance(tuned()["tune"].scheduler, Asha)
     assert tuned(set=("epochs=30",))["tune"].scheduler._max_t == 31
     assert not isinstance(tuned(scheduler="none")["tune"].scheduler, Asha)
+
+
+def test_a_resumed_study_tells_the_scheduler_of_what_has_ended(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tuned: Callable[..., Any]
+) -> None:
+    plan, known, retold = plan_in(tmp_path), list[Any](), list[Any]()
+    plan.trial_folder(3).write("history.json", b"no")
+    asked = asked_for()
+    searcher = OptunaSearcher(asked.space, "sqlite://", "x", metric="ndcg@10")
+    searcher.past = [ended_trial(**{"10": 0.2, "30": 0.3})]
+    monkeypatch.setattr(searcher, "close", lambda *, rest: None)
+    monkeypatch.setattr(
+        tune,
+        "Tuner",
+        lambda *_, tune_config, **__: SimpleNamespace(
+            fit=lambda: known.append(tune_config.scheduler)
+        ),
+    )
+    messenger: Any = SimpleNamespace(
+        view=SimpleNamespace(note=retold.append), retell=lambda *words: retold.append(words)
+    )
+    tuner.search_all(asked, searcher, plan, "DATA", messenger)
+    assert "its values are Optuna's" in retold[0]
+    assert [row["best"] for row in retold[1][1]] == [0.2, 0.3]
+    (scheduler,) = known
+    rungs = {milestone: list(seen.values()) for milestone, seen in scheduler._brackets[0]._rungs}
+    assert rungs[10] == [0.2]
+    assert rungs[30] == [0.3]
 
 
 def test_workers_bring_their_own_resources(tuned: Callable[..., Any]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from optuna.trial import FrozenTrial
 from ray import tune
 
 from seqtune.cluster import ENDS
@@ -18,6 +19,7 @@ from seqtune.study import deaths
 from seqtune.study.counting import Counting
 from seqtune.study.plan import Plan
 from seqtune.study.search import OptunaSearcher
+from seqtune.study.store import STATUS
 from seqtune.track import Tracker
 
 
@@ -102,9 +104,22 @@ class Messenger(tune.Callback):
             self.view.floors_counted(self.counting.floors())
             self.counting = None
 
+    def retell(self, trial: FrozenTrial, rows: list[dict[str, Any]]) -> None:
+        """Tells of a trial that had ended before the study was resumed, and of its curve.
+
+        MLflow is told again: the driver may have died before it could.
+        """
+        number, last = trial.number, rows[-1] if rows else {}
+        self._started(number, trial.user_attrs["params"])
+        for row in rows:
+            self._evaluated(number, row)
+        self._ended(number, STATUS[trial.state], last, replayed=True)
+
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """A trial starts, or starts again after a crash."""
-        number, params = trial.config["number"], trial.config["params"]
+        self._started(trial.config["number"], trial.config["params"])
+
+    def _started(self, number: int, params: dict[str, Any]) -> None:
         searched = {name: value for name, value in params.items() if name in self.searched}
         self.view.trial_started(number, searched, is_default=number == 0)
         self.tracker.trial_started(number, params)
@@ -115,9 +130,11 @@ class Messenger(tune.Callback):
         """A trial was evaluated."""
         if "note" in result:
             self.view.note(f"trial {trial.config['number']}: {result['note']}")
-        if "epoch" not in result:  # it says why a trial failed, or what was wrong before it starts
-            return
-        number, epoch = trial.config["number"], result["epoch"]
+        if "epoch" in result:  # else it says why a trial failed, or what was wrong before it starts
+            self._evaluated(trial.config["number"], result)
+
+    def _evaluated(self, number: int, result: dict[str, Any]) -> None:
+        epoch = result["epoch"]
         self.view.trial_result(number, epoch, result[self.metric], result["best"])
         points = {k: v for k, v in result.items() if "@" in k or k.startswith(("train_", "eval_"))}
         if "time" in result:  # else it is Optuna's, and MLflow had it
@@ -129,7 +146,7 @@ class Messenger(tune.Callback):
         ended = (
             "failed" if reason else "complete" if trial.last_result.get("finished") else "pruned"
         )
-        self._ended(trial, trial.config["replay"] or ended, reason)
+        self._ended(trial.config["number"], ended, trial.last_result, reason)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """A trial has died, and is tried again.
@@ -147,21 +164,24 @@ class Messenger(tune.Callback):
         """A trial has failed for good."""
         reason = self._reason(trial)
         self.searcher.give_reason(trial.trial_id, reason)
-        self._ended(trial, "failed", reason)
+        self._ended(trial.config["number"], "failed", trial.last_result, reason)
 
     def _reason(self, trial: Any) -> str:
         # Tune's get_error looks into the storage, where the file comes after this call.
         written = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
         return deaths.reason(written, self.plan.trial_folder(trial.config["number"]))
 
-    def _ended(self, trial: Any, status: str, reason: str) -> None:
-        # A replayed trial is told to MLflow again: the driver may have died before it could.
-        number, result = trial.config["number"], trial.last_result
-        best = result.get("best") if status != "failed" else None
-        replayed = bool(trial.config["replay"])
+    def _ended(
+        self,
+        number: int,
+        status: str,
+        last: dict[str, Any],
+        reason: str = "",
+        replayed: bool = False,
+    ) -> None:
+        best = last.get("best") if status != "failed" else None
         self.view.trial_ended(number, status, best, reason, replayed=replayed)
-        epoch = result.get("best_epoch")
-        track_end(self.tracker, self.plan, number, status, best, epoch, reason)
+        track_end(self.tracker, self.plan, number, status, best, last.get("best_epoch"), reason)
 
 
 def track_end(

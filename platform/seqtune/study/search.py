@@ -30,7 +30,6 @@ from seqtune.study import record
 from seqtune.study.samplers import DRAWS, Draws
 from seqtune.study.store import (
     OPTUNA_STORAGE,
-    STATUS,
     Opened,
     best_epoch,
     keep_space,
@@ -53,11 +52,10 @@ class _Running:
 class OptunaSearcher(Searcher):
     """Hands out the trials of an Optuna study.
 
-    ``suggest`` returns ``{"number": 3, "params": {...}, "replay": "", "values": {}}``; the last are
-    those of each epoch, where a trial that has ended is handed out again. A trainable reports
-    ``epoch``, the metric, ``best`` (the best value so far), ``best_epoch``, and ``finished``,
-    which is true in the last report of a trial that ended by itself; ``failed`` with a reason
-    marks a trial as failed that reported instead of raising.
+    ``suggest`` returns ``{"number": 3, "params": {...}}``. A trainable reports ``epoch``, the
+    metric, ``best`` (the best value so far), ``best_epoch``, and ``finished``, which is true in the
+    last report of a trial that ended by itself; ``failed`` with a reason marks a trial as failed
+    that reported instead of raising.
 
     Args:
         space: what is searched.
@@ -68,9 +66,8 @@ class OptunaSearcher(Searcher):
         metric: key of the reports; larger is better.
         trials: how many trials the study has in the end, counting failed ones.
         seed: of the sampler.
-        resume: go on with the trials that the storage holds. All but the failed ones are handed
-            out again in their order: finished ones with how they ended, ``"replay": "pruned"``
-            (what they report is not recorded again), interrupted ones to continue; then new ones.
+        resume: go on with the trials that the storage holds. Interrupted ones are handed out again
+            in their order, to continue; then new ones. ``past`` has those that had ended well.
         say: gets a line when the database has been away for long.
         folder: keeps a record of each trial in its own folder, from which the database can be made
             anew.
@@ -103,6 +100,7 @@ class OptunaSearcher(Searcher):
         self.folder, self.owner = folder, owner
         self.limit: Callable[[], int] | None = None  # says how many trials may run now
         self.notes: list[str] = []  # what the user should know at the end
+        self.past: list[FrozenTrial] = []  # that had ended well before the study was resumed
         self._again: list[int] | None = None  # numbers to hand out again; None: not opened yet
         self._numbers: dict[str, int] = {}  # Tune's id -> number, of trials to be told
         self._failed: dict[str, int] = {}  # the same, of trials that wait for their reason
@@ -119,32 +117,25 @@ class OptunaSearcher(Searcher):
             return None  # Tune asks again
         if self.limit is not None and len(self._numbers) >= self.limit():
             return None
-        replay, values = "", {}
         if self._again:
             stored = opened.study.get_trials(deepcopy=False)[self._again.pop(0)]
             number, params = stored.number, stored.user_attrs["params"]
-            if stored.state.is_finished():
-                replay = STATUS[stored.state]
-                values = {str(epoch): v for epoch, v in stored.intermediate_values.items()}
-            else:
-                handle = self._handle(number)
-                if stored.user_attrs["tune_trial_id"] != trial_id:  # the dead driver's
-                    handle.trial.set_user_attr("tune_trial_id", trial_id)
+            handle = self._handle(number)
+            if stored.user_attrs["tune_trial_id"] != trial_id:  # the dead driver's
+                handle.trial.set_user_attr("tune_trial_id", trial_id)
         else:
             created = self._create(opened, trial_id)
             if created is None:
                 return Searcher.FINISHED
             number, params = created
-        if not replay:
-            self._numbers[trial_id] = number
-        return {"number": number, "params": params, "replay": replay, "values": values}
+        self._numbers[trial_id] = number
+        return {"number": number, "params": params}
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """Records the value of an epoch; one that was recorded before the driver died is kept."""
-        number = self._numbers.get(trial_id)
-        if number is None or result.get("failed") or self.metric not in result:
+        if result.get("failed") or self.metric not in result:
             return
-        running = self._handle(number)
+        running = self._handle(self._numbers[trial_id])
         epoch, value = int(result["epoch"]), float(result[self.metric])
         if epoch not in running.reported:
             running.trial.report(value, epoch)
@@ -154,8 +145,6 @@ class OptunaSearcher(Searcher):
         self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False
     ) -> None:
         """Tells Optuna how a trial ended. Tune calls this once, after the last retry."""
-        if trial_id not in self._numbers:
-            return  # replayed
         if error:  # told when the reason is known, which Tune gives to callbacks alone
             self._failed[trial_id] = self._numbers.pop(trial_id)
             return
@@ -195,12 +184,22 @@ class OptunaSearcher(Searcher):
         self._numbers, self._failed = state["numbers"], state["failed"]
 
     def __getstate__(self) -> dict[str, Any]:
-        dropped = ("storage", "say", "limit", "_opened", "_handles", "_taken", "_count", "_draws")
+        dropped = (
+            "storage",
+            "say",
+            "limit",
+            "past",
+            "_opened",
+            "_handles",
+            "_taken",
+            "_count",
+            "_draws",
+        )
         return {key: value for key, value in vars(self).items() if key not in dropped}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self.say = self.limit = None
+        self.say, self.limit, self.past = None, None, []
         self.storage = ""  # to be set again before the study can be opened
         self._forget()
 
@@ -227,7 +226,8 @@ class OptunaSearcher(Searcher):
                     )
                 self._expect_all(opened, len(stored))
                 keep_space(opened.study, self.space, begun=bool(stored))
-                self._again = [t.number for t in stored if t.state != TrialState.FAIL]
+                self._again = [t.number for t in stored if not t.state.is_finished()]
+                self.past = [t for t in stored if t.state in ENDED]
             self._count = len(stored)
             self._taken = {self._identity(t.user_attrs["params"]) for t in stored}
             ended = [t for t in stored if t.state in ENDED]

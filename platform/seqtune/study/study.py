@@ -100,7 +100,7 @@ def _run(
             counting = Counting(plan, data)
             watches = (interrupts, identity.lease, joined.pulse)
             messenger = Messenger(searcher, plan, view, tracker, watches, counting)
-            search_all(asked, searcher, plan, data, [messenger])
+            search_all(asked, searcher, plan, data, messenger)
             for watch in watches:
                 watch.check()
             storage = optuna_storage(plan.folder)

@@ -14,9 +14,11 @@ from ray.tune.execution.tune_controller import TuneController
 from seqtune.space.asked import AskedStudy
 from seqtune.study import trial
 from seqtune.study.deaths import no_memory
+from seqtune.study.events import Messenger
 from seqtune.study.lease import LostError
+from seqtune.study.past import curve
 from seqtune.study.plan import Plan
-from seqtune.study.schedulers import make_scheduler
+from seqtune.study.schedulers import Asha, make_scheduler
 from seqtune.study.search import OptunaSearcher
 
 if TYPE_CHECKING:
@@ -64,13 +66,23 @@ def search_all(
     searcher: OptunaSearcher,
     plan: Plan,
     data: Any,
-    callbacks: list[tune.Callback],
+    messenger: Messenger,
 ) -> None:
     """Runs the trials that the searcher hands out, until it has no more or time is up.
+
+    Those that had ended before are told first, from their curves, to the scheduler and all others.
 
     ``data`` is a reference to the dataset.
     """
     keep_keys_private()
+    scheduler = make_scheduler(asked.options.scheduler, asked.space.epochs)
+    for ended in searcher.past:
+        rows, note = curve(plan, ended)
+        if note:
+            messenger.view.note(f"trial {ended.number}: {note}")
+        if isinstance(scheduler, Asha):
+            scheduler.remember(ended.number, rows)
+        messenger.retell(ended, rows)
     options, alone = asked.options, plan.workers == 1
     # Ray Train's workers bring their own resources. The trial only waits for them, and Tune wants
     # it to ask for something: a byte.
@@ -83,7 +95,7 @@ def search_all(
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=make_scheduler(options.scheduler, asked.space.epochs),
+            scheduler=scheduler,
             num_samples=-1,  # the searcher knows when to stop
             max_concurrent_trials=None if plan.grows else plan.concurrency,
             time_budget_s=asked.time_budget,
@@ -95,7 +107,7 @@ def search_all(
             name="tune",
             storage_path=plan.folder.uri,
             failure_config=tune.FailureConfig(max_failures=options.max_failures),
-            callbacks=callbacks,
+            callbacks=[messenger],
             verbose=0,
         ),
     )
