@@ -15,6 +15,11 @@ SEEN = "seen"  # a file that each machine is asked for
 LOOKS = 60.0  # seconds, the longest wait for an answer
 
 
+def needs(cpus: float, gpus: float) -> str:
+    """Says how many there are: ``8 CPUs and 1 GPU``."""
+    return f"{cpus:g} CPU{'s' * (cpus != 1)} and {gpus:g} GPU{'s' * (gpus != 1)}"
+
+
 @dataclass(frozen=True)
 class Machine:
     """What a machine has for trials."""
@@ -29,7 +34,7 @@ class Machine:
         return int(min(fits, default=1) + 1e-9)  # 1 / 0.1 shall be 10
 
     def __str__(self) -> str:
-        return f"{self.cpus:g} CPUs and {self.gpus:g} GPUs"
+        return needs(self.cpus, self.gpus)
 
 
 def machines() -> list[Machine]:
@@ -64,7 +69,7 @@ def kinds() -> list[Machine]:
 
 
 def described(some: list[Machine]) -> str:
-    """Says what machines there are: ``2 machines of 8 CPUs and 1 GPUs, 1 of 4 CPUs and 0 GPUs``."""
+    """Counts machines by their kind: ``2 machines: 2 of 8 CPUs and 1 GPU``."""
     counts = Counter(some)
     parts = [f"{n} of {one}" for one, n in counts.most_common(4)]
     more = ["others"] * (len(counts) > 4)

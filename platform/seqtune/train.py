@@ -40,8 +40,8 @@ NO_STEP = 2**62
 EVALUATION_SHARE, MOST_EPOCHS = 0.1, 10
 
 
-class DivergedError(Exception):
-    """The loss stopped being a finite number."""
+class DivergedError(UserError):
+    """The loss stopped being a finite number, which other hyperparameters mend."""
 
 
 @dataclass(frozen=True)

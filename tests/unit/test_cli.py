@@ -480,3 +480,20 @@ def test_duration(seconds: float, text: str) -> None:
 def test_data_name(source: str, name: str) -> None:
     assert data_name(source) == name
     assert StudyOptions("sasrec", data=source).study == f"sasrec-{name}"
+
+
+def test_a_training_that_diverges_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from seqtune.study import once
+    from seqtune.train import DivergedError
+
+    def diverges(*_: Any) -> None:
+        raise DivergedError("the loss is not finite at step 3; try a smaller learning_rate")
+
+    monkeypatch.setattr(once, "train_once", diverges)
+    monkeypatch.setattr(sys, "argv", ["seqtune", "train", "--model", "sasrec", "--data", "tiny"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("error: the loss is not finite at step 3; try a")

@@ -39,7 +39,7 @@ def test_machines_are_counted_by_their_kind() -> None:
     assert described([]) == "0 machines"
     assert described([Machine(0)]) == "1 machine: 1 of 0 CPUs and 0 GPUs"
     some = [Machine(4), Machine(8, 1), Machine(4)]
-    assert described(some) == "3 machines: 2 of 4 CPUs and 0 GPUs, 1 of 8 CPUs and 1 GPUs"
+    assert described(some) == "3 machines: 2 of 4 CPUs and 0 GPUs, 1 of 8 CPUs and 1 GPU"
     assert described([Machine(n) for n in range(9)]).endswith(", others")
 
 
@@ -67,7 +67,7 @@ def test_a_study_that_nothing_runs_in_says_what_it_waits_for(
     assert after(59, "PENDING", "TERMINATED") == 0
     assert after(1, "PENDING") == 1
     assert said[0] == (
-        "no trial runs: the next waits for 1 CPUs and 1 GPUs free on one machine "
+        "no trial runs: the next waits for 1 CPU and 1 GPU free on one machine "
         "(1 machine: 1 of 0 CPUs and 0 GPUs)"
     )
     assert after(299, "PENDING") == 1

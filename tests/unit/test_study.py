@@ -5,7 +5,10 @@ Nothing here starts Ray: what Ray would call is called, and what would be handed
 
 from __future__ import annotations
 
+import queue
+import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +21,7 @@ import torch
 from ray import tune
 from ray.train import WorkerGroupError
 
-from seqtune import batches, checkpoint, metrics, state
+from seqtune import batches, checkpoint, cluster, metrics, state
 from seqtune.cluster import Joined
 from seqtune.data import Protocol
 from seqtune.data.generate import make_preset
@@ -133,7 +136,7 @@ def test_the_loop_gets_the_place_of_its_worker(
         ({"concurrency": 3, "cpus": 2}, "3 at a time, 2 CPUs each"),
         (
             {"workers": 4, "gpus": 0.5},
-            "1 at a time, 1 CPU, 0.5 GPU for each of 4 workers, which exchange by NCCL",
+            "1 at a time, 1 CPU, 0.5 GPU for each of 4 workers",
         ),
     ],
 )
@@ -405,7 +408,9 @@ def test_a_trial_that_does_not_fit_is_refused() -> None:
 
 
 def test_a_shape_that_no_machine_of_a_cluster_holds_is_refused() -> None:
-    needs = r"a trial needs 1 x \(9 CPUs, 0 GPUs\), and the largest machine has 8 CPUs and 0 GPUs"
+    needs = (
+        r"a trial needs 1 x \(9 CPUs and 0 GPUs\), and the largest machine has 8 CPUs and 0 GPUs"
+    )
     with pytest.raises(UserError, match=needs):
         plan_on(HEAD, PLAIN, grows=True, cpus_per_trial=9)
     with pytest.raises(UserError, match=needs):
@@ -752,3 +757,28 @@ def test_ctrl_c_leaves_the_best_weights_so_far(tmp_path: Path) -> None:
     loaded = checkpoint.load(Folder.at(tmp_path / "sasrec-tiny-train"))
     assert loaded.meta["test"] == {}
     assert 0 < loaded.meta["valid"]["hr@10"] <= 1
+
+
+def test_why_workers_of_a_training_stopped_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fails(plan: Plan, *_: Any) -> None:
+        said.append((plan.workers, plan.cpus, plan.gpus))
+        raise WorkerGroupError("[Rank 1 Error Snippet]:\nOSError: no route", {1: OSError("no")})
+
+    joined = Joined([Machine(4, 2)], pulse=None, grows=False, kinds=[])  # type: ignore[arg-type]
+    monkeypatch.setattr(cluster, "connected", lambda: nullcontext(joined))
+    monkeypatch.setattr("ray.util.queue.Queue", lambda actor_options: queue.Queue())
+    monkeypatch.setattr(once, "train_in_workers", fails)
+    view: Any = SimpleNamespace(started=lambda *_: None, note=lambda line: said.append(line))
+    said = list[Any]()
+    out = str(tmp_path / "out")
+    asked = ask_training(TrainOptions(model="sasrec", data="tiny", workers=2, out=out))
+    with pytest.raises(UserError) as stopped:
+        once.train_once(asked, view)
+    assert str(stopped.value) == "the training stopped: OSError: no route"
+    assert re.fullmatch(
+        "2 workers, 2 CPUs, 1 GPU each, exchange gradients by (gloo|NCCL)", said[-2]
+    )
+    assert said[-1] == (2, 2, 1)
+    assert not Path(out).exists()

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial
 from ray import tune
 
 from seqtune.cluster import ENDS
-from seqtune.machines import described, machines
+from seqtune.machines import described, machines, needs
 from seqtune.report.view import StudyView
 from seqtune.study import deaths
 from seqtune.study.counting import Counting
@@ -69,9 +69,8 @@ class Waiting:
             self._next = now + self.FIRST
         elif now >= self._next:
             self._next = now + self.AGAIN
-            needs = f"{self._plan.cpus:g} CPUs and {self._plan.gpus:g} GPUs"
-            there = described(machines())
-            self._say(f"no trial runs: the next waits for {needs} free on one machine ({there})")
+            share, there = needs(self._plan.cpus, self._plan.gpus), described(machines())
+            self._say(f"no trial runs: the next waits for {share} free on one machine ({there})")
 
 
 class Messenger(tune.Callback):

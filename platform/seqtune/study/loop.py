@@ -36,10 +36,9 @@ def hopeless(error: BaseException) -> str | None:
     import torch
 
     from seqtune.errors import UserError
-    from seqtune.train import DivergedError
 
     for one in _causes(error):
-        if isinstance(one, DivergedError | UserError):
+        if isinstance(one, UserError):
             return str(one)
         if isinstance(one, MemoryError | torch.cuda.OutOfMemoryError) or "allocate" in str(one):
             return "out of memory; a smaller batch_size, embedding_size or max_seq_len would fit"

@@ -24,12 +24,13 @@ from seqtune.schema import FORMAT, checked
 from seqtune.space.asked import Asked, fit_training
 from seqtune.state import best_of, load_state, ranks_file, told
 from seqtune.storage import Folder, refusing
+from seqtune.study import deaths
 from seqtune.study.counting import count
 from seqtune.study.final import evaluate_on_test, write_checkpoint
-from seqtune.study.loop import train_here
+from seqtune.study.loop import hopeless, train_here
 from seqtune.study.plan import LENGTH, Plan, trial_params
 from seqtune.study.resources import fit, shape
-from seqtune.study.workers import train_in_workers
+from seqtune.study.workers import backend, train_in_workers
 
 if TYPE_CHECKING:
     from seqtune.report.view import TrainView
@@ -211,6 +212,7 @@ def _train_in_own_workers(
     dataset: Dataset,
     view: TrainView,
 ) -> None:
+    from ray.train import TrainingFailedError
     from ray.util.queue import Queue
 
     from seqtune import cluster
@@ -224,13 +226,20 @@ def _train_in_own_workers(
         plan = replace(plan, cpus=cpus, gpus=gpus)
         if joined.grows:
             check_seen(plan.folder, "--storage" if options.out is None else "--out")
-        view.note(plan.describe_workers())
+        by = {"nccl": "NCCL", "gloo": "gloo"}[backend(gpus)]
+        view.note(f"{workers} workers, {plan.share()} each, exchange gradients by {by}")
         rows = Queue(actor_options={"num_cpus": 0})
         follower = threading.Thread(target=_follow, args=(rows, view), daemon=True)
         follower.start()
-        train_in_workers(plan, params, folder, dataset, [], rows)
-        rows.put(None)
-        follower.join()
+        try:
+            train_in_workers(plan, params, folder, dataset, [], rows)
+        except TrainingFailedError as error:
+            why = hopeless(error) or deaths.reason(str(error), folder)
+            again = "; --resume goes on from the last evaluation" if told(folder) else ""
+            raise UserError(f"the training stopped: {why}{again}") from error
+        finally:
+            rows.put(None)
+            follower.join()
 
 
 def _follow(rows: Any, view: TrainView) -> None:

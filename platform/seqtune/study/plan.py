@@ -42,16 +42,11 @@ class Plan:
     def describe(self) -> str:
         """Says who gets what: ``2 at a time, 1 CPU each``."""
         now = f"{self.concurrency} at a time" + ", more as machines join" * self.grows
-        if self.workers > 1:
-            return f"{now}, {self.describe_workers()}"
-        return f"{now}, {self._share()} each"
+        workers = f" for each of {self.workers} workers" if self.workers > 1 else " each"
+        return f"{now}, {self.share()}{workers}"
 
-    def describe_workers(self) -> str:
-        """Says what several workers get, and how they exchange gradients."""
-        by = "NCCL" if self.gpus else "gloo"
-        return f"{self._share()} for each of {self.workers} workers, which exchange by {by}"
-
-    def _share(self) -> str:
+    def share(self) -> str:
+        """Says what one process gets: ``1 CPU, 0.5 GPU``."""
         gpus = f", {self.gpus:g} GPU" if self.gpus else ""
         return f"{self.cpus:g} CPU{'s' * (self.cpus > 1)}{gpus}"
 

@@ -11,7 +11,7 @@ from typing import Any
 from seqtune.cluster import Joined
 from seqtune.data import Dataset, Protocol
 from seqtune.errors import UserError
-from seqtune.machines import Machine, busy, machines
+from seqtune.machines import Machine, busy, machines, needs
 from seqtune.options import StudyOptions
 from seqtune.space.asked import AskedStudy
 from seqtune.storage import Folder
@@ -71,7 +71,7 @@ def shape(cpus: float | None, gpus: float | None, joined: Joined) -> tuple[float
     if gpus is None:
         gpus = min(1, max((one.gpus for one in owners), default=0))
     if cpus is None:
-        each = [one.cpus * gpus / one.gpus for one in owners if gpus]
+        each = [one.cpus * min(1, gpus / one.gpus) for one in owners if gpus]
         cpus = min(each, default=1)
         cpus = float(int(cpus)) if cpus >= 1 else cpus or 1
     return cpus, gpus
@@ -87,14 +87,14 @@ def fit(workers: int, cpus: float, gpus: float, joined: Joined, flags: str) -> i
     """
     every = [*joined.machines, *joined.kinds]
     fits = sum(one.holds(cpus, gpus) for one in joined.machines)
-    needs = f"a trial needs {workers} x ({cpus:g} CPUs, {gpus:g} GPUs)"
+    wanted = f"a trial needs {workers} x ({needs(cpus, gpus)})"
     if fits < workers and not joined.grows:
         total = Machine(sum(one.cpus for one in every), sum(one.gpus for one in every))
-        raise UserError(f"{needs}, more than the {total} there are; lower {flags}")
+        raise UserError(f"{wanted}, more than the {total} there are; lower {flags}")
     work = [one for one in every if one.cpus]
     if work and not any(one.holds(cpus, gpus) for one in work):
         largest = max(work, key=lambda one: (one.gpus if gpus else 0, one.cpus))
-        raise UserError(f"{needs}, and the largest machine has {largest}; lower {flags}")
+        raise UserError(f"{wanted}, and the largest machine has {largest}; lower {flags}")
     return fits
 
 

@@ -13,6 +13,13 @@ from seqtune.study.loop import fresh_start, threads, train_here
 from seqtune.study.plan import Plan, trial_params
 
 
+def backend(gpus: float) -> str:
+    """Returns by what workers exchange gradients: NCCL on GPUs, where torch has it, else gloo."""
+    from torch.distributed import is_nccl_available
+
+    return "nccl" if gpus and is_nccl_available() else "gloo"
+
+
 def train_in_workers(
     plan: Plan,
     params: Params,
@@ -21,13 +28,13 @@ def train_in_workers(
     callbacks: list[Any],
     rows: Any = None,
 ) -> None:
-    """Runs the loop in Ray Train workers that share every batch (gloo on CPU, NCCL on GPU).
+    """Runs the loop in Ray Train workers that share every batch.
 
     What they report goes to the callbacks, and to the queue ``rows`` where there is one.
     """
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer
 
     resources = {"CPU": plan.cpus} | ({"GPU": plan.gpus} if plan.gpus else {})
     TorchTrainer(
@@ -39,6 +46,7 @@ def train_in_workers(
             "dataset": ray.put(dataset),
             "rows": rows,
         },
+        torch_config=TorchConfig(backend=backend(plan.gpus)),
         scaling_config=ScalingConfig(
             num_workers=plan.workers, use_gpu=plan.gpus > 0, resources_per_worker=resources
         ),
