@@ -725,8 +725,9 @@ def test_a_training_that_is_refused_leaves_nothing(
 def test_a_training_stops_when_its_time_is_up(tmp_path: Path) -> None:
     view = Told()
     found = train(view, tmp_path, "epochs=100000", "eval_every=1", time_budget=1e-9)
-    assert [row["epoch"] for row in view.rows] == [1]  # something was evaluated
-    assert found.epoch == 1
+    told = [row["epoch"] for row in view.rows]  # one, or what a busy disk lets pass until it is
+    assert told == list(range(1, len(told) + 1))
+    assert 1 <= found.epoch <= len(told) < 100
     with pytest.raises(UserError, match="--time-budget: several workers cannot stop together"):
         train(view, tmp_path, time_budget=1.0, workers=2)
 
@@ -770,8 +771,8 @@ def test_why_workers_of_a_training_stopped_is_a_sentence(
     monkeypatch.setattr(cluster, "connected", lambda: nullcontext(joined))
     monkeypatch.setattr("ray.util.queue.Queue", lambda actor_options: queue.Queue())
     monkeypatch.setattr(once, "train_in_workers", fails)
-    view: Any = SimpleNamespace(started=lambda *_: None, note=lambda line: said.append(line))
     said = list[Any]()
+    view: Any = SimpleNamespace(started=lambda *_: None, note=said.append)
     out = str(tmp_path / "out")
     asked = ask_training(TrainOptions(model="sasrec", data="tiny", workers=2, out=out))
     with pytest.raises(UserError) as stopped:
