@@ -5,7 +5,6 @@ Nothing here starts Ray: what Ray would call is called, and what would be handed
 
 from __future__ import annotations
 
-import queue
 import re
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -97,13 +96,14 @@ def test_a_trial_of_several_workers_is_theirs(
 ) -> None:
     plan, given = plan_in(tmp_path, workers=2), []
     monkeypatch.setattr(trial, "train_here", lambda *_, **__: pytest.fail("trained alone"))
-    monkeypatch.setattr(trial, "train_in_workers", lambda *words: given.append(words))
-    monkeypatch.setattr("ray.tune.integration.ray_train.TuneReportCallback", lambda: "to Tune")
+    monkeypatch.setattr(trial, "train_in_group", lambda *words: given.append(words))
     run(plan, SMALL)
-    ((passed, params, folder, data, callbacks),) = given
+    ((passed, params, folder, data, report),) = given
     assert (passed, folder, data) == (plan, plan.trial_folder(3), TINY)
     assert params == trial_params("sasrec", SMALL)
-    assert callbacks == ["to Tune"]
+    row: Any = {"epoch": 1, "losses": {"ce": 2.0}, "metrics": {"ndcg@10": 0.5}}
+    report(row)
+    assert told == [{"epoch": 1, "train_ce": 2.0, "ndcg@10": 0.5}]
 
 
 @pytest.mark.parametrize(("rank", "ranks"), [(0, 1), (0, 2), (1, 2)])
@@ -532,7 +532,7 @@ def test_a_resumed_study_tells_the_scheduler_of_what_has_ended(
 def test_workers_bring_their_own_resources(tuned: Callable[..., Any]) -> None:
     given = tuned({"workers": 2, "gpus": 1})
     assert given["resources"].bundles == [{"memory": 1.0}]
-    assert given["tune"].reuse_actors is False
+    assert given["tune"].reuse_actors is True  # each keeps its workers
     assert tuned({"gpus": 0.5})["resources"].bundles == [{"CPU": 1.0, "GPU": 0.5}]
 
 
@@ -763,16 +763,20 @@ def test_ctrl_c_leaves_the_best_weights_so_far(tmp_path: Path) -> None:
 def test_why_workers_of_a_training_stopped_is_a_sentence(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def fails(plan: Plan, *_: Any) -> None:
-        said.append((plan.workers, plan.cpus, plan.gpus))
-        raise WorkerGroupError("[Rank 1 Error Snippet]:\nOSError: no route", {1: OSError("no")})
+    class Fails:
+        def __init__(self, plan: Plan, data: Any) -> None:
+            said.append((plan.workers, plan.cpus, plan.gpus))
+
+        def train(self, *_: Any) -> None:
+            snippet = "[Rank 1 Error Snippet]:\nOSError: no route"
+            raise WorkerGroupError(snippet, {1: OSError("no")})
 
     joined = Joined([Machine(4, 2)], pulse=None, grows=False, kinds=[])  # type: ignore[arg-type]
     monkeypatch.setattr(cluster, "connected", lambda: nullcontext(joined))
-    monkeypatch.setattr("ray.util.queue.Queue", lambda actor_options: queue.Queue())
-    monkeypatch.setattr(once, "train_in_workers", fails)
+    monkeypatch.setattr(ray, "put", lambda data: data)
+    monkeypatch.setattr(once, "Group", Fails)
     said = list[Any]()
-    view: Any = SimpleNamespace(started=lambda *_: None, note=said.append)
+    view: Any = SimpleNamespace(started=print, note=said.append, evaluated=print)
     out = str(tmp_path / "out")
     asked = ask_training(TrainOptions(model="sasrec", data="tiny", workers=2, out=out))
     with pytest.raises(UserError) as stopped:

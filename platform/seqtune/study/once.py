@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -30,7 +29,7 @@ from seqtune.study.final import evaluate_on_test, write_checkpoint
 from seqtune.study.loop import hopeless, train_here
 from seqtune.study.plan import LENGTH, Plan, trial_params
 from seqtune.study.resources import fit, shape
-from seqtune.study.workers import backend, train_in_workers
+from seqtune.study.workers import Group, backend
 
 if TYPE_CHECKING:
     from seqtune.report.view import TrainView
@@ -212,8 +211,8 @@ def _train_in_own_workers(
     dataset: Dataset,
     view: TrainView,
 ) -> None:
+    import ray
     from ray.train import TrainingFailedError
-    from ray.util.queue import Queue
 
     from seqtune import cluster
 
@@ -228,20 +227,11 @@ def _train_in_own_workers(
             check_seen(plan.folder, "--storage" if options.out is None else "--out")
         by = {"nccl": "NCCL", "gloo": "gloo"}[backend(gpus)]
         view.note(f"{workers} workers, {plan.share()} each, exchange gradients by {by}")
-        rows = Queue(actor_options={"num_cpus": 0})
-        follower = threading.Thread(target=_follow, args=(rows, view), daemon=True)
-        follower.start()
+        group = Group(plan, ray.put(dataset))
         try:
-            train_in_workers(plan, params, folder, dataset, [], rows)
+            group.train(params, folder, view.evaluated)
         except TrainingFailedError as error:
             why = hopeless(error) or deaths.reason(str(error), folder)
             again = "; --resume goes on from the last evaluation" if told(folder) else ""
             raise UserError(f"the training stopped: {why}{again}") from error
-        finally:
-            rows.put(None)
-            follower.join()
-
-
-def _follow(rows: Any, view: TrainView) -> None:
-    while (row := rows.get()) is not None:
-        view.evaluated(row)
+        group.close()

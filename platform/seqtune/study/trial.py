@@ -14,7 +14,7 @@ from seqtune.state import all_told, flat, load_state, told
 from seqtune.study import deaths
 from seqtune.study.loop import fresh_start, hopeless, threads, train_here
 from seqtune.study.plan import Plan, trial_params
-from seqtune.study.workers import train_in_workers
+from seqtune.study.workers import train_in_group
 
 
 def run(config: dict[str, Any], plan: Plan, data: list[Any]) -> None:
@@ -46,12 +46,10 @@ def run(config: dict[str, Any], plan: Plan, data: list[Any]) -> None:
             tune.report({**flat(row), "replayed": True})
         if rows and rows[-1]["finished"]:
             return
-        dataset: Dataset = ray.get(data)[0]
         if plan.workers > 1:
-            from ray.tune.integration.ray_train import TuneReportCallback
-
-            train_in_workers(plan, params, folder, dataset, [TuneReportCallback()])
+            train_in_group(plan, params, folder, data[0], lambda row: tune.report(flat(row)))
         else:
+            dataset: Dataset = ray.get(data)[0]
             with deaths.noted(folder):
                 train_here(plan, params, folder, dataset, lambda row: tune.report(flat(row)))
     except Exception as error:

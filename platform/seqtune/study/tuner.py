@@ -99,7 +99,7 @@ def search_all(
             num_samples=-1,  # the searcher knows when to stop
             max_concurrent_trials=None if plan.grows else plan.concurrency,
             time_budget_s=asked.time_budget,
-            reuse_actors=alone,
+            reuse_actors=True,
             trial_name_creator=_trial_name,
             trial_dirname_creator=_trial_name,
         ),

@@ -1,16 +1,28 @@
-"""The training loop in Ray Train workers that share every batch."""
+"""The training loop in Ray Train workers that share every batch, one trial after another.
+
+To start such workers takes ten seconds: four processes one after the other, each of which loads
+torch. So a group of them stays with the process that has started it, and waits for the next trial.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import threading
+import uuid
+from collections.abc import Callable
 from typing import Any
 
-from seqtune.data import Dataset
+from seqtune.meter import TimeIsUp
 from seqtune.params import Params
-from seqtune.state import Row, flat
+from seqtune.state import Row
 from seqtune.storage import Folder
 from seqtune.study import deaths
 from seqtune.study.loop import fresh_start, threads, train_here
 from seqtune.study.plan import Plan, trial_params
+
+HEARTBEAT = 60.0  # seconds after which idle workers hear of each other: torch waits for 30 minutes
+LOOK = 1.0  # seconds between two looks at whether the workers are still there
 
 
 def backend(gpus: float) -> str:
@@ -20,67 +32,166 @@ def backend(gpus: float) -> str:
     return "nccl" if gpus and is_nccl_available() else "gloo"
 
 
-def train_in_workers(
-    plan: Plan,
-    params: Params,
-    folder: Folder,
-    dataset: Dataset,
-    callbacks: list[Any],
-    rows: Any = None,
-) -> None:
-    """Runs the loop in Ray Train workers that share every batch.
+class Desk:
+    """An actor between a process that has trials to train and the first of its workers.
 
-    What they report goes to the callbacks, and to the queue ``rows`` where there is one.
+    What happens in training n is passed on as (n, row), and as (n, None) when it is over.
     """
-    import ray
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
 
-    resources = {"CPU": plan.cpus} | ({"GPU": plan.gpus} if plan.gpus else {})
-    TorchTrainer(
-        _worker,
-        train_loop_config={
-            "plan": plan,
-            "params": params.model_dump(),
-            "folder": folder,
-            "dataset": ray.put(dataset),
-            "rows": rows,
-        },
-        torch_config=TorchConfig(backend=backend(plan.gpus)),
-        scaling_config=ScalingConfig(
-            num_workers=plan.workers, use_gpu=plan.gpus > 0, resources_per_worker=resources
-        ),
-        run_config=RunConfig(
-            name="workers",
-            storage_path=folder.uri,
-            callbacks=callbacks,
-            failure_config=FailureConfig(max_failures=0),  # Tune tries again, from the state
-        ),
-    ).fit()
+    def __init__(self) -> None:
+        self._jobs: asyncio.Queue[Any] = asyncio.Queue()
+        self._events: asyncio.Queue[tuple[int, Row | None]] = asyncio.Queue()
+        self._answers: asyncio.Queue[bool] = asyncio.Queue()
+
+    async def give(self, job: Any) -> None:
+        """Puts a training before the workers, or None to let them end."""
+        await self._jobs.put([job])
+
+    async def take(self) -> Any:
+        """Waits for a training; empty where there has been none for a while."""
+        with contextlib.suppress(TimeoutError):
+            return await asyncio.wait_for(self._jobs.get(), HEARTBEAT)
+        return []
+
+    async def tell(self, number: int, row: Row | None) -> bool:
+        """Passes a row on and waits whether the training goes on; after its last there is none."""
+        await self._events.put((number, row))
+        return row is None or await self._answers.get()
+
+    async def event(self) -> tuple[int, Row | None]:
+        """Waits for what happens next."""
+        return await self._events.get()
+
+    async def answer(self, goes_on: bool) -> None:
+        """Answers a row."""
+        await self._answers.put(goes_on)
 
 
-def _worker(config: dict[str, Any]) -> None:
+class Group:
+    """Workers that train what they are given until ``close``, or until one of them dies.
+
+    ``data`` is a reference to the dataset.
+    """
+
+    def __init__(self, plan: Plan, data: Any) -> None:
+        import ray
+
+        self._number, self._error = 0, RuntimeError("the workers have ended")
+        self._desk: Any = ray.remote(num_cpus=0)(Desk).remote()
+        self._thread = threading.Thread(target=self._run, args=(plan, [data]), daemon=True)
+        self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it can train."""
+        return self._thread.is_alive()
+
+    def train(self, params: Params, folder: Folder, report: Callable[[Row], None]) -> None:
+        """Trains from the state of a folder; what ``report`` raises stops the training.
+
+        Raises:
+            TrainingFailedError: of Ray Train, where a worker has died or has raised.
+        """
+        self._number += 1
+        self._desk.give.remote((self._number, params.model_dump(), folder))
+        while True:
+            number, row = self._next()
+            if number != self._number:
+                continue  # the end of one that was stopped
+            if row is None:
+                return
+            try:
+                report(row)
+            except BaseException:  # Tune ends the thread of a trial by SystemExit
+                self._desk.answer.remote(False)
+                raise
+            self._desk.answer.remote(True)
+
+    def close(self) -> None:
+        """Lets the workers end."""
+        self._desk.give.remote(None)
+        self._thread.join()
+
+    def _next(self) -> tuple[int, Row | None]:
+        import ray
+
+        waiting = self._desk.event.remote()
+        while True:
+            try:
+                found: tuple[int, Row | None] = ray.get(waiting, timeout=LOOK)
+            except ray.exceptions.GetTimeoutError:
+                if not self.is_alive:
+                    raise self._error from None
+            else:
+                return found
+
+    def _run(self, plan: Plan, data: list[Any]) -> None:
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        resources = {"CPU": plan.cpus} | ({"GPU": plan.gpus} if plan.gpus else {})
+        try:
+            TorchTrainer(
+                work,
+                train_loop_config={"plan": plan, "data": data, "desk": self._desk},
+                torch_config=TorchConfig(backend=backend(plan.gpus)),
+                scaling_config=ScalingConfig(
+                    num_workers=plan.workers, use_gpu=plan.gpus > 0, resources_per_worker=resources
+                ),
+                run_config=RunConfig(
+                    name=uuid.uuid4().hex[:8],
+                    storage_path=(plan.folder / "workers").uri,
+                    failure_config=FailureConfig(max_failures=0),  # Tune tries again
+                ),
+            ).fit()
+        except Exception as error:
+            self._error = error  # type: ignore[assignment]
+
+
+_own: list[Group] = []  # of this process: none or one
+
+
+def train_in_group(
+    plan: Plan, params: Params, folder: Folder, data: Any, report: Callable[[Row], None]
+) -> None:
+    """Trains in the workers that this process has, or starts some that stay."""
+    if not (_own and _own[0].is_alive):
+        _own[:] = [Group(plan, data)]
+    _own[0].train(params, folder, report)
+
+
+def work(config: dict[str, Any]) -> None:
+    """What each worker does: it trains what the first of them takes from the desk."""
     import ray
     import ray.train
 
     plan: Plan = config["plan"]
-    dataset: Dataset = ray.get([config["dataset"]])[0]
-    fresh_start(threads(plan))
+    desk, dataset = config["desk"], ray.get(config["data"])[0]
     context = ray.train.get_context()
+    rank, size = context.get_world_rank(), context.get_world_size()
 
-    def report(row: Row) -> None:
-        ray.train.report(flat(row))
-        if config["rows"] is not None and context.get_world_rank() == 0:
-            config["rows"].put(row)
+    def shared(ask: Callable[[], Any]) -> Any:
+        """Has the first worker ask, and all know."""
+        from torch.distributed import broadcast_object_list
 
-    folder, rank = config["folder"], context.get_world_rank()
-    with deaths.noted(folder, rank):
-        train_here(
-            plan,
-            trial_params(plan.model, config["params"]),
-            folder,
-            dataset,
-            report,
-            rank=rank,
-            world_size=context.get_world_size(),
-        )
+        found = [ray.get(ask()) if rank == 0 else None]
+        broadcast_object_list(found, 0)
+        return found[0]
+
+    while True:
+        if not (taken := shared(desk.take.remote)):
+            continue
+        if taken[0] is None:
+            return
+        number, values, folder = taken[0]
+
+        def report(row: Row, number: int = number) -> None:
+            if not shared(lambda: desk.tell.remote(number, row)):
+                raise TimeIsUp
+
+        fresh_start(threads(plan))
+        params = trial_params(plan.model, values)
+        with contextlib.suppress(TimeIsUp), deaths.noted(folder, rank):
+            train_here(plan, params, folder, dataset, report, rank=rank, world_size=size)
+        if rank == 0:
+            ray.get(desk.tell.remote(number, None))

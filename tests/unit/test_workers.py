@@ -1,0 +1,159 @@
+"""What a process and its workers say to each other, without either Ray or workers."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+from ray.exceptions import GetTimeoutError
+
+from seqtune.data import Protocol
+from seqtune.storage import Folder
+from seqtune.study import workers
+from seqtune.study.plan import Plan, trial_params
+from seqtune.study.workers import Desk, Group
+
+PARAMS = trial_params("sasrec", {})
+FOLDER = Folder.at("/nowhere")
+
+
+class Calls:
+    """An actor's method: what it is called with is kept, and what it returns is given."""
+
+    def __init__(self, *returns: Any) -> None:
+        self.got, self.returns = list[Any](), list(returns)
+
+    def remote(self, *words: Any) -> Any:
+        self.got.append(words)
+        return self.returns.pop(0) if self.returns else None
+
+
+def group_of(monkeypatch: pytest.MonkeyPatch, *events: Any, alive: bool = True) -> Any:
+    """A group whose workers tell of these events; an exception is raised where it is waited for."""
+
+    def get(found: Any, timeout: float) -> Any:
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    monkeypatch.setattr(ray, "get", get)
+    group: Any = Group.__new__(Group)
+    group._number, group._error = 0, OSError("a worker died")
+    group._thread = SimpleNamespace(is_alive=lambda: alive, join=lambda: None)
+    group._desk = SimpleNamespace(give=Calls(), event=Calls(*events), answer=Calls())
+    return group
+
+
+def test_each_row_is_reported_and_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    group, told = group_of(monkeypatch, (1, "one"), (1, "two"), (1, None)), list[Any]()
+    group.train(PARAMS, FOLDER, told.append)
+    assert told == ["one", "two"]
+    assert group._desk.give.got == [((1, PARAMS.model_dump(), FOLDER),)]
+    assert group._desk.answer.got == [(True,), (True,)]
+
+
+def test_what_report_raises_stops_the_training_and_the_next_one_begins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    group = group_of(monkeypatch, (1, "one"), (1, None), (2, "other"), (2, None))
+
+    def stop(row: Any) -> None:
+        raise SystemExit
+
+    with pytest.raises(SystemExit):
+        group.train(PARAMS, FOLDER, stop)
+    assert group._desk.answer.got == [(False,)]
+    told = list[Any]()
+    group.train(PARAMS, FOLDER, told.append)
+    assert told == ["other"]  # and not that the first was over
+    assert group._desk.answer.got[1:] == [(True,)]
+
+
+def test_a_death_of_the_workers_is_what_they_died_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(OSError, match="a worker died"):
+        group_of(monkeypatch, GetTimeoutError(), alive=False).train(PARAMS, FOLDER, print)
+
+
+def test_workers_stay_for_the_next_trial_and_are_replaced_when_they_are_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made, trained = list[Any](), list[Any]()
+
+    class Short:
+        def __init__(self, plan: Plan, data: Any) -> None:
+            made.append(self)
+            self.is_alive = True
+
+        def train(self, *words: Any) -> None:
+            trained.append(self)
+
+    monkeypatch.setattr(workers, "Group", Short)
+    monkeypatch.setattr(workers, "_own", [])
+    plan = Plan("sasrec", "ndcg@10", Protocol(mask_seen=True), FOLDER, workers=2)
+    for _ in range(2):
+        workers.train_in_group(plan, PARAMS, FOLDER, "DATA", print)
+    made[0].is_alive = False
+    workers.train_in_group(plan, PARAMS, FOLDER, "DATA", print)
+    assert len(made) == 2
+    assert trained == [made[0], made[0], made[1]]
+
+
+def test_the_desk_passes_on_what_it_gets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "HEARTBEAT", 0.01)
+
+    async def day() -> None:
+        desk = Desk()
+        assert await desk.take() == []  # nothing to do for a while
+        await desk.give("job")
+        assert await desk.take() == ["job"]
+        await desk.give(None)
+        assert await desk.take() == [None]
+        for goes_on in (True, False):
+            waiting: Any = asyncio.create_task(desk.tell(3, "row"))  # type: ignore[arg-type]
+            assert await desk.event() == (3, "row")
+            assert not waiting.done()
+            await desk.answer(goes_on)
+            assert await waiting == goes_on
+        assert await desk.tell(3, None)  # nobody answers that it is over
+        assert await desk.event() == (3, None)
+
+    asyncio.run(day())
+
+
+def test_gpus_need_a_torch_that_has_nccl(monkeypatch: pytest.MonkeyPatch) -> None:
+    for there, by in ((True, "nccl"), (False, "gloo")):
+        monkeypatch.setattr("torch.distributed.is_nccl_available", lambda there=there: there)
+        assert workers.backend(1) == by
+        assert workers.backend(0) == "gloo"
+
+
+def test_the_study_is_where_workers_leave_their_files(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made: dict[str, Any] = {}
+
+    class Trainer:
+        def __init__(self, loop: Any, **options: Any) -> None:
+            made.update(options)
+
+        def fit(self) -> None:
+            raise OSError("no room")
+
+    monkeypatch.setattr("ray.train.torch.TorchTrainer", Trainer)
+    plan = Plan(
+        *("sasrec", "ndcg@10", Protocol(mask_seen=True), Folder.at(tmp_path)), workers=3, cpus=2
+    )
+    group: Any = Group.__new__(Group)
+    group._desk = "DESK"
+    group._run(plan, ["DATA"])
+    assert str(group._error) == "no room"
+    assert made["train_loop_config"] == {"plan": plan, "data": ["DATA"], "desk": "DESK"}
+    scaling, run = made["scaling_config"], made["run_config"]
+    assert (scaling.num_workers, scaling.use_gpu) == (3, False)
+    assert scaling.resources_per_worker == {"CPU": 2}
+    assert run.storage_path == f"{tmp_path}/workers"
+    assert run.failure_config.max_failures == 0
