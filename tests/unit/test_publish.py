@@ -78,12 +78,16 @@ def test_the_run_of_the_study_has_the_best_beside_the_defaults(result: StudyResu
     }
 
 
-@pytest.mark.parametrize(("links", "waits"), [(LINKS, [30, 120]), (None, [30])])
+@pytest.mark.parametrize(
+    ("links", "answers", "waits"),
+    [(LINKS, True, [30, 120]), (None, False, [30]), (LINKS, False, [30])],
+)
 def test_a_champion_that_is_long_on_its_way_is_waited_for(
     result: StudyResult,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     links: Links | None,
+    answers: bool,
     waits: list[float],
 ) -> None:
     told: list[tuple[Any, ...]] = []
@@ -93,7 +97,7 @@ def test_a_champion_that_is_long_on_its_way_is_waited_for(
         registered = None
 
         def __init__(self) -> None:
-            self.links = links
+            self.links, self.answers = links, answers
 
         def settle(self, timeout: float) -> bool:
             waited.append(timeout)
@@ -114,6 +118,6 @@ def test_a_champion_that_is_long_on_its_way_is_waited_for(
     assert champion[:4] == ("champion", plan.folder / "champion", "shop", 1)
     assert upload == ("upload", plan.folder / "report", {"to": "report"})
     assert ended[:2] == ("study_ended", "finished")
-    assert closed == ("close", {"timeout": 120 if links else 5})
+    assert closed == ("close", {"timeout": 120 if answers else 5})
     report = sorted(path.name for path in (tmp_path / "report").iterdir())
     assert report == ["ranks-best.parquet", "report.md"]

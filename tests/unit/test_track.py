@@ -267,9 +267,11 @@ def test_mlflow_that_comes_back_gets_everything(
     late = open_tracker()
     tell(late, trials=1)
     wait_until(lambda: bool(said))
+    assert not late.answers
     tell(late, trials=2)
     reachable.set()
     assert late.close()
+    assert late.answers
     assert [text.partition(" (")[0].split(" ", 3)[3] for text in said] == [
         "takes no records now",
         "is back",

@@ -36,8 +36,8 @@ def publish(
     folder = plan.folder
     if result.best is not None:
         tracker.champion(folder / "champion", result.name, result.best.number, verdict(result))
-    if not tracker.settle(30) and tracker.links is not None:
-        tracker.settle(120)  # MLflow answers: a large checkpoint takes its time
+    if not tracker.settle(30) and tracker.answers:
+        tracker.settle(120)  # a large checkpoint takes its time
     result = _told(result, tracker.links, tracker.registered)
     report = folder / "report"
     for name, content in _report_files(result, study):
@@ -49,7 +49,7 @@ def publish(
             report.write(f"ranks-{name}.parquet", ranks)
     tracker.upload(report, to="report")
     tracker.study_ended("finished", _metrics(result), verdict(result))
-    tracker.close(timeout=120 if tracker.links else 5)  # it never answered: do not wait again
+    tracker.close(timeout=120 if tracker.answers else 5)  # it is away: do not wait again
     return result
 
 

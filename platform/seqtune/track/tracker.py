@@ -53,6 +53,7 @@ class Tracker:
         self._journal, self._say = Journal(journal), say
         self.links: Links | None = None  # where the study is; None until MLflow has answered
         self.registered: Registered | None = None  # None until the champion is
+        self._away = False  # MLflow did not answer the last time
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
 
@@ -127,6 +128,11 @@ class Tracker:
         numbers = _numbers(metrics or {})
         self._tell("study_end", status=status, metrics=numbers, verdict=verdict, at=_ms())
 
+    @property
+    def answers(self) -> bool:
+        """Whether MLflow has answered, the last time too."""
+        return self.links is not None and not self._away
+
     def settle(self, timeout: float) -> bool:
         """Waits until all that was told is worked off, at most ``timeout`` seconds."""
         return self._journal.settle(timeout)
@@ -152,7 +158,7 @@ class Tracker:
 
     def _work(self) -> None:
         writer: Writer | None = None
-        away, pause, limit = False, PAUSES[0], LINES
+        pause, limit = PAUSES[0], LINES
         while lines := self._journal.take(limit):
             connected = writer is not None
             try:
@@ -171,18 +177,18 @@ class Tracker:
                         self._journal.done(len(lines[0]))
                     limit = 1  # one at a time, to find the record that it is
                     continue
-                if not away:
+                if not self._away:
                     self._say(
                         f"MLflow at {shown(self.uri)} takes no records now ({brief(error)}); "
                         "they are kept and sent when it is back"
                     )
-                away = True
+                self._away = True
                 self._journal.rest(pause, PAUSES[0])
                 pause = min(2 * pause, PAUSES[1])
             else:
-                if away:
+                if self._away:
                     self._say(f"MLflow at {shown(self.uri)} is back")
-                away, pause, limit = False, PAUSES[0], LINES
+                self._away, pause, limit = False, PAUSES[0], LINES
 
 
 def _merged(lines: list[bytes]) -> Iterator[tuple[Op, int]]:
