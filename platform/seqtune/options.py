@@ -213,6 +213,12 @@ class StudyOptions(JudgedOptions):
         int, Flag(RESOURCES, "Restart a trial that crashes so many times.", "N", least=0)
     ] = 2
     name: Annotated[str | None, Flag(WHERE, "Name the study.", "NAME", shown="MODEL-DATA")] = None
+    keep_weights: Annotated[
+        int,
+        Flag(
+            WHERE, "Keep the weights of so many of the best trials, and of trial 0.", "N", least=1
+        ),
+    ] = 10
     tracking_uri: Annotated[
         str | None,
         Flag(

@@ -45,7 +45,10 @@ def messenger(said: list[tuple[Any, ...]], tmp_path: Path) -> Messenger:
     plan = Plan("sasrec", "hr@5", Protocol(mask_seen=True), Folder.at(tmp_path))
     counting = SimpleNamespace(done=lambda: True, floors=lambda: ("FLOORS",))
     ears: Any = [Ears(name, said) for name in ("view", "tracker")]
-    return Messenger(searcher, plan, *ears, [SimpleNamespace(check=lambda: None)], counting)  # type: ignore[arg-type]
+    weights: Any = Ears("weights", said)
+    return Messenger(
+        searcher, plan, *ears, [SimpleNamespace(check=lambda: None)], counting, weights
+    )  # type: ignore[arg-type]
 
 
 def a_trial(number: int = 3, **last: Any) -> Any:
@@ -110,6 +113,7 @@ def test_an_end_is_what_it_is(
     messenger.on_trial_complete(1, [], trial)
     reason = trial.last_result.get("failed", "")
     assert told(said, "view") == [("trial_ended", 3, status, value, reason, ("replayed", False))]
+    assert told(said, "weights") == [("ended", 3, value)]
     *uploads, end = told(said, "tracker")
     found = {} if value is None else {"hr@5": 0.5, "epoch": 4}
     assert end == ("trial_ended", 3, tracked, found, reason or None)

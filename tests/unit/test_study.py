@@ -36,6 +36,7 @@ from seqtune.study import final, loop, once, past, resources, study, trial, tune
 from seqtune.study.plan import Plan, trial_params
 from seqtune.study.schedulers import Asha
 from seqtune.study.search import OptunaSearcher
+from seqtune.study.weights import Weights
 from seqtune.track import Tracker
 from seqtune.train import DivergedError
 
@@ -787,3 +788,22 @@ def test_why_workers_of_a_training_stopped_is_a_sentence(
     )
     assert said[-1] == (2, 2, 1)
     assert not Path(out).exists()
+
+
+def test_the_best_trials_and_the_first_keep_their_weights(tmp_path: Path) -> None:
+    plan = plan_in(tmp_path)
+    weights = Weights(plan, 2)
+    values = {0: 0.1, 1: 0.3, 2: 0.2, 3: None, 4: 0.5, 5: 0.3, 6: 0.5, 7: 0.2}
+    for number, value in values.items():
+        for name in ("state.pt", "history.json"):
+            plan.trial_folder(number).write(name, b"x")
+        weights.ended(number, value)
+    left = [n for n in values if plan.trial_folder(n).read("state.pt")]
+    assert left == [0, 3, 4, 6]  # the first, one that failed, and the best two
+    assert all(plan.trial_folder(n).read("history.json") for n in values)
+    equals = Weights(plan_in(tmp_path / "b"), 1)
+    for number in (7, 5, 6):
+        plan_in(tmp_path / "b").trial_folder(number).write("state.pt", b"x")
+        equals.ended(number, 0.5)
+    kept = [n for n in (5, 6, 7) if (tmp_path / "b" / "trials" / f"{n:04d}" / "state.pt").exists()]
+    assert kept == [5]  # of equals the first, as the champion is

@@ -20,6 +20,7 @@ from seqtune.study.counting import Counting
 from seqtune.study.plan import Plan
 from seqtune.study.search import OptunaSearcher
 from seqtune.study.store import STATUS
+from seqtune.study.weights import Weights
 from seqtune.track import Tracker
 
 
@@ -84,8 +85,9 @@ class Messenger(tune.Callback):
         tracker: Tracker,
         watches: Sequence[Watch],
         counting: Counting,
+        weights: Weights,
     ) -> None:
-        self.watches = watches
+        self.watches, self.weights = watches, weights
         self.counting: Counting | None = counting  # until its floors are told
         self.metric, self.searched = plan.metric, {d.name for d in searcher.space.dimensions}
         self.searcher, self.plan, self.view, self.tracker = searcher, plan, view, tracker
@@ -181,6 +183,7 @@ class Messenger(tune.Callback):
         best = last.get("best") if status != "failed" else None
         self.view.trial_ended(number, status, best, reason, replayed=replayed)
         track_end(self.tracker, self.plan, number, status, best, last.get("best_epoch"), reason)
+        self.weights.ended(number, best)
 
 
 def track_end(

@@ -35,6 +35,7 @@ from seqtune.study.resources import at_a_time, cpus_wanted, make_plan, share_cpu
 from seqtune.study.search import OptunaSearcher
 from seqtune.study.store import optuna_storage
 from seqtune.study.tuner import search_all
+from seqtune.study.weights import Weights
 from seqtune.track import Tracker, store_uri
 
 
@@ -99,7 +100,8 @@ def _run(
             )
             counting = Counting(plan, data)
             watches = (interrupts, identity.lease, joined.pulse)
-            messenger = Messenger(searcher, plan, view, tracker, watches, counting)
+            weights = Weights(plan, options.keep_weights)
+            messenger = Messenger(searcher, plan, view, tracker, watches, counting, weights)
             search_all(asked, searcher, plan, data, messenger)
             for watch in watches:
                 watch.check()
