@@ -104,13 +104,13 @@ def load(folder: Folder, device: torch.device | str = "cpu") -> Recommender:
             "that holds model.json"
         )
     about_bytes, weights, items = (content or b"" for content in contents.values())
-    place = f"{folder.uri}/model.json"
+    place = f"{folder / 'model.json'}"
     about = _about(about_bytes, place)
-    ids, popularity = _catalogue(items, f"{folder.uri}/items.parquet", about["n_items"])
-    tensors = _tensors(weights, f"{folder.uri}/model.safetensors")
+    ids, popularity = _catalogue(items, f"{folder / 'items.parquet'}", about["n_items"])
+    tensors = _tensors(weights, f"{folder / 'model.safetensors'}")
     found = model_class(check_model(about["model"], place))
     params = build(found.Params, about["params"], place)
-    model = _model(found, params, about, tensors, f"{folder.uri}/model.safetensors")
+    model = _model(found, params, about, tensors, f"{folder / 'model.safetensors'}")
     own = torch.device(device)
     return Recommender(
         model.to(own).eval(), ids, popularity, about["mask_seen"], about["meta"], own

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from seqtune.errors import UserError
 from seqtune.secrecy import redact
+from seqtune.storage import Folder
 
 RESULTS = "seqtune-results"
 DEFAULTS = "defaults"  # what trial 0 runs, unless a file says otherwise
@@ -276,7 +277,7 @@ class TrainOptions(JudgedOptions):
         """Where the checkpoint goes."""
         if self.out is not None:
             return self.out
-        return f"{self.storage}/{self.model}-{data_name(self.data)}-train"
+        return (Folder(self.storage) / f"{self.model}-{data_name(self.data)}-train").uri
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ def load_state(folder: Folder, owner: str = "") -> State | None:
     content = folder.read("state.pt")
     if content is None:
         return None
-    place = f"{folder.uri}/state.pt"
+    place = f"{folder / 'state.pt'}"
     try:
         kept: Any = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # noise makes torch raise whatever its bytes happen to ask for
@@ -187,7 +187,7 @@ def told(folder: Folder, owner: str = "") -> list[Row]:
     content = folder.read("history.json")
     if content is None:
         return []
-    rows: list[Row] = _checked(f"{folder.uri}/history.json", _History, content, owner)["rows"]
+    rows: list[Row] = _checked(f"{folder / 'history.json'}", _History, content, owner)["rows"]
     return rows
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import tempfile
@@ -19,6 +20,7 @@ from seqtune.room import when_there_is_room
 class Folder:
     """A folder that may be remote. Writing is atomic: a reader sees the old file or the new one.
 
+    A URI may end with what its store is told: ``s3://bucket/path?endpoint_override=HOST:PORT``.
     Pickles as its URI alone, so that it travels to workers.
     """
 
@@ -28,16 +30,39 @@ class Folder:
     def at(cls, uri: str | Path) -> Folder:
         """Opens a folder; a plain path becomes absolute, since workers run elsewhere."""
         text = str(uri)
-        return cls(text.rstrip("/") if "://" in text else str(Path(text).expanduser().resolve()))
+        if "://" not in text:
+            return cls(str(Path(text).expanduser().resolve()))
+        path, told = _parts(text)
+        return cls(path.rstrip("/") + told)
+
+    def __str__(self) -> str:
+        return self.uri
 
     def __truediv__(self, name: str) -> Folder:
-        return Folder(f"{self.uri}/{name}")
+        path, told = _parts(self.uri)
+        return Folder(f"{path}/{name}{told}")
+
+    @property
+    def name(self) -> str:
+        """Its last part."""
+        return _parts(self.uri)[0].rpartition("/")[2]
+
+    @property
+    def parent(self) -> Folder:
+        """The folder that it is in."""
+        path, told = _parts(self.uri)
+        return Folder(path.rpartition("/")[0] + told)
 
     def _open(self) -> tuple[Any, str]:
         from pyarrow import fs
 
-        filesystem, path = fs.FileSystem.from_uri(self.uri)
-        return filesystem, path
+        if self.local is not None:
+            return fs.LocalFileSystem(), str(self.local)
+        path, told = _parts(self.uri)
+        scheme, _, place = path.partition("://")
+        bucket, _, rest = place.partition("/")
+        filesystem, root = _filesystem(f"{scheme}://{bucket}{told}")
+        return filesystem, f"{root}/{rest}" if rest else root
 
     @property
     def local(self) -> Path | None:
@@ -50,7 +75,6 @@ class Folder:
         """Writes a file, making the folder where it is missing; waits while the disk is full."""
         filesystem, path = self._open()
         if self.local is None:  # object stores publish a file only when it is complete
-            filesystem.create_dir(path, recursive=True)
             with filesystem.open_output_stream(f"{path}/{name}") as out:
                 out.write(data)
             return
@@ -89,11 +113,10 @@ class Folder:
 
     def set_aside(self) -> Folder:
         """Moves the folder out of the way, beside itself, and returns where it is then."""
-        parent, _, name = self.uri.rpartition("/")
-        taken, number = set(Folder(parent).names()), 1
-        while f"{name}.aside-{number}" in taken:
+        taken, number = set(self.parent.names()), 1
+        while f"{self.name}.aside-{number}" in taken:
             number += 1
-        aside = Folder(f"{parent}/{name}.aside-{number}")
+        aside = self.parent / f"{self.name}.aside-{number}"
         if self.local is not None and aside.local is not None:
             self.local.rename(aside.local)
             return aside
@@ -126,8 +149,23 @@ class Folder:
     def delete(self) -> None:
         """Removes the folder and what is in it, where it is there."""
         filesystem, path = self._open()
-        if self.local is None or self.local.is_dir():
+        with suppress(FileNotFoundError):
             filesystem.delete_dir(path)
+
+
+def _parts(uri: str) -> tuple[str, str]:
+    """Returns the path, and what the store is told; a plain path may have question marks."""
+    path, mark, told = uri.partition("?") if "://" in uri else (uri, "", "")
+    return path, mark + told
+
+
+@functools.lru_cache(maxsize=8)
+def _filesystem(root: str) -> tuple[Any, str]:
+    """Opens a store once for all that is in it, and returns the path of its root."""
+    from pyarrow import fs
+
+    filesystem, path = fs.FileSystem.from_uri(root)
+    return filesystem, path
 
 
 SCHEMES = ("file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")  # that pyarrow opens

@@ -39,7 +39,7 @@ def test(
     folder, note = plan.trial_folder(number), ""
     try:
         state = load_state(folder, plan.owner(trial_params(plan.model, params)))
-        lost = "" if state else f"{folder.uri}/state.pt is missing"
+        lost = "" if state else f"{folder / 'state.pt'} is missing"
     except DamagedError as error:
         state, lost = None, str(error)
     if state is None:

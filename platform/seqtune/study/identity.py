@@ -80,7 +80,7 @@ def claimed(
 
 def _begun(options: StudyOptions, folder: Folder, now: dict[str, str]) -> About:
     """Returns what a study is: a new one, or the one that is resumed."""
-    saved, name = _about(folder), folder.uri.rpartition("/")[2]
+    saved, name = _about(folder), folder.name
     if not options.resume:
         if saved is not None:
             raise UserError(
@@ -102,7 +102,7 @@ def _begun(options: StudyOptions, folder: Folder, now: dict[str, str]) -> About:
 def _missing(name: str, options: StudyOptions) -> UserError:
     root = Folder.at(options.storage)
     if (root / name).names():
-        lost = f"--resume: {root.uri}/{name}/{NAME} is missing"
+        lost = f"--resume: {root / name / NAME} is missing"
         return UserError(f"{lost}; make it anew: {repair_command(root / name)}")
     return UserError(f"--resume: there is no study {name!r} in {root.uri}; leave --resume out")
 
@@ -164,7 +164,7 @@ def read_about(folder: Folder) -> About | None:
     content = folder.read(NAME)
     if content is None:
         return None
-    about: About = checked(f"{folder.uri}/{NAME}", About, content)
+    about: About = checked(f"{folder / NAME}", About, content)
     return about
 
 

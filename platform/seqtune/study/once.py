@@ -107,7 +107,7 @@ def _free_folder(options: TrainOptions) -> Folder:
     number = 1
     while folder.read("training.json") is not None:
         number += 1
-        folder = Folder.at(f"{options.folder}-{number}")
+        folder = folder.parent / f"{Folder.at(options.folder).name}-{number}"
     return folder
 
 
@@ -149,7 +149,7 @@ def _begun(folder: Folder) -> dict[str, Any]:
     content = folder.read("training.json")
     try:
         return (
-            checked(f"{folder.uri}/training.json", _Begun, content) if content is not None else {}
+            checked(f"{folder / 'training.json'}", _Begun, content) if content is not None else {}
         )
     except DamagedError as error:
         raise UserError(f"--resume: {error}; train anew without --resume") from None

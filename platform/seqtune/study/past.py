@@ -23,7 +23,7 @@ def curve(plan: Plan, trial: FrozenTrial) -> tuple[list[dict[str, Any]], str]:
         if rows := told(folder, owner):
             return [dict(flat(row)) for row in rows], ""
     except DamagedError as error:
-        aside = folder.set_aside().uri.rpartition("/")[2]
+        aside = folder.set_aside().name
         note = f"{error}; its folder is kept as {aside}, and its values are Optuna's"
     return _stored(plan, trial), note
 

@@ -63,7 +63,7 @@ def read(folder: Folder, owner: str = "") -> FrozenTrial | None:
     content = folder.read(NAME)
     if content is None:
         return None
-    place = f"{folder.uri}/{NAME}"
+    place = f"{folder / NAME}"
     record: _Record = checked(place, _Record, content)
     if owner and record["owner"] != owner:
         raise DamagedError(f"{place} belongs to another study")
@@ -103,9 +103,8 @@ def numbers(trials: Folder) -> list[int]:
 
 def repair_command(folder: Folder) -> str:
     """Returns the command that makes a study's lost files anew."""
-    root, _, name = folder.uri.rpartition("/")
-    words = ["seqtune", "repair", name]
-    return shlex.join(words if root == Folder.at(RESULTS).uri else [*words, "--storage", root])
+    words, root = ["seqtune", "repair", folder.name], folder.parent
+    return shlex.join(words if root == Folder.at(RESULTS) else [*words, "--storage", root.uri])
 
 
 def begun(trial: Trial) -> FrozenTrial:

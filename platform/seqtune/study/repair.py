@@ -50,6 +50,23 @@ def repair(name: str, storage: str) -> list[str]:
     return done
 
 
+def fetch(folder: Folder, name: str, about: About | None) -> None:
+    """Makes the copy of Optuna's database anew that a study in an object store has here.
+
+    The records in its trials' folders are the truth; ``about`` is None where the study is new.
+    """
+    storage = optuna_storage(folder)
+    if folder.local is not None or not storage.startswith("sqlite:///"):
+        return
+    Path(storage.removeprefix("sqlite:///")).unlink(missing_ok=True)
+    if about is not None:
+        opened = open_study(storage, name)
+        try:
+            _complete(opened, folder, about)
+        finally:
+            opened.close()
+
+
 def _about(folder: Folder) -> tuple[About | None, str]:
     """Returns what the study is and, where its file cannot be believed, why."""
     try:
@@ -109,7 +126,7 @@ def _read(folder: Folder, owner: str, number: int) -> tuple[FrozenTrial, str]:
         trial = record.read(folder, owner)
         if trial is not None and trial.number == number:
             return trial, ""
-        why = f"{folder.uri}/{record.NAME} is missing, or of another trial"
+        why = f"{folder / record.NAME} is missing, or of another trial"
     except DamagedError as error:
         why = str(error)
     now = datetime.now()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -16,7 +17,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from seqtune.errors import Halted, UserError
 from seqtune.results import TrialRow
 from seqtune.space import Space
-from seqtune.storage import Folder, make_whole
+from seqtune.storage import Folder, make_whole, own_scratch
 from seqtune.study.patient import LAST, PatientStorage
 
 OPTUNA_STORAGE = "SEQTUNE_OPTUNA_STORAGE"  # a database URL, for studies whose driver may move
@@ -45,16 +46,12 @@ class Opened:
 def optuna_storage(folder: Folder) -> str:
     """Returns where the Optuna study of a folder is: a database of the environment, or a file.
 
-    Raises:
-        UserError: the folder is not on this machine, and the environment names no database.
+    That of a folder in an object store is a copy on this machine: ``repair.fetch`` makes it.
     """
     if OPTUNA_STORAGE in os.environ:
         return f"${OPTUNA_STORAGE}"  # read when the study is opened: it may hold a password
     if folder.local is None:
-        raise UserError(
-            f"--storage {folder.uri}: Optuna's SQLite file needs a local folder; set "
-            f"{OPTUNA_STORAGE} to a database, for example postgresql://USER:PASSWORD@HOST/DATABASE"
-        )
+        return storage_url(own_scratch() / hashlib.sha256(folder.uri.encode()).hexdigest()[:16])
     return storage_url(folder.local)
 
 

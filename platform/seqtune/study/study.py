@@ -31,6 +31,7 @@ from seqtune.study.identity import Identity, claimed, tags
 from seqtune.study.lease import LostError
 from seqtune.study.plan import Plan
 from seqtune.study.publish import publish
+from seqtune.study.repair import fetch
 from seqtune.study.resources import at_a_time, cpus_wanted, make_plan, share_cpus, shared
 from seqtune.study.search import OptunaSearcher
 from seqtune.study.store import optuna_storage
@@ -73,6 +74,7 @@ def _run(
     abandon: Callable[[str], None],
 ) -> StudyResult:
     options = asked.options
+    fetch(identity.folder, identity.name, identity.about if options.resume else None)
     searcher = _searcher(asked, identity, view.note)
     if options.resume:
         searcher.open()  # what is lost is said before Ray starts

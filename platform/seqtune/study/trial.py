@@ -39,7 +39,7 @@ def run(config: dict[str, Any], plan: Plan, data: list[Any]) -> None:
             if not (rows and rows[-1]["finished"]):
                 rows = all_told(rows, load_state(folder, owner))
         except DamagedError as error:
-            aside = folder.set_aside().uri.rpartition("/")[2]
+            aside = folder.set_aside().name
             rows, again = [], "and the trial is trained again"
             tune.report({"note": f"{error}; its folder is kept as {aside}, {again}"})
         for row in rows:

@@ -58,7 +58,7 @@ def register(
     """
     weights = folder.read("model.safetensors")
     if weights is None:
-        raise FileNotFoundError(f"{folder.uri}/model.safetensors")
+        raise FileNotFoundError(f"{folder / 'model.safetensors'}")
     tags = {n: value for n, value in run.data.tags.items() if n.startswith("seqtune.")}
     tags[CHECKPOINT] = hashlib.sha256(weights).hexdigest()
     tags |= {METRIC: metric, VALUE: str(run.data.metrics.get(f"best/{metric}", math.nan))}

@@ -226,7 +226,7 @@ class Writer:
         for name in folder.names() if op["names"] is None else op["names"]:
             content = folder.read(name)
             if content is None:
-                raise FileNotFoundError(f"{folder.uri}/{name}")
+                raise FileNotFoundError(f"{folder / name}")
             with tempfile.TemporaryDirectory() as scratch:
                 (Path(scratch) / name).write_bytes(content)
                 self.client.log_artifact(run_id, f"{scratch}/{name}", op["to"] or None)
