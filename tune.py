@@ -9,6 +9,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent / "platform"))
 
 if __name__ == "__main__":
+    from seqtune.interrupts import INTERRUPTS
+
+    INTERRUPTS.listen()
     try:
         from seqtune.cli import main
     except ModuleNotFoundError as missing:

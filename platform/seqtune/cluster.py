@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from seqtune.errors import Halted, UserError
+from seqtune.interrupts import ENDS
 from seqtune.machines import Machine, kinds, machines
 from seqtune.storage import own_scratch
 from seqtune.versions import COMMIT, git_commit
@@ -27,7 +28,6 @@ PACKAGE = Path(__file__).parent
 NO_GPU = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}  # who was given none sees none
 MARK = "SEQTUNE_RAY"  # in the environment of all processes of the Ray that a process has started
 LOOPBACK = "127.0.0.1"
-ENDS = (signal.SIGTERM, signal.SIGHUP)  # how a program is asked to end, beside Ctrl-C
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import random
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -176,14 +178,23 @@ class Postgres:
         self.do("pg_ctl", "-D", f"{self.folder}/data", "-w", "-m", "immediate", "stop")
 
 
+def lasting_port() -> int:
+    """A port that nobody gets by chance while the database is away."""
+    while True:
+        port = random.randrange(20_000, 30_000)  # below those that Linux hands out
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
 @pytest.fixture
-def postgres(study: Study, tmp_path: Path, module_port: int) -> Iterator[Postgres]:
+def postgres(study: Study, tmp_path: Path) -> Iterator[Postgres]:
     pytest.importorskip("psycopg")
     if not shutil.which("initdb") and not [*Path(DEBIAN).glob("*/bin/initdb")]:
         pytest.skip("needs PostgreSQL")
-    one = Postgres(tmp_path / "pg", module_port)
+    one = Postgres(tmp_path / "pg", lasting_port())
     one.start()
-    study.optuna = f"postgresql+psycopg://tuner@127.0.0.1:{module_port}/postgres"
+    study.optuna = f"postgresql+psycopg://tuner@127.0.0.1:{one.port}/postgres"
     study.environment = {"SEQTUNE_OPTUNA_STORAGE": study.optuna}
     yield one
     with contextlib.suppress(subprocess.CalledProcessError):

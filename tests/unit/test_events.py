@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +13,7 @@ from seqtune.data import Protocol
 from seqtune.space import load_space
 from seqtune.storage import Folder
 from seqtune.study.deaths import NO_MEMORY
-from seqtune.study.events import Interrupts, Messenger
+from seqtune.study.events import Messenger
 from seqtune.study.plan import Plan
 
 
@@ -191,26 +188,3 @@ def test_floors_are_told_once(messenger: Messenger, said: list[tuple[Any, ...]])
 
 def test_tune_saves_nothing_of_it(messenger: Messenger) -> None:
     assert messenger.__getstate__() == {}
-
-
-ASKED_TO_END = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-@pytest.fixture
-def handlers() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in ASKED_TO_END}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-@pytest.mark.usefixtures("handlers")
-@pytest.mark.parametrize("number", ASKED_TO_END)
-def test_an_interrupt_that_is_lost_in_ray_is_found_again(number: int) -> None:
-    interrupts = Interrupts()
-    interrupts.check()
-    with pytest.raises(KeyboardInterrupt):
-        os.kill(os.getpid(), number)
-    for _ in range(2):
-        with pytest.raises(KeyboardInterrupt):
-            interrupts.check()

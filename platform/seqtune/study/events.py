@@ -1,9 +1,7 @@
-"""What happens when a trial starts, is evaluated and ends, and when the study is interrupted."""
+"""What happens when a trial starts, is evaluated and ends, and while none can run."""
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +10,6 @@ from typing import Any, Protocol
 from optuna.trial import FrozenTrial
 from ray import tune
 
-from seqtune.cluster import ENDS
 from seqtune.machines import described, machines, needs
 from seqtune.report.view import StudyView
 from seqtune.study import deaths
@@ -22,29 +19,6 @@ from seqtune.study.search import OptunaSearcher
 from seqtune.study.store import STATUS
 from seqtune.study.weights import Weights
 from seqtune.track import Tracker
-
-
-class Interrupts:
-    """Remembers Ctrl-C, SIGTERM and SIGHUP while a study runs.
-
-    The KeyboardInterrupt that they raise is lost where it hits Ray's own code at a bad moment, so
-    the study also looks here after each of Tune's steps.
-    """
-
-    def __init__(self) -> None:
-        self.came = False
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, *ENDS):
-                signal.signal(number, self._note)
-
-    def _note(self, *_: object) -> None:
-        self.came = True
-        raise KeyboardInterrupt
-
-    def check(self) -> None:
-        """Raises the KeyboardInterrupt that was lost."""
-        if self.came:
-            raise KeyboardInterrupt
 
 
 class Watch(Protocol):

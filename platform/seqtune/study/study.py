@@ -17,6 +17,7 @@ import ray
 
 from seqtune import cluster
 from seqtune.data import Dataset, Protocol, protocol_of, read
+from seqtune.interrupts import INTERRUPTS
 from seqtune.machines import busy, check_seen
 from seqtune.options import DATA, SEARCH, WHAT, StudyOptions, declared
 from seqtune.report.view import StudyView
@@ -25,7 +26,7 @@ from seqtune.room import Room
 from seqtune.space.asked import AskedStudy, fit_study
 from seqtune.storage import Folder, own_scratch
 from seqtune.study.counting import Counting
-from seqtune.study.events import Interrupts, Messenger
+from seqtune.study.events import Messenger
 from seqtune.study.finals import find_finals, make_result
 from seqtune.study.identity import Identity, claimed, tags
 from seqtune.study.lease import LostError
@@ -53,6 +54,8 @@ def run(
         KeyboardInterrupt: on Ctrl-C, once the study can be resumed.
     """
     began = time.monotonic()
+    INTERRUPTS.listen()
+    INTERRUPTS.check()
     view.preparing("reading data")
     dataset = read(asked.options)
     asked = fit_study(asked, dataset.n_items)
@@ -81,6 +84,8 @@ def _run(
     view.preparing("starting Ray")
     dashboard = options.workers_per_trial > 1
     with cluster.connected(cpus_wanted(options), dashboard, abandon) as joined:
+        INTERRUPTS.listen()
+        INTERRUPTS.check()
         plan = make_plan(options, protocol, identity.folder, joined, identity.about.id)
         if joined.grows:
             check_seen(identity.folder, "--storage")
@@ -92,7 +97,7 @@ def _run(
             searcher.limit = partial(at_a_time, plan, joined)
         identity = identity.keep(searcher.open().study)
         _introduce(view, asked, dataset, plan, share.why if share else "")
-        interrupts = Interrupts()
+        INTERRUPTS.check()
         with _room(plan, view.note), _tracked(uri, identity, view.note) as tracker:
             tracker.start_study(
                 _study_params(asked),
@@ -101,7 +106,7 @@ def _run(
                 dimensions=[d.name for d in asked.space.dimensions],
             )
             counting = Counting(plan, data)
-            watches = (interrupts, identity.lease, joined.pulse)
+            watches = (INTERRUPTS, identity.lease, joined.pulse)
             weights = Weights(plan, options.keep_weights)
             messenger = Messenger(searcher, plan, view, tracker, watches, counting, weights)
             search_all(asked, searcher, plan, data, messenger)
