@@ -13,13 +13,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from pyarrow import fs
 
+from seqtune import storage
 from seqtune.storage import Folder
 from seqtune.study import lease as room
 from seqtune.study.lease import NAME, HeldError, Lease, LostError
 
 HOLD = """
 import sys, time
+from seqtune import storage
 from seqtune.storage import Folder
 from seqtune.study.lease import Lease
 Lease(Folder.at(sys.argv[1]))
@@ -166,13 +169,15 @@ def test_a_damaged_lease_of_nobody_is_taken(content: bytes, folder: Folder) -> N
 
 
 @pytest.mark.usefixtures("quick")
-def test_without_locks_the_count_decides(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_locks_the_count_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_locks(*_: object) -> None:
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr("fcntl.flock", no_locks)
-    remote = Folder(f"file://{folder.uri}")
-    monkeypatch.setattr(Folder, "local", None)  # as an object store has none
+    remote = Folder("s3://shop/study")
+    (tmp_path / "study").mkdir()
+    store = fs.LocalFileSystem(), str(tmp_path)
+    monkeypatch.setattr(storage, "_filesystem", lambda root: store)  # in place of a bucket
     lease = Lease(remote)
     with pytest.raises(HeldError, match=f"^process {os.getpid()} of "):
         Lease(remote, lambda line: None)
