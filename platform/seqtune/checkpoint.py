@@ -25,6 +25,7 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from seqtune.catalogue import check_model
+from seqtune.data.strings import Strings
 from seqtune.errors import DamagedError, UserError
 from seqtune.model import History, Model, model_class
 from seqtune.params import Params, build
@@ -47,7 +48,7 @@ class Card:
     model: str
     params: Params
     n_users: int
-    item_ids: Ids  # (I,) the user's own id of items 1..I
+    item_ids: Ids | Strings  # (I,) the user's own id of items 1..I
     popularity: NDArray[np.integer]  # (I,) training events of each
     mask_seen: bool  # whether evaluation left out seen items
     meta: Mapping[str, Any] = field(default_factory=dict)  # what JSON can hold: data, metric, ...

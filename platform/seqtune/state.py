@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, Self
 from typing_extensions import TypedDict  # that of typing has no schema before Python 3.12
 
 from seqtune.data import Split
+from seqtune.data.strings import Strings
 from seqtune.errors import DamagedError
 from seqtune.schema import FORMAT, checked
 from seqtune.storage import Folder
@@ -206,7 +207,9 @@ def all_told(rows: list[Row], state: State | None) -> list[Row]:
     return rows + [row for row in (state["history"] if state else []) if row["epoch"] > known]
 
 
-def ranks_file(user_ids: NDArray[Any], ranks: NDArray[np.float32], owner: str = "") -> bytes:
+def ranks_file(
+    user_ids: NDArray[Any] | Strings, ranks: NDArray[np.float32], owner: str = ""
+) -> bytes:
     """Returns a parquet file of users and the ranks of their held-out items."""
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -10,10 +10,11 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from seqtune.data.strings import Strings
 from seqtune.errors import UserError
 
 # int64 or uint64, or str: as the file types them.
-Ids = NDArray[np.int64] | NDArray[np.uint64] | NDArray[np.object_]
+Ids = NDArray[np.int64] | NDArray[np.uint64] | NDArray[np.object_] | Strings
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -36,6 +37,11 @@ class Dataset:
     columns: Mapping[str, str] = field(default_factory=dict)  # of the file: role -> name
     notes: tuple[str, ...] = ()  # what reading did that the user should know, one line each
     best_hit_10: float | None = None  # generated data: the best reachable HR@10 on the test item
+
+    def __post_init__(self) -> None:
+        for name in ("user_ids", "item_ids"):
+            if isinstance(ids := getattr(self, name), np.ndarray) and ids.dtype == object:
+                object.__setattr__(self, name, Strings(ids))
 
     def __repr__(self) -> str:
         return f"Dataset({self.describe()})"
@@ -93,9 +99,9 @@ class Dataset:
         digest = hashlib.blake2b(digest_size=8)
         for array in (self.items, self.offsets, self.times, self.user_ids, self.item_ids):
             digest.update(f"{array.dtype.kind}{len(array)}:".encode())
-            if array.dtype == object:  # lengths first, so that ids cannot run into each other
-                digest.update(np.fromiter(map(len, array), np.int64, len(array)).tobytes())
-                digest.update("".join(array).encode())
+            if isinstance(array, Strings):  # lengths first: ids cannot run into each other
+                digest.update(array.lengths().tobytes())
+                digest.update(array.joined())
             else:
                 digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
