@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 from ray import tune
@@ -54,11 +53,10 @@ def keep_keys_private() -> None:
     """Keeps Tune from writing the keys of an object store into Ray's logs.
 
     Tune puts AWS's keys into the runtime environment of each trial. On this machine trials inherit
-    them from the driver's environment anyway.
+    them from the driver's environment anyway, and each machine of a cluster has its own.
     """
-    if not os.environ.get("RAY_ADDRESS"):
-        keys = {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
-        class_cache.ENV_VARS_TO_PROPAGATE -= keys
+    keys = {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
+    class_cache.ENV_VARS_TO_PROPAGATE -= keys
 
 
 def search_all(
