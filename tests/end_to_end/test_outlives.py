@@ -219,12 +219,12 @@ def test_a_study_outlives_a_machine_and_its_driver(site: Site, tmp_path: Path) -
     (driver,) = drivers(site)
     os.kill(driver, signal.SIGKILL)
     failed = site.until(
-        lambda: "FAILED" in site.run("ray job status first", code=None), lambda: site.log("first")
+        lambda: "failed" in site.run("ray job status first", code=None), lambda: site.log("first")
     )
     assert failed
     site.submit("again", "--resume")
     site.until(
-        lambda: re.search("SUCCEEDED|FAILED", site.run("ray job status again", code=None)),
+        lambda: re.search("succeeded|failed", site.run("ray job status again", code=None)),
         lambda: site.log("again"),
     )
     said = site.log("again")
