@@ -104,7 +104,7 @@ class Site:
     def submit(self, name: str, *more: str) -> None:
         study = f"python tune.py --model sasrec --data tiny --trials {TRIALS} --name far"
         study += f" --set epochs={EPOCHS} --set eval_every=1 --set patience={EPOCHS}"
-        study += " --scheduler none --workers-per-trial 2 --gpus-per-trial 0.5"
+        study += " --scheduler none --workers-per-trial 2 --gpus-per-trial 0.5 --max-failures 0"
         study += f" --storage '{self.storage}' --tracking-uri http://127.0.0.1:{self.mlflow}"
         self.run(f"cluster/submit.sh --no-wait --submission-id {name} -- {study} {' '.join(more)}")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from seqtune.storage import Folder
-from seqtune.study.deaths import CRASH, NO_MEMORY, SIGNALS, last_line, noted, reason
+from seqtune.study.deaths import CRASH, LOST, NO_MEMORY, SIGNALS, last_line, noted, reason
 
 KILLED = "the process of the trial was killed from outside (SIGKILL), or by the system for memory"
 GONE = "ray.exceptions.ActorDiedError: The actor died unexpectedly before finishing this task."
@@ -94,6 +94,12 @@ def test_workers_note_their_crashes_beside_each_other(tmp_path: Path) -> None:
     with noted(Folder.at(tmp_path), 0), noted(Folder.at(tmp_path), 1):
         assert {path.name for path in tmp_path.iterdir()} == {"crash-0.txt", "crash-1.txt"}
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_machine_that_is_lost_is_no_fault_of_the_trial(tmp_path: Path) -> None:
+    gone = f"{GONE}\nThe actor died because its node has died. Node Id: 12"
+    assert reason(gone, Folder.at(tmp_path)) == LOST
+    assert reason(WORKERS.format(death=gone), Folder.at(tmp_path)) == LOST
 
 
 def test_an_exception_is_its_own_reason(tmp_path: Path) -> None:

@@ -99,12 +99,16 @@ def test_a_trial_of_several_workers_is_theirs(
     monkeypatch.setattr(trial, "train_here", lambda *_, **__: pytest.fail("trained alone"))
     monkeypatch.setattr(trial, "train_in_group", lambda *words: given.append(words))
     run(plan, SMALL)
-    ((passed, params, folder, data, report),) = given
+    ((passed, params, folder, data, report, say),) = given
     assert (passed, folder, data) == (plan, plan.trial_folder(3), TINY)
     assert params == trial_params("sasrec", SMALL)
     row: Any = {"epoch": 1, "losses": {"ce": 2.0}, "metrics": {"ndcg@10": 0.5}}
     report(row)
-    assert told == [{"epoch": 1, "train_ce": 2.0, "ndcg@10": 0.5}]
+    say("a machine was lost")
+    assert told == [
+        {"epoch": 1, "train_ce": 2.0, "ndcg@10": 0.5},
+        {"note": "a machine was lost"},
+    ]
 
 
 @pytest.mark.parametrize(("rank", "ranks"), [(0, 1), (0, 2), (1, 2)])

@@ -15,6 +15,7 @@ from ray import tune
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune.execution import class_cache
+from ray.tune.experiment import Trial
 
 from seqtune.study import tuner
 from seqtune.study.deaths import NO_MEMORY
@@ -76,6 +77,22 @@ def test_a_process_that_dies_as_it_takes_over_a_trial_is_one_failure(
     assert [(one.error, one.metrics and one.metrics["value"]) for one in results] == [
         (None, number) for number in range(3)
     ]
+
+
+@pytest.mark.parametrize(("why", "counts"), [("its node has died. Node Id: 1", 0), ("it ran", 1)])
+def test_a_machine_that_is_lost_is_no_failure_of_its_trial(
+    monkeypatch: pytest.MonkeyPatch, why: str, counts: int
+) -> None:
+    told: list[Exception] = []
+    actor = SimpleNamespace(actor_id=1, _on_error=lambda _, error: told.append(error))
+    task: Any = SimpleNamespace(_tracked_actor=actor, _on_error=None)
+    manager = RayActorManager(SimpleNamespace())  # type: ignore[arg-type]
+    monkeypatch.setattr(manager, "_cleanup_actor", lambda tracked_actor: None)
+    lost = RayActorError(error_msg=f"The actor died because {why}")
+    manager._actor_task_failed(tracked_actor_task=task, exception=lost)
+    trial = Trial("__fake", stub=True)
+    trial._handle_ray_actor_error(told[0])  # type: ignore[arg-type]
+    assert trial.num_failures == counts
 
 
 def test_the_keys_are_where_they_are_looked_for() -> None:

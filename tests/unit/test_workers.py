@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import ray
 from ray.exceptions import GetTimeoutError
+from ray.train import WorkerGroupError
 
 from seqtune.data import Protocol
 from seqtune.storage import Folder
@@ -95,11 +96,39 @@ def test_workers_stay_for_the_next_trial_and_are_replaced_when_they_are_gone(
     monkeypatch.setattr(workers, "_own", [])
     plan = Plan("sasrec", "ndcg@10", Protocol(mask_seen=True), FOLDER, workers=2)
     for _ in range(2):
-        workers.train_in_group(plan, PARAMS, FOLDER, "DATA", print)
+        workers.train_in_group(plan, PARAMS, FOLDER, "DATA", print, print)
     made[0].is_alive = False
-    workers.train_in_group(plan, PARAMS, FOLDER, "DATA", print)
+    workers.train_in_group(plan, PARAMS, FOLDER, "DATA", print, print)
     assert len(made) == 2
     assert trained == [made[0], made[0], made[1]]
+
+
+@pytest.mark.parametrize("fault", ["because its node has died", "a worker was killed"])
+def test_workers_on_a_machine_that_is_lost_are_replaced(
+    monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    made, said = list[Any](), list[str]()
+
+    class Short:
+        def __init__(self, plan: Plan, data: Any) -> None:
+            made.append(self)
+            self.is_alive = True
+
+        def train(self, *words: Any) -> None:
+            if len(made) == 1:
+                self.is_alive = False
+                raise WorkerGroupError(f"The actor died {fault}", {})
+
+    monkeypatch.setattr(workers, "Group", Short)
+    monkeypatch.setattr(workers, "_own", [])
+    plan = Plan("sasrec", "ndcg@10", Protocol(mask_seen=True), FOLDER, workers=2)
+    if "node" not in fault:
+        with pytest.raises(WorkerGroupError):
+            workers.train_in_group(plan, PARAMS, FOLDER, "DATA", print, said.append)
+        return
+    workers.train_in_group(plan, PARAMS, FOLDER, "DATA", print, said.append)
+    assert len(made) == 2
+    assert said == ["a machine was lost that a worker ran on; others go on from the last state"]
 
 
 def test_the_desk_passes_on_what_it_gets(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,8 @@ NO_MEMORY = (
     "smaller batch_size, embedding_size or max_seq_len, or a lower --concurrency, would fit"
 )
 MONITORED = "due to the node running low on memory"  # in the first of Ray's 60 lines
+NODE_LOST = "because its node has died"  # as Ray 2.60.0 says of an actor
+LOST = "the machine that it ran on was lost"
 KILLED = "was killed from outside (SIGKILL), or by the system for memory"
 WORKERS = re.compile(
     r"^\[Rank ([\d,]+) Error Snippet\]:\n(.*?)(?=^\[Rank |\Z)", re.DOTALL | re.MULTILINE
@@ -68,6 +70,8 @@ def reason(error: str, folder: Folder) -> str:
         ranks, error = next((one for one in workers if _died(one[1])), workers[0])
         rank = int(ranks.partition(",")[0])
         who = f"the process of worker {rank} of the trial"
+    if NODE_LOST in error:
+        return LOST
     if not _died(error):
         return last_line(error)
     with suppress(OSError):

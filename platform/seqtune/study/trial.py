@@ -47,7 +47,14 @@ def run(config: dict[str, Any], plan: Plan, data: list[Any]) -> None:
         if rows and rows[-1]["finished"]:
             return
         if plan.workers > 1:
-            train_in_group(plan, params, folder, data[0], lambda row: tune.report(flat(row)))
+            train_in_group(
+                plan,
+                params,
+                folder,
+                data[0],
+                lambda row: tune.report(flat(row)),
+                lambda line: tune.report({"note": line}),
+            )
         else:
             dataset: Dataset = ray.get(data)[0]
             with deaths.noted(folder):

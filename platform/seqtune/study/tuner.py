@@ -12,7 +12,7 @@ from ray.tune.execution.tune_controller import TuneController
 
 from seqtune.space.asked import AskedStudy
 from seqtune.study import trial
-from seqtune.study.deaths import no_memory
+from seqtune.study.deaths import NODE_LOST, no_memory
 from seqtune.study.events import Messenger
 from seqtune.study.lease import LostError
 from seqtune.study.past import curve
@@ -30,11 +30,14 @@ _failed = RayActorManager._actor_task_failed
 def _know_deaths(manager: RayActorManager, tracked_actor_task: Any, exception: Exception) -> None:
     """Tells Tune of the deaths of trials that Ray Tune 2.60 does not know.
 
-    At one by Ray's memory monitor it ends the whole study. A process that dies while it takes over
-    a trial from the one before counts twice, which fails the trial, or starts it never again.
+    At one by Ray's memory monitor it ends the whole study. It counts a machine that is lost as a
+    failure of the trial, unless the machine was drained before. A process that dies while it takes
+    over a trial from the one before counts twice, which fails the trial, or starts it never again.
     """
     if isinstance(exception, OutOfMemoryError):
         exception = RayActorError(error_msg=no_memory(str(exception)))
+    if isinstance(exception, RayActorError) and NODE_LOST in str(exception):
+        exception._preempted = True  # what Tune does not count
     actor = tracked_actor_task._tracked_actor
     controller = getattr(actor._on_error, "__self__", None)
     if isinstance(exception, RayActorError) and isinstance(controller, TuneController):

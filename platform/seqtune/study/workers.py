@@ -152,12 +152,28 @@ _own: list[Group] = []  # of this process: none or one
 
 
 def train_in_group(
-    plan: Plan, params: Params, folder: Folder, data: Any, report: Callable[[Row], None]
+    plan: Plan,
+    params: Params,
+    folder: Folder,
+    data: Any,
+    report: Callable[[Row], None],
+    say: Callable[[str], None],
 ) -> None:
-    """Trains in the workers that this process has, or starts some that stay."""
-    if not (_own and _own[0].is_alive):
-        _own[:] = [Group(plan, data)]
-    _own[0].train(params, folder, report)
+    """Trains in the workers that this process has, or starts some that stay.
+
+    Where a machine of theirs is lost, others go on from the last state: no fault of the trial's.
+    """
+    from ray.train import TrainingFailedError
+
+    while True:
+        if not (_own and _own[0].is_alive):
+            _own[:] = [Group(plan, data)]
+        try:
+            return _own[0].train(params, folder, report)
+        except TrainingFailedError as error:
+            if deaths.NODE_LOST not in str(error):
+                raise
+            say("a machine was lost that a worker ran on; others go on from the last state")
 
 
 def work(config: dict[str, Any]) -> None:
