@@ -10,6 +10,7 @@ import secrets
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +29,8 @@ PACKAGE = Path(__file__).parent
 NO_GPU = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}  # who was given none sees none
 MARK = "SEQTUNE_RAY"  # in the environment of all processes of the Ray that a process has started
 LOOPBACK = "127.0.0.1"
+A_SOCKET = "/ray/session_2026-11-27_08-02-13_170312_4194304/sockets/plasma_store"
+LONGEST_SOCKET = 107  # bytes of its path, as Linux has it
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
@@ -209,6 +212,8 @@ def _options(address: str, cpus: float | None, dashboard: bool) -> dict[str, Any
     if address == "local":
         options |= {"include_dashboard": dashboard, "num_cpus": cpus}
         options["_node_ip_address"] = LOOPBACK
+        if (place := _short_folder()) is not None:
+            options["_temp_dir"] = place
         paths = [str(PACKAGE.parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
         os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, paths)))
     else:
@@ -221,6 +226,16 @@ def _options(address: str, cpus: float | None, dashboard: bool) -> dict[str, Any
         hook = {"worker_process_setup_hook": keep_address}
         options["runtime_env"] = options.get("runtime_env", {}) | hook
     return options
+
+
+def _short_folder() -> str | None:
+    """Returns where Ray's sockets fit, where they would not in the folder that Ray takes itself.
+
+    A temporary folder of 40 characters, usual in a batch system, is too long already.
+    """
+    usual = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    fits = len(f"{usual}{A_SOCKET}".encode()) <= LONGEST_SOCKET or not Path("/tmp").is_dir()
+    return None if fits else str(own_scratch("/tmp") / "ray")
 
 
 def _places() -> dict[str, tuple[str, int]]:

@@ -223,13 +223,15 @@ def make_whole(path: Path, make: Callable[[Path], object]) -> None:
         part.unlink(missing_ok=True)
 
 
-def own_scratch() -> Path:
-    """Returns a folder of this user under the system's temporary one, which nobody else may enter.
+def own_scratch(below: str | None = None) -> Path:
+    """Returns a folder of this user that nobody else may enter, in the system's temporary one.
+
+    ``below`` names another folder for it.
 
     Raises:
         UserError: somebody else made a folder of that name.
     """
-    path = Path(tempfile.gettempdir()) / f"seqtune-{os.getuid()}"
+    path = Path(below or tempfile.gettempdir()) / f"seqtune-{os.getuid()}"
     path.mkdir(mode=0o700, exist_ok=True)
     found = path.lstat()
     if found.st_uid != os.getuid() or found.st_mode & 0o077 or path.is_symlink():

@@ -9,6 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -193,6 +194,19 @@ def test_a_token_that_others_can_reach_is_refused(
         cluster.keep_token_private(make=False)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     cluster.keep_token_private(make=False)
+
+
+def test_sockets_of_ray_lie_where_their_paths_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    for length, fits in ((30, True), (38, True), (40, False), (72, False)):
+        monkeypatch.setattr(tempfile, "tempdir", "/tmp/" + "a" * (length - 5))
+        assert (cluster._short_folder() is None) == fits, length
+    short = cluster._short_folder()
+    assert short == f"/tmp/seqtune-{os.getuid()}/ray"
+    assert Path(short).parent.stat().st_mode & 0o077 == 0
+    assert len(short + cluster.A_SOCKET) <= cluster.LONGEST_SOCKET
+    monkeypatch.setenv("RAY_TMPDIR", "/var/short")
+    assert cluster._short_folder() is None
 
 
 LISTENS = "0A"  # a state in /proc/net/tcp
