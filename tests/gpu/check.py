@@ -333,16 +333,17 @@ def share_busy(model: str, values: dict[str, object], data: str) -> float | None
 
 
 def together() -> None:
+    counts = (1, 2) if ON_CPU else (1, 2, 4, 8)
+
     def rows() -> Iterator[list[object]]:
         for served in (False, True):
             with mps() if served else contextlib.nullcontext(True) as runs:
                 if not runs:
                     yield ["with MPS", "", "this driver has none", "", ""]
                     return
-                alone = 0.0
-                for n in (1, 2) if ON_CPU else (1, 2, 4, 8):
-                    rates = side_by_side(n)
-                    alone = alone or sum(rates)
+                found = side_by_side(counts)
+                alone = sum(found[1])
+                for n, rates in found.items():
                     slowest = f"{min(rates):,.0f}" if rates else ""
                     times = f"{sum(rates) / alone:.2f}" if alone else ""
                     how = "with MPS" if served else "time slices"
@@ -354,42 +355,51 @@ def together() -> None:
     table("SASRec, d 64, ml1m: several trials on one card", head, rows())
 
 
-def side_by_side(n: int) -> list[float]:
-    """Returns the targets per second of ``n`` processes that train at the same time."""
+def side_by_side(counts: tuple[int, ...]) -> dict[int, list[float]]:
+    """Returns the targets per second of 1, 2, .. processes that train at the same time.
+
+    All are started once; those that are too many wait while the others train.
+    """
     context, data = multiprocessing.get_context("spawn"), made("ml1m")
-    split = Protocol.of(data).split(data)
-    barrier, rates = context.Barrier(n), context.Queue()
+    split, rates, most = Protocol.of(data).split(data), context.Queue(), max(counts)
+    barriers = {n: context.Barrier(n) for n in counts}
     processes = [
-        context.Process(target=one_of_several, args=(split, barrier, rates)) for _ in range(n)
+        context.Process(target=one_of_several, args=(place, split, barriers, rates))
+        for place in range(most)
     ]
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
-    expect(rates.qsize() == n, f"{n - rates.qsize()} of {n} trials on one card did not train")
-    return [rates.get() for _ in range(rates.qsize())]
+        process.join(240)
+    found: dict[int, list[float]] = {n: [] for n in counts}
+    while not rates.empty():
+        n, rate = rates.get()
+        found[n].append(rate)
+    for n, ended in found.items():
+        expect(len(ended) == n, f"{n - len(ended)} of {n} trials on one card did not train")
+    return found
 
 
-def one_of_several(split: Any, barrier: Any, rates: Any) -> None:
+def one_of_several(place: int, split: Any, barriers: dict[int, Any], rates: Any) -> None:
     torch.set_num_threads(1)
     lone = replace(split, valid=split.valid.sample(1, seed=0))
     params = trial_params("sasrec", SASREC | bench.FOREVER)
-    meter: Meter | None = None
-    steps = 0
+    for n, barrier in barriers.items():
+        if place < n:
+            meter, steps = Meter(seconds=2 * SECONDS, warm_up=1, wait=bench._wait), 0
 
-    def stepped(targets: int) -> None:
-        nonlocal meter, steps
-        steps += 1
-        if steps == WARM_UP:
-            barrier.wait(100)
-            meter = Meter(seconds=2 * SECONDS, warm_up=1, wait=bench._wait)
-        if meter:
-            meter(targets)
+            def stepped(targets: int, meter: Meter = meter, barrier: Any = barrier) -> None:
+                nonlocal steps
+                steps += 1
+                if steps == WARM_UP:
+                    barrier.wait(100)
+                if steps >= WARM_UP:
+                    meter(targets)
 
-    with contextlib.suppress(TimeIsUp):
-        train("sasrec", params, lone, Home(DEVICE, stepped=stepped))
-    if meter:
-        rates.put(meter.targets / meter.elapsed)
+            with contextlib.suppress(TimeIsUp):
+                train("sasrec", params, lone, Home(DEVICE, stepped=stepped))
+            rates.put((n, meter.targets / meter.elapsed))
+        barriers[max(barriers)].wait(100)  # until the others are done
 
 
 @contextlib.contextmanager
