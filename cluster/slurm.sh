@@ -2,9 +2,11 @@
 # A study on the machines that Slurm gives, from a folder that they share:
 #   sbatch --nodes 4 --gpus-per-node 8 --cpus-per-task 64 cluster/slurm.sh \
 #     --model sasrec --data /shared/ratings.csv --name shop --storage /shared/seqtune-results
-# A job that is requeued goes on with its study.
+# A job that is requeued goes on with its study. symmetric-run ends every Ray on its machines when it
+# is done, whosever it is: hence --exclusive.
 #SBATCH --job-name=seqtune
 #SBATCH --ntasks-per-node=1
+#SBATCH --exclusive
 #SBATCH --requeue
 #SBATCH --signal=B:TERM@120
 set -euo pipefail
