@@ -112,7 +112,7 @@ class Site:
         return self.run(f"ray job logs {job}", code=None)
 
     def until(self, condition: Callable[[], Any], story: Callable[[], str]) -> Any:
-        until = time.monotonic() + 400
+        until = time.monotonic() + 200
         while not (found := condition()):
             assert time.monotonic() < until, story()
             time.sleep(0.5)
