@@ -19,7 +19,7 @@ from seqtune.study.store import open_study, storage_url
 
 pytestmark = pytest.mark.slow
 
-TUNE = ["--set", "epochs=30", "--set", "eval_every=1", "--scheduler", "none", "--trials", "4"]
+TUNE = ["--set", "epochs=12", "--set", "eval_every=1", "--scheduler", "none", "--trials", "4"]
 
 
 @pytest.fixture
