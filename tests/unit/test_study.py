@@ -732,7 +732,7 @@ def test_a_training_stops_when_its_time_is_up(tmp_path: Path) -> None:
     found = train(view, tmp_path, "epochs=100000", "eval_every=1", time_budget=1e-9)
     told = [row["epoch"] for row in view.rows]  # one, or what a busy disk lets pass until it is
     assert told == list(range(1, len(told) + 1))
-    assert 1 <= found.epoch <= len(told) < 100
+    assert 1 <= found.epoch <= len(told) + 1 < 100  # the last one may be known and not yet told
     with pytest.raises(UserError, match="--time-budget: several workers cannot stop together"):
         train(view, tmp_path, time_budget=1.0, workers=2)
 
