@@ -29,30 +29,29 @@ def gathered(x: Tensor) -> tuple[Tensor, int]:
     """
     if place()[1] == 1:
         return x, 0
-    if x.requires_grad:
-        rows, start = _Gathered.apply(x)  # type: ignore[no-untyped-call]
-        return rows, int(start)
-    rows, sizes = _gather(x)
-    return rows, sum(sizes[: place()[0]])
+    if not x.requires_grad:
+        return _gather(x)
+    rows, start = _Gathered.apply(x)  # type: ignore[no-untyped-call]
+    return rows, int(start)
 
 
 class _Gathered(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, int]:
-        rows, sizes = _gather(x)
-        ctx.start, ctx.size = sum(sizes[: place()[0]]), len(x)
-        return rows, ctx.start
+        rows, start = _gather(x)
+        ctx.own = slice(start, start + len(x))
+        return rows, start
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Any) -> Tensor:
-        total = grad.contiguous().clone()
+        total = grad.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
-        return total[ctx.start : ctx.start + ctx.size]
+        return total[ctx.own]
 
 
-def _gather(x: Tensor) -> tuple[Tensor, list[int]]:
-    """Returns the rows of all workers, and how many each has; all send as many as the largest."""
-    n = place()[1]
+def _gather(x: Tensor) -> tuple[Tensor, int]:
+    """Does what ``gathered`` does, without gradients: all send as many rows as the largest has."""
+    rank, n = place()
     own = torch.tensor([len(x)], device=x.device)
     found = [torch.empty_like(own) for _ in range(n)]
     dist.all_gather(found, own)
@@ -60,4 +59,5 @@ def _gather(x: Tensor) -> tuple[Tensor, list[int]]:
     sent = F.pad(x.detach(), (0, 0) * (x.dim() - 1) + (0, max(sizes) - len(x))).contiguous()
     parts = [torch.empty_like(sent) for _ in range(n)]
     dist.all_gather(parts, sent)
-    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)]), sizes
+    rows = torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+    return rows, sum(sizes[:rank])

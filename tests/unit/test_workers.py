@@ -79,56 +79,61 @@ def test_a_death_of_the_workers_is_what_they_died_of(monkeypatch: pytest.MonkeyP
         group_of(monkeypatch, GetTimeoutError(), alive=False).train(PARAMS, FOLDER, print)
 
 
-def test_workers_stay_for_the_next_trial_and_are_replaced_when_they_are_gone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    made, trained = list[Any](), list[Any]()
+class Short:
+    """A group that trains nothing; ``fault`` is what the first one dies of."""
 
-    class Short:
-        def __init__(self, plan: Plan, data: Any) -> None:
-            made.append(self)
-            self.is_alive = True
+    made: list[Short]
+    fault = ""
 
-        def train(self, *words: Any) -> None:
-            trained.append(self)
+    def __init__(self, plan: Plan, data: Any) -> None:
+        self.trained, self.is_alive = 0, True
+        self.made.append(self)
 
+    def train(self, *words: Any) -> None:
+        self.trained += 1
+        if self.fault and len(self.made) == 1:
+            self.is_alive = False
+            raise WorkerGroupError(self.fault, {})
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> type[Short]:
     monkeypatch.setattr(workers, "Group", Short)
     monkeypatch.setattr(workers, "_own", [])
+    monkeypatch.setattr(Short, "made", [], raising=False)
+    monkeypatch.setattr(Short, "fault", "")
+    return Short
+
+
+def train_in_group() -> list[str]:
+    """Trains; returns what was said."""
+    said = list[str]()
     plan = Plan("sasrec", "ndcg@10", Protocol(mask_seen=True), FOLDER, workers=2)
-    for _ in range(2):
-        workers.train_in_group(plan, PARAMS, FOLDER, "DATA", print, print)
-    made[0].is_alive = False
-    workers.train_in_group(plan, PARAMS, FOLDER, "DATA", print, print)
-    assert len(made) == 2
-    assert trained == [made[0], made[0], made[1]]
-
-
-@pytest.mark.parametrize("fault", ["because its node has died", "a worker was killed"])
-def test_workers_on_a_machine_that_is_lost_are_replaced(
-    monkeypatch: pytest.MonkeyPatch, fault: str
-) -> None:
-    made, said = list[Any](), list[str]()
-
-    class Short:
-        def __init__(self, plan: Plan, data: Any) -> None:
-            made.append(self)
-            self.is_alive = True
-
-        def train(self, *words: Any) -> None:
-            if len(made) == 1:
-                self.is_alive = False
-                raise WorkerGroupError(f"The actor died {fault}", {})
-
-    monkeypatch.setattr(workers, "Group", Short)
-    monkeypatch.setattr(workers, "_own", [])
-    plan = Plan("sasrec", "ndcg@10", Protocol(mask_seen=True), FOLDER, workers=2)
-    if "node" not in fault:
-        with pytest.raises(WorkerGroupError):
-            workers.train_in_group(plan, PARAMS, FOLDER, "DATA", print, said.append)
-        return
     workers.train_in_group(plan, PARAMS, FOLDER, "DATA", print, said.append)
-    assert len(made) == 2
+    return said
+
+
+def test_workers_stay_for_the_next_trial_and_are_replaced_when_they_are_gone(
+    short: type[Short],
+) -> None:
+    for _ in range(2):
+        train_in_group()
+    short.made[0].is_alive = False
+    train_in_group()
+    assert [one.trained for one in short.made] == [2, 1]
+
+
+def test_workers_on_a_machine_that_is_lost_are_replaced(short: type[Short]) -> None:
+    short.fault = "The actor died because its node has died"
+    said = train_in_group()
+    assert len(short.made) == 2
     assert said == ["a machine was lost that a worker ran on; others go on from the last state"]
+
+
+def test_workers_that_die_of_something_else_are_the_trials_affair(short: type[Short]) -> None:
+    short.fault = "The actor died a worker was killed"
+    with pytest.raises(WorkerGroupError):
+        train_in_group()
 
 
 def test_the_desk_passes_on_what_it_gets(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,8 +39,9 @@ class Waiting:
 
     def look(self, trials: list[Any]) -> None:
         """Is called each time that Tune has gone once around its loop."""
-        now, states = time.monotonic(), {trial.status for trial in trials}
-        if "PENDING" not in states or "RUNNING" in states:
+        now = time.monotonic()
+        runs = any(trial.status == "RUNNING" for trial in reversed(trials))  # one of the newest
+        if runs or not any(trial.status == "PENDING" for trial in trials):
             self._next = now + self.FIRST
         elif now >= self._next:
             self._next = now + self.AGAIN
