@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,9 @@ CLUSTER = Path(__file__).parents[2] / "cluster"
 
 @pytest.mark.parametrize("script", sorted(CLUSTER.glob("*.sh")), ids=lambda path: path.name)
 def test_a_script_can_be_run_and_says_what_for(script: Path) -> None:
-    subprocess.run(["bash", "-n", script], check=True)
+    linter = Path(sys.executable).with_name("shellcheck")
+    linted = subprocess.run([linter, script], capture_output=True, text=True, check=False)
+    assert linted.returncode == 0, linted.stdout
     assert os.access(script, os.X_OK)
     first, second = script.read_text().splitlines()[:2]
     assert first == "#!/usr/bin/env bash"
@@ -71,3 +76,51 @@ def test_slurm_gives_every_machine_the_same_line(tmp_path: Path) -> None:
         "--kill-on-bad-exit=0 ray symmetric-run --address n1:22345 --min-nodes 2 --num-cpus 64 -- "
         "env RAY_ADDRESS=n1:22345 cluster/again.sh python tune.py --model sasrec"
     )
+
+
+def submitted(folder: Path, words: str) -> subprocess.CompletedProcess[str]:
+    """Runs submit.sh with a `ray` that prints what it is given, a word a line."""
+    ray = folder / "ray"
+    ray.write_text('#!/bin/sh\necho "token in $RAY_AUTH_TOKEN_PATH"\nprintf "%s\\n" "$@"\n')
+    ray.chmod(0o755)
+    return subprocess.run(
+        f"{CLUSTER}/submit.sh {words}",
+        shell=True,
+        env={"PATH": f"{folder}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_job_is_submitted_with_what_the_script_knows(tmp_path: Path) -> None:
+    done = submitted(
+        tmp_path,
+        "--token-file t --exclude '*.csv' --exclude notes --env OMP_NUM_THREADS=1 --resume "
+        "--address http://head:8265 --entrypoint-num-cpus 1 -- python tune.py --name 'two words'",
+    )
+    token, *words = done.stdout.splitlines()
+    assert token == "token in t"
+    given = json.loads(words.pop(words.index("--runtime-env-json") + 1))
+    assert given["excludes"] == ["*.csv", "notes"]
+    assert given["env_vars"]["OMP_NUM_THREADS"] == "1"
+    assert re.fullmatch(r"[0-9a-f]{40}\+?", given["env_vars"]["SEQTUNE_GIT_COMMIT"])
+    assert words[:5] == ["job", "submit", "--working-dir", ".", "--runtime-env-json"]
+    assert words[5:9] == ["--address", "http://head:8265", "--entrypoint-num-cpus", "1"]
+    assert words[9:] == ["--", "python", "tune.py", "--name", "two words", "--resume"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("", "what shall run?"),
+        ("--no-wait", "what shall run?"),
+        ("--env AWS_SECRET_ACCESS_KEY=x -- true", "looks like a secret"),
+        ("--env here -- true", "write NAME=VALUE"),
+    ],
+)
+def test_a_job_is_refused(tmp_path: Path, words: str, said: str) -> None:
+    done = submitted(tmp_path, words)
+    assert done.returncode != 0
+    assert said in done.stderr
+    assert not done.stdout
