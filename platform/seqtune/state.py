@@ -42,6 +42,7 @@ class Row(TypedDict):
     best_epoch: int
     time: float  # seconds since 1970
     train_seconds: float  # since the evaluation before
+    train_targets: int  # that many were learnt from in them, by all workers
     eval_seconds: float
     eval_every: int  # epochs between evaluations
     finished: bool  # whether training has ended by itself

@@ -105,6 +105,7 @@ def _train(
     total_steps = p.epochs * windows.n_batches(batch_size)
     started = time.perf_counter()
     means: dict[str, list[Tensor]] = {}
+    targets = 0
 
     while not finished(state, p):
         if state["epoch"] < p.epochs:
@@ -132,7 +133,8 @@ def _train(
                 bad = torch.where(torch.isfinite(loss.detach()), NO_STEP, state["step"])
                 first_bad = torch.minimum(first_bad, bad)
                 state["step"] += 1
-                home.stepped(next(iter(terms.values())).count)
+                targets += (count := next(iter(terms.values())).count)
+                home.stepped(count)
                 if state["step"] % 50 == 0:  # seldom: looking at a number waits for the device
                     stop_if_diverged(first_bad)
             stop_if_diverged(first_bad)
@@ -162,13 +164,14 @@ def _train(
             best_epoch=best["epoch"],
             time=time.time(),
             train_seconds=trained - started,
+            train_targets=total(targets, home),
             eval_seconds=evaluated - trained,
             eval_every=state["eval_every"],
             finished=False,
         )
         state["history"].append(row)
         row["finished"] = finished(state, p)
-        means, started = {}, time.perf_counter()
+        means, targets, started = {}, 0, time.perf_counter()
         if home.rank == 0 and (improved or row["finished"]):
             home.save(snapshot(state, optimizer))
         home.report(row)
@@ -239,6 +242,14 @@ def mean_over_steps(shares: list[Tensor], home: Home) -> float:
     if home.world_size > 1:
         dist.all_reduce(mean)
     return float(mean)
+
+
+def total(count: int, home: Home) -> int:
+    """Returns the sum of a count over all ranks."""
+    summed = torch.tensor(count, device=home.device)
+    if home.world_size > 1:
+        dist.all_reduce(summed)
+    return int(summed)
 
 
 def seed_everything(seed: int, epoch: int, home: Home) -> torch.Generator:

@@ -39,6 +39,7 @@ class Site:
     home: Path  # ~, with the token
     checkout: Path
     results: Path
+    ray: Path  # the folder of the head's Ray
     jobs: str  # where jobs are submitted
     mlflow: str
 
@@ -75,6 +76,16 @@ class Site:
         starts = [n for n, line in enumerate(printed) if line.startswith("Running entrypoint")]
         return printed[starts[0] + 1 :] if starts else []
 
+    def metrics(self) -> str:
+        """What Prometheus would read from the head."""
+        found = self.ray / "prom_metrics_service_discovery.json"
+        places = [place for group in json.loads(found.read_text()) for place in group["targets"]]
+        pages = []
+        for place in places:
+            with contextlib.suppress(OSError):
+                pages.append(urllib.request.urlopen(f"http://{place}/metrics").read().decode())
+        return "\n".join(pages)
+
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
@@ -86,6 +97,7 @@ def site() -> Iterator[Site]:
         folder / "home",
         folder / "seqtune",
         folder / "results",
+        folder / "r",
         f"http://127.0.0.1:{jobs}",
         f"http://127.0.0.1:{mlflow}",
     )
@@ -237,6 +249,11 @@ def test_a_stopped_job_goes_on(site: Site) -> None:
     submit = "ray job submit --no-wait --working-dir ."
     site.run(f"{submit} --submission-id first -- {study} --trials 40")
     wait_until(lambda: "[1/40]" in "".join(site.log("first")), lambda: site.log("first"))
+    wait_until(lambda: "ray_seqtune_best{" in site.metrics(), site.metrics)
+    figures = [line for line in site.metrics().splitlines() if line.startswith("ray_seqtune_")]
+    assert all('study="halves"' in line and 'metric="ndcg@10"' in line for line in figures)
+    known = {re.split(r"[{ ]", line)[0].removeprefix("ray_seqtune_") for line in figures}
+    assert known == {"best", "targets_total", "trials"}
     assert "Job 'first' was stopped" in site.run("ray job stop first")
     said = site.log("first")
     assert "Stopped. Continue with:" in said

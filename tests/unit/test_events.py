@@ -14,6 +14,7 @@ from seqtune.space import load_space
 from seqtune.storage import Folder
 from seqtune.study.deaths import NO_MEMORY
 from seqtune.study.events import Messenger
+from seqtune.study.gauges import Gauges
 from seqtune.study.plan import Plan
 
 
@@ -43,8 +44,9 @@ def messenger(said: list[tuple[Any, ...]], tmp_path: Path) -> Messenger:
     counting = SimpleNamespace(done=lambda: True, floors=lambda: ("FLOORS",))
     ears: Any = [Ears(name, said) for name in ("view", "tracker")]
     weights: Any = Ears("weights", said)
+    gauges: Any = Ears("gauges", said)
     return Messenger(
-        searcher, plan, *ears, [SimpleNamespace(check=lambda: None)], counting, weights
+        searcher, plan, *ears, [SimpleNamespace(check=lambda: None)], counting, weights, gauges
     )  # type: ignore[arg-type]
 
 
@@ -87,7 +89,7 @@ def test_a_result_is_shown_with_the_studys_metric_and_tracked_with_all(
     said.clear()
     stored = {"epoch": 7, "ndcg@10": 0.2, "best": 0.4, "best_epoch": 5}  # Optuna's, told before
     messenger.on_trial_result(1, [], a_trial(), stored | {"hr@5": 0.3})
-    assert [words[0] for words in said] == ["view"]
+    assert [words[0] for words in said] == ["view", "gauges"]
 
 
 @pytest.mark.parametrize(
@@ -111,6 +113,7 @@ def test_an_end_is_what_it_is(
     reason = trial.last_result.get("failed", "")
     assert told(said, "view") == [("trial_ended", 3, status, value, reason, ("replayed", False))]
     assert told(said, "weights") == [("ended", 3, value)]
+    assert told(said, "gauges") == [("ended", 3, status)]
     *uploads, end = told(said, "tracker")
     found = {} if value is None else {"hr@5": 0.5, "epoch": 4}
     assert end == ("trial_ended", 3, tracked, found, reason or None)
@@ -188,3 +191,42 @@ def test_floors_are_told_once(messenger: Messenger, said: list[tuple[Any, ...]])
 
 def test_tune_saves_nothing_of_it(messenger: Messenger) -> None:
     assert messenger.__getstate__() == {}
+
+
+def test_ray_hears_of_what_is_new_and_of_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: dict[tuple[str, str], float] = {}
+
+    class Figure:
+        def __init__(self, name: str, description: str, tag_keys: tuple[str, ...]) -> None:
+            self.name = name
+
+        def set_default_tags(self, tags: dict[str, str]) -> None:
+            assert tags == {"study": "shop", "metric": "hr@5"}
+
+        def set(self, value: float, tags: dict[str, str] | None = None) -> None:
+            heard[self.name, (tags or {}).get("state", "")] = value
+
+        def inc(self, value: float) -> None:
+            assert value > 0, "Ray refuses to add nothing"
+            self.set(heard.get((self.name, ""), 0) + value)
+
+    monkeypatch.setattr("ray.util.metrics.Gauge", Figure)
+    monkeypatch.setattr("ray.util.metrics.Counter", Figure)
+    plan = Plan("sasrec", "hr@5", Protocol(mask_seen=True), Folder.at("/results/shop"))
+    gauges = Gauges(plan, export=True)
+    for number, status in enumerate(["complete", "pruned", "failed", ""]):
+        gauges.started(number)
+        gauges.evaluated({"train_targets": 100 * number, "best": 0.1 * number})
+        if status:
+            gauges.ended(number, status)
+    gauges.evaluated({"best": 0.2, "replayed": True})
+    states = {state: n for (name, state), n in heard.items() if name == "seqtune_trials"}
+    assert states == {"running": 1, "complete": 1, "pruned": 1, "failed": 1}
+    assert heard["seqtune_targets_total", ""] == 600
+    assert heard["seqtune_best", ""] == pytest.approx(0.3)
+
+    heard.clear()
+    alone = Gauges(plan, export=False)
+    alone.started(0)
+    alone.evaluated({"train_targets": 1, "best": 0.1})
+    assert not heard

@@ -562,7 +562,7 @@ def test_reports_are_complete() -> None:
     assert rows == trained.history
     expected = {f"{name}@{k}" for name in metrics.METRICS for k in metrics.KS} | {"mrr@7"}
     expected |= {"epoch", "step", "best", "best_epoch", "finished", "train_bce", "train_l2"}
-    expected |= {"time", "train_seconds", "eval_seconds", "eval_every"}
+    expected |= {"time", "train_seconds", "eval_seconds", "eval_every", "train_targets"}
     for row in rows:
         assert files.flat(row).keys() == expected
         assert row["train_seconds"] > 0

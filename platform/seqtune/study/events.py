@@ -14,6 +14,7 @@ from seqtune.machines import described, machines, needs
 from seqtune.report.view import StudyView
 from seqtune.study import deaths
 from seqtune.study.counting import Counting
+from seqtune.study.gauges import Gauges
 from seqtune.study.plan import Plan
 from seqtune.study.search import OptunaSearcher
 from seqtune.study.store import STATUS
@@ -61,8 +62,9 @@ class Messenger(tune.Callback):
         watches: Sequence[Watch],
         counting: Counting,
         weights: Weights,
+        gauges: Gauges,
     ) -> None:
-        self.watches, self.weights = watches, weights
+        self.watches, self.weights, self.gauges = watches, weights, gauges
         self.counting: Counting | None = counting  # until its floors are told
         self.metric, self.searched = plan.metric, {d.name for d in searcher.space.dimensions}
         self.searcher, self.plan, self.view, self.tracker = searcher, plan, view, tracker
@@ -88,7 +90,7 @@ class Messenger(tune.Callback):
         number, last = trial.number, rows[-1] if rows else {}
         self._started(number, trial.user_attrs["params"])
         for row in rows:
-            self._evaluated(number, row)
+            self._evaluated(number, row | {"replayed": True})
         self._ended(number, STATUS[trial.state], last, replayed=True)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
@@ -99,6 +101,7 @@ class Messenger(tune.Callback):
         searched = {name: value for name, value in params.items() if name in self.searched}
         self.view.trial_started(number, searched, is_default=number == 0)
         self.tracker.trial_started(number, params)
+        self.gauges.started(number)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
@@ -112,6 +115,7 @@ class Messenger(tune.Callback):
     def _evaluated(self, number: int, result: dict[str, Any]) -> None:
         epoch = result["epoch"]
         self.view.trial_result(number, epoch, result[self.metric], result["best"])
+        self.gauges.evaluated(result)
         points = {k: v for k, v in result.items() if "@" in k or k.startswith(("train_", "eval_"))}
         if "time" in result:  # else it is Optuna's, and MLflow had it
             self.tracker.trial_result(number, epoch, points, time=result["time"])
@@ -159,6 +163,7 @@ class Messenger(tune.Callback):
         self.view.trial_ended(number, status, best, reason, replayed=replayed)
         track_end(self.tracker, self.plan, number, status, best, last.get("best_epoch"), reason)
         self.weights.ended(number, best)
+        self.gauges.ended(number, status)
 
 
 def track_end(

@@ -28,6 +28,7 @@ from seqtune.storage import Folder, own_scratch
 from seqtune.study.counting import Counting
 from seqtune.study.events import Messenger
 from seqtune.study.finals import find_finals, make_result
+from seqtune.study.gauges import Gauges
 from seqtune.study.identity import Identity, claimed, tags
 from seqtune.study.lease import LostError
 from seqtune.study.plan import Plan
@@ -108,7 +109,8 @@ def _run(
             counting = Counting(plan, data)
             watches = (INTERRUPTS, identity.lease, joined.pulse)
             weights = Weights(plan, options.keep_weights)
-            messenger = Messenger(searcher, plan, view, tracker, watches, counting, weights)
+            gauges = Gauges(plan, export=joined.grows)
+            messenger = Messenger(searcher, plan, view, tracker, watches, counting, weights, gauges)
             search_all(asked, searcher, plan, data, messenger)
             for watch in watches:
                 watch.check()
