@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -148,20 +149,19 @@ def windows(split: Split, params: Trained) -> Windows:
 
 
 def sequences(split: Split, device: torch.device, times: bool = False) -> Sequences:
-    """Puts the events on the device, as models index them."""
+    """Puts the events on the device, as models index them; on the CPU they stay where they lie."""
     data = split.dataset
-    counts = np.diff(data.offsets)
 
     def tensor(array: NDArray[np.integer]) -> torch.Tensor:
-        return torch.from_numpy(array.astype(np.int64)).to(device)
+        with warnings.catch_warnings():  # torch would rather have what can be written to
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.from_numpy(array).to(device)
 
     return Sequences(
         items=tensor(data.items),
-        first=tensor(np.repeat(data.offsets[:-1], counts)),
-        users=tensor(np.repeat(np.arange(data.n_users), counts)),
-        targets=tensor(target_events(split)),
+        offsets=tensor(data.offsets),
+        train_end=tensor(split.train_end),
         n_items=data.n_items,
-        n_users=data.n_users,
         times=tensor(data.times) if times else None,
     )
 
@@ -249,12 +249,12 @@ def gather(windows: Windows, index: Ints, data: Sequences) -> Batch:
     last = before[row] + torch.arange(total, device=device)  # the event before each target
     continues = windows.continues
     return Batch(
-        users=data.users[start],
-        items=data.items[event] * real,
+        users=data.users_at(start),
+        items=data.items[event].long() * real,
         lengths=end - start,
         times=None if data.times is None else data.times[event] * real,
         where=row * width + (last - start[row]),
-        targets=data.items[last + 1],
+        targets=data.items[last + 1].long(),
         events=last + 1,
         prefixes=windows.prefixes,
         continues=None if continues is None else torch.from_numpy(continues[index]).to(device),

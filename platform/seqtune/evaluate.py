@@ -75,10 +75,10 @@ def _leave_out(scores: Tensor, data: Sequences, events: Tensor, n_seen: int) -> 
     That of the padding is -inf already, as ``Model.score`` promises.
     """
     rows = torch.arange(len(events), device=events.device)
-    target = data.items[events]
+    target = data.items[events].long()
     own = scores[rows, target]
     if n_seen:
-        first = data.first[events]
+        first = data.first_at(events)
         counts = events - first
         row = torch.repeat_interleave(rows, counts, output_size=n_seen)
         step = torch.arange(n_seen, device=events.device) - (counts.cumsum(0) - counts)[row]

@@ -79,17 +79,47 @@ class Sequences:
     and validation targets are not among ``targets`` and must not be read as training data.
     """
 
-    items: Tensor  # (E,) item of each event, users one after another
-    first: Tensor  # (E,) index of the first event of the same user
-    users: Tensor  # (E,) user of each event
-    targets: Tensor  # (T,) indices of the events that are training targets
+    items: Tensor  # (E,) int32, item of each event, users one after another
+    offsets: Tensor  # (U + 1,) user u has the events offsets[u]..offsets[u + 1] - 1
+    train_end: Tensor  # (U,) and trains on those before train_end[u]
     n_items: int
-    n_users: int
     times: Tensor | None = None  # (E,) Unix milliseconds, for models with uses_times
+
+    @property
+    def n_users(self) -> int:
+        """The number of users, U."""
+        return len(self.train_end)
+
+    def users_at(self, events: Tensor) -> Tensor:
+        """Returns the user of each event."""
+        return torch.searchsorted(self.offsets, events, right=True) - 1
+
+    def first_at(self, events: Tensor) -> Tensor:
+        """Returns the first event of the user of each event."""
+        return self.offsets[self.users_at(events)]
+
+    @cached_property
+    def users(self) -> Tensor:
+        """The user of each event: (E,), 8 bytes each, made where a model asks for all of them."""
+        return torch.arange(self.n_users, device=self.items.device).repeat_interleave(
+            self.offsets.diff(), output_size=len(self.items)
+        )
+
+    @cached_property
+    def first(self) -> Tensor:
+        """The first event of the user of each event: (E,), 8 bytes each, as ``users``."""
+        return self.offsets[self.users]
+
+    @cached_property
+    def targets(self) -> Tensor:
+        """The events that are training targets: (T,), all training events but each user's first."""
+        event = torch.arange(len(self.items), device=self.items.device)
+        is_target = (event > self.first) & (event < self.train_end[self.users])
+        return event[is_target]
 
     def counts(self) -> Tensor:
         """Returns the number of training events of each item: (I + 1,)."""
-        trained = torch.cat([self.targets, self.first.unique()])  # a first event is no target
+        trained = torch.cat([self.targets, self.offsets[:-1]])  # a first event is no target
         return self.items[trained].bincount(minlength=self.n_items + 1)
 
     @cached_property
@@ -98,13 +128,13 @@ class Sequences:
 
         Training ends there: later events are held out.
         """
-        users = self.users[self.targets].long()
-        ends = users.new_full((self.n_users,), -1)
-        return ends.scatter_reduce_(0, users, self.targets, "amax")
+        last = self.train_end - 1
+        return last.where(last > self.offsets[:-1], -1)
 
     def before(self, events: Tensor, length: int) -> History:
         """Returns the prefixes that end just before ``events`` (B,), last ``length`` items."""
-        start = torch.maximum(self.first[events], events - length)
+        users = self.users_at(events)
+        start = torch.maximum(self.offsets[users], events - length)
         lengths = events - start
         steps = torch.arange(int(length), device=events.device)
         index = start[:, None] + steps  # (B, length)
@@ -112,7 +142,7 @@ class Sequences:
         index = index.clamp(max=len(self.items) - 1)
         items = self.items[index].masked_fill(~real, 0).long()
         times = None if self.times is None else self.times[index].masked_fill(~real, 0)
-        return History(self.users[events], items, lengths, times)
+        return History(users, items, lengths, times)
 
 
 @dataclass(frozen=True)
@@ -249,7 +279,7 @@ class Encoder(Model):
         """Keeps the events, and notes what users have seen where negatives are rejected by it."""
         p, self.sequences = self.params, sequences
         if p.reject == "seen" and p.loss_type != "ce":
-            users = sequences.users.long()
+            users = sequences.users
             events = torch.arange(len(users), device=users.device)
             kept = events <= sequences.ends[users]
             self.seen = seen_keys(users[kept], sequences.items[kept], self.n_items)

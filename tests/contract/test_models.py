@@ -294,23 +294,19 @@ every_mode, every_case = over(STARTS), over(CASES)
 @pytest.fixture(scope="module")
 def data() -> Sequences:
     """Each user walks the cycle 1, 2, .., 20, 1, ..; the last event of each is held out."""
-    items, first, users, targets, times = [], [], [], [], []
+    items, offsets, times = [], [0], []
     for user in range(N_USERS):
-        start, length = len(items), 4 + user % 7
+        length = 4 + user % 7
         for step in range(length):
-            targets += [len(items)] if 0 < step < length - 1 else []
             times.append(86_400_000 * (user + step))
             items.append((7 * user + step) % N_ITEMS + 1)
-            first.append(start)
-            users.append(user)
+        offsets.append(len(items))
     return Sequences(
         items=torch.tensor(items),
-        first=torch.tensor(first),
-        users=torch.tensor(users),
-        targets=torch.tensor(targets),
+        offsets=torch.tensor(offsets),
+        train_end=torch.tensor(offsets[1:]) - 1,
         times=torch.tensor(times),
         n_items=N_ITEMS,
-        n_users=N_USERS,
     )
 
 

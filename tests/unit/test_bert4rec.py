@@ -14,11 +14,9 @@ from seqtune.models.bert4rec import BERT4Rec
 # Two users: 1 2 3 2 1 (5 6 held out) | 3 2 4.
 DATA = Sequences(
     items=torch.tensor([1, 2, 3, 2, 1, 5, 6, 3, 2, 4]),
-    first=torch.tensor([0] * 7 + [7] * 3),
-    users=torch.tensor([0] * 7 + [1] * 3),
-    targets=torch.tensor([1, 2, 3, 4, 8, 9]),
+    offsets=torch.tensor([0, 7, 10]),
+    train_end=torch.tensor([5, 10]),
     n_items=6,
-    n_users=2,
 )
 MASK = 7
 

@@ -176,11 +176,9 @@ def test_identical_views_are_as_far_as_the_other_rows_are_near() -> None:
 def test_prefixes_give_one_state_per_row() -> None:
     data = Sequences(
         items=torch.tensor([1, 2, 3, 4]),
-        first=torch.zeros(4, dtype=torch.long),
-        users=torch.zeros(4, dtype=torch.long),
-        targets=torch.tensor([1, 2, 3]),
+        offsets=torch.tensor([0, 4]),
+        train_end=torch.tensor([4]),
         n_items=N_ITEMS,
-        n_users=1,
     )
     prefix = data.before(data.targets, 4)
     one = Batch(

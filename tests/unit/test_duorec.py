@@ -16,11 +16,9 @@ ITEMS = [1, 2, 3, 2, 1, 3, 2, 1, 4]
 TARGETS = [1, 2, 3, 4, 6, 7, 8]
 DATA = Sequences(
     items=torch.tensor(ITEMS),
-    first=torch.tensor([0] * 5 + [5] * 4),
-    users=torch.tensor([0] * 5 + [1] * 4),
-    targets=torch.tensor(TARGETS),
+    offsets=torch.tensor([0, 5, 9]),
+    train_end=torch.tensor([5, 9]),
     n_items=4,
-    n_users=2,
 )
 
 

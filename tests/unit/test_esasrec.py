@@ -20,11 +20,9 @@ N_ITEMS = 12
 # Two users: 1 2 3 2 1 | 3 2 1 4; the last event of each is held out. Items 5..12 never occur.
 DATA = Sequences(
     items=torch.tensor([1, 2, 3, 2, 1, 3, 2, 1, 4]),
-    first=torch.tensor([0] * 5 + [5] * 4),
-    users=torch.tensor([0] * 5 + [1] * 4),
-    targets=torch.tensor([1, 2, 3, 6, 7]),
+    offsets=torch.tensor([0, 5, 9]),
+    train_end=torch.tensor([4, 8]),
     n_items=N_ITEMS,
-    n_users=2,
 )
 BATCH = Batch(
     users=torch.tensor([0, 1]),

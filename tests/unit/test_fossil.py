@@ -16,11 +16,9 @@ from seqtune.params import build
 # Two users: 1 2 3 4 5 | 6 1 2. The last event of the first is held out, no event of the second.
 DATA = Sequences(
     items=torch.tensor([1, 2, 3, 4, 5, 6, 1, 2]),
-    first=torch.tensor([0] * 5 + [5] * 3),
-    users=torch.tensor([0] * 5 + [1] * 3),
-    targets=torch.tensor([1, 2, 3, 6, 7]),
+    offsets=torch.tensor([0, 5, 8]),
+    train_end=torch.tensor([4, 8]),
     n_items=6,
-    n_users=2,
 )
 
 

@@ -16,11 +16,9 @@ N_ITEMS = 40
 # User 0: 1 2 3 | 4 5; user 1: 6 7 | 8 9. Behind the bar lie the validation and the test item.
 DATA = Sequences(
     items=torch.tensor([1, 2, 3, 4, 5, 6, 7, 8, 9]),
-    first=torch.tensor([0, 0, 0, 0, 0, 5, 5, 5, 5]),
-    users=torch.tensor([0, 0, 0, 0, 0, 1, 1, 1, 1]),
-    targets=torch.tensor([1, 2, 6]),
+    offsets=torch.tensor([0, 5, 9]),
+    train_end=torch.tensor([3, 7]),
     n_items=N_ITEMS,
-    n_users=2,
 )
 BATCH = Batch(
     users=torch.tensor([0, 1]),

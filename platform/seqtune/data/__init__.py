@@ -63,7 +63,7 @@ def read(options: ModelOptions) -> Dataset:
     )
     if dataset.n_items < 2:
         raise UserError(f"--data {options.data}: has one item alone, and nothing can be ranked")
-    if max(np.diff(dataset.offsets)) < FEWEST:
+    if np.diff(dataset.offsets).max() < FEWEST:
         raise UserError(
             f"--data {options.data}: no user has more than {FEWEST - 1} events, of which the last "
             f"two are held out; at least one user needs {FEWEST}"

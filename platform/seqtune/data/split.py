@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from seqtune.data.dataset import Dataset
 from seqtune.errors import UserError
 
+AT_A_TIME = 2**24  # events that are counted: they are copied for it
+
 
 class Held(NamedTuple):
     """Events that a model is asked to predict.
@@ -45,9 +47,14 @@ class Split:
 
     def counts(self) -> NDArray[np.int64]:
         """Returns the number of training events of each item: (I,)."""
-        data = self.dataset
-        trained = np.arange(data.n_interactions) < np.repeat(self.train_end, np.diff(data.offsets))
-        return np.bincount(data.items[trained], minlength=data.n_items + 1)[1:]
+        data, ends = self.dataset, self.dataset.offsets[1:]
+        counts = np.zeros(data.n_items + 1, np.int64)
+        for start in range(0, data.n_interactions, AT_A_TIME):
+            counts += np.bincount(data.items[start : start + AT_A_TIME], minlength=len(counts))
+        for back in range(1, int((ends - self.train_end).max(initial=0)) + 1):
+            held = (ends - back)[ends - back >= self.train_end]
+            counts -= np.bincount(data.items[held], minlength=len(counts))
+        return counts[1:]
 
 
 def leave_one_out(dataset: Dataset) -> Split:

@@ -128,8 +128,8 @@ class Caser(Encoder):
     def next_item(self, states: Tensor, batch: Batch, rng: torch.Generator) -> dict[str, Term]:
         p, data, (table, bias) = self.params, self.sequences, self.output()
         events = batch.events[:, None] + torch.arange(p.target_len, device=states.device)
-        real = events <= data.ends[data.users[batch.events]][:, None]
-        targets = data.items[events.clamp(max=len(data.items) - 1)] * real  # (N, T), 0 where none
+        real = events <= data.ends[data.users_at(batch.events)][:, None]
+        targets = data.items[events.clamp(max=len(data.items) - 1)].long() * real  # (N, T), or 0
         weights = real / real.sum(1, keepdim=True)
         with torch.autocast(states.device.type, enabled=False):
             positive = (F.embedding(targets, table) @ states.float()[:, :, None]).squeeze(2)

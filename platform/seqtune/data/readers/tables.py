@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import gzip
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +27,10 @@ ODD = "\x1f"  # in place of :: for pyarrow, which splits at single characters
 MISSING = ["", "nan", "NaN", "null", "NULL", "None", "NA", "N/A", "<NA>", "\\N"]
 SNIFFED, LINES = 65_536, 200  # bytes and lines that are looked at first
 SHOWN = 80  # characters of a row in a message
+IN_PARTS = (
+    "; a text table is read in parts where each line is a row and each quoted value is closed: "
+    "write it as parquet"
+)
 
 
 @dataclass(frozen=True)
@@ -192,37 +196,75 @@ def _read(
     return columns, notes
 
 
-def _parse(
-    path: Path, layout: Layout, picks: Mapping[str, int], quotes: bool
-) -> dict[str, pa.ChunkedArray]:
+def in_parts(
+    path: Path, layout: Layout, picks: Mapping[str, int], size: int
+) -> Iterator[dict[str, pa.ChunkedArray]]:
+    """Yields the columns that were picked, ``size`` bytes of the file at a time.
+
+    Raises UserError where the file cannot be read so: it is in UTF-16, its delimiter has two
+    characters, or values in quotes hold delimiters or line breaks.
+    """
+    from pyarrow import csv as arrow_csv
+
+    if layout.encoding != "utf-8" or len(layout.delimiter) > 1:
+        what = "is in UTF-16" if layout.encoding != "utf-8" else f"has {layout.delimiter} in it"
+        raise UserError(f"a file that {what} is not read in parts; write it as parquet")
+    try:
+        file = arrow_csv.open_csv(_stream(path), **_how(layout, picks, quotes=False, size=size))
+        for batch in file:
+            found = {role: pa.chunked_array([batch[str(i)]]) for role, i in picks.items()}
+            if layout.quotes:
+                found = {role: _unquoted(one, role, []) for role, one in found.items()}
+            for role, column in found.items():
+                values = column.chunk(0).dictionary if role != "time" else column
+                if layout.quotes and pc.any(pc.starts_with(values, '"')).as_py():
+                    raise UserError(f"some {role} opens with a quotation mark{IN_PARTS}")
+            yield found
+    except (pa.ArrowInvalid, OSError, EOFError) as error:
+        raise UserError(f"cannot be read in parts ({first_line(error)}){IN_PARTS}") from None
+
+
+def _how(
+    layout: Layout, picks: Mapping[str, int], *, quotes: bool, size: int | None = None
+) -> dict[str, Any]:
+    """Returns what pyarrow is told of a text table; ``size`` in bytes, of what it reads at once."""
     from pyarrow import csv as arrow_csv
 
     names = [str(i) for i in range(len(layout.names))]  # the file's own may occur twice
     coded = pa.dictionary(pa.int32(), pa.string())
     types = {str(i): pa.string() if role == "time" else coded for role, i in picks.items()}
     long = len(layout.delimiter) > 1
+    return {
+        "read_options": arrow_csv.ReadOptions(
+            column_names=names,
+            skip_rows=layout.skip,
+            encoding="utf-8" if long else layout.encoding,
+            block_size=size,
+        ),
+        "parse_options": arrow_csv.ParseOptions(
+            delimiter=ODD if long else layout.delimiter,
+            quote_char='"' if quotes else False,
+            newlines_in_values=quotes,
+        ),
+        "convert_options": arrow_csv.ConvertOptions(
+            column_types=types,
+            include_columns=list(types),
+            null_values=MISSING,
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+        ),
+    }
+
+
+def _parse(
+    path: Path, layout: Layout, picks: Mapping[str, int], quotes: bool
+) -> dict[str, pa.ChunkedArray]:
+    from pyarrow import csv as arrow_csv
+
     try:
+        long = len(layout.delimiter) > 1
         source = pa.BufferReader(_content(path, layout)) if long else _stream(path)
-        table = arrow_csv.read_csv(
-            source,
-            read_options=arrow_csv.ReadOptions(
-                column_names=names,
-                skip_rows=layout.skip,
-                encoding="utf-8" if long else layout.encoding,
-            ),
-            parse_options=arrow_csv.ParseOptions(
-                delimiter=ODD if long else layout.delimiter,
-                quote_char='"' if quotes else False,
-                newlines_in_values=quotes,
-            ),
-            convert_options=arrow_csv.ConvertOptions(
-                column_types=types,
-                include_columns=list(types),
-                null_values=MISSING,
-                strings_can_be_null=True,
-                quoted_strings_can_be_null=False,
-            ),
-        )
+        table = arrow_csv.read_csv(source, **_how(layout, picks, quotes=quotes))
     except (pa.ArrowInvalid, OSError, EOFError) as error:
         if ragged := re.search(r"Expected (\d+) columns, got (\d+): (.*)", str(error), re.DOTALL):
             expected, found, text = ragged.groups()

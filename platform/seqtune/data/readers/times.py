@@ -28,6 +28,18 @@ class Times(NamedTuple):
 
 def times(column: pa.ChunkedArray, name: str) -> Times:
     """Reads the column ``name``; raises UserError where it holds no times."""
+    values, unit, notes = numbers(column)
+    told = unit is not None
+    if unit is None:
+        unit, notes = unit_of(values, name)
+    return Times(values, in_milliseconds(values, unit, told, column), notes)
+
+
+def numbers(column: pa.ChunkedArray) -> tuple[NDArray[Any], str | None, list[str]]:
+    """Returns times as numbers, their unit where the column itself tells it, and notes.
+
+    Raises UserError where a row has no time, or these are no times.
+    """
     array = column.combine_chunks()
     if pa.types.is_floating(array.type):
         array = pc.if_else(pc.is_nan(array), None, array)
@@ -40,22 +52,10 @@ def times(column: pa.ChunkedArray, name: str) -> Times:
             f"{where} no time{first}; remove such rows, or name another column with --time-col"
         )
     array, unit, notes = _numbers(array)
-    values = array.to_numpy(zero_copy_only=False)
-    low = 0
-    if unit is None:
-        unit, notes = _unit(values, name)
-        low = 0 if unit == "seconds" else YEAR_1973 * TICKS[unit]
-    absurd = (values < low) | (values >= YEAR_2100 * TICKS[unit])
-    if absurd.any():
-        row = int(absurd.argmax())
-        raise UserError(
-            f"row {row + 1} has the time {column[row].as_py()}, which is not between 1970 and 2100 "
-            f"in {unit}, the unit of the others; mend or remove it"
-        )
-    return Times(values, _milliseconds(values, TICKS[unit]), notes)
+    return array.to_numpy(zero_copy_only=False), unit, notes
 
 
-def _unit(values: NDArray[Any], name: str) -> tuple[str, list[str]]:
+def unit_of(values: NDArray[Any], name: str) -> tuple[str, list[str]]:
     """Returns the unit in which the middle of the values is a time, and a note on it."""
     typical = np.partition(values, len(values) // 2)[len(values) // 2]
     if iso := _calendar(values, "%Y%m%d%H%M%S"):
@@ -146,7 +146,22 @@ def _reads(texts: pa.Array, kind: pa.DataType) -> bool:
     return True
 
 
-def _milliseconds(values: NDArray[Any], ticks: int) -> NDArray[np.int64]:
+def in_milliseconds(
+    values: NDArray[Any], unit: str, told: bool, column: pa.ChunkedArray
+) -> NDArray[np.int64]:
+    """Returns Unix milliseconds; ``told`` says whether the column itself tells its unit.
+
+    Raises UserError, with what stands in ``column``, where a time is none in that unit.
+    """
+    ticks = TICKS[unit]
+    low = 0 if told or unit == "seconds" else YEAR_1973 * ticks
+    absurd = (values < low) | (values >= YEAR_2100 * ticks)
+    if absurd.any():
+        row = int(absurd.argmax())
+        raise UserError(
+            f"row {row + 1} has the time {column[row].as_py()}, which is not between 1970 and 2100 "
+            f"in {unit}, the unit of the others; mend or remove it"
+        )
     scaled = values // (ticks // 1000) if ticks > 1000 else values * (1000 // ticks)
     rounded: NDArray[np.int64] = np.rint(scaled).astype(np.int64)
     return rounded
