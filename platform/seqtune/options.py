@@ -78,8 +78,8 @@ class ModelOptions:
         str,
         Flag(
             WHAT,
-            "Read these interactions: a csv, tsv, parquet or .inter file (also .gz), or a "
-            "generated set: demo, tiny, ml1m, beauty, yoochoose, xl.",
+            "Read these interactions: a csv, tsv, parquet or .inter file (also .gz), a folder of "
+            "seqtune data prepare, or a generated set: demo, tiny, ml1m, beauty, yoochoose, xl.",
             "FILE",
         ),
     ] = "demo"
@@ -290,6 +290,21 @@ class BenchOptions(ModelOptions):
     threads: Annotated[
         int | None, Flag(RESOURCES, "Use so many CPU threads.", "N", least=1, shown="one per core")
     ] = None
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """The options of ``data prepare``."""
+
+    data: Annotated[
+        str, Flag(WHAT, "Prepare this file, or all files of a folder, with one kind.", "FILE")
+    ]
+    out: Annotated[str, Flag(WHAT, "Write into this folder, which must be empty.", "FOLDER")]
+    user_col: Annotated[str | None, Flag(DATA, "Name the column of users.", "NAME")] = None
+    item_col: Annotated[str | None, Flag(DATA, "Name the column of items.", "NAME")] = None
+    time_col: Annotated[str | None, Flag(DATA, "Name the column of times.", "NAME")] = None
+    min_user: Annotated[int, Flag(DATA, "Drop users with fewer interactions.", "N", least=3)] = 3
+    min_item: Annotated[int, Flag(DATA, "Drop items with fewer interactions.", "N", least=1)] = 1
 
 
 @dataclass(frozen=True)

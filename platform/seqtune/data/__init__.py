@@ -10,6 +10,7 @@ import numpy as np
 from seqtune.data.dataset import Dataset, k_core
 from seqtune.data.files import find
 from seqtune.data.generate import PRESETS, make_preset
+from seqtune.data.prepared import fits, is_prepared, open_prepared
 from seqtune.data.protocol import Protocol
 from seqtune.data.split import Held, Split, leave_one_out
 from seqtune.errors import UserError, nearest
@@ -37,6 +38,10 @@ def load(
     where the data cannot be used.
     """
     path = locate(source)
+    if path is not None and is_prepared(path):
+        prepared = open_prepared(str(path))
+        fits(prepared, min_user, min_item, f"--data {source}")
+        return prepared
     if path is None:
         dataset = make_preset(source)
     else:
@@ -77,13 +82,18 @@ def protocol_of(options: JudgedOptions, dataset: Dataset, seed: int) -> Protocol
 
 
 def locate(source: str) -> Path | None:
-    """Returns the file that ``source`` names, None for a generated set, or raises a UserError."""
+    """Returns the file that ``source`` names, None for a generated set, or raises a UserError.
+
+    In place of a file it may be a folder that was prepared.
+    """
     if source in PRESETS:
         return None
     with refusing(f"--data {source}"):
         if not Path(source).suffix and "/" not in source and not Path(source).exists():
             near = nearest(source, PRESETS)
             raise UserError(f"--data {source}: no such file or generated set{near}")
+        if is_prepared(folder := Path(source).expanduser()):
+            return folder
         return find(source)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -121,7 +121,8 @@ def k_core(dataset: Dataset, min_user: int, min_item: int, place: str) -> Datase
         by_user = np.bincount(users[kept], minlength=dataset.n_users)
         by_item = np.bincount(items[kept], minlength=dataset.n_items + 1)
         if not len(kept):
-            raise UserError(_nothing_left(dataset, min_user, min_item, place))
+            longest = np.diff(dataset.offsets).max(initial=0)
+            raise UserError(nothing_left(longest, min_user, min_item, place))
         enough = (by_user[users[kept]] >= min_user) & (by_item[items[kept]] >= min_item)
         if enough.all():
             break
@@ -131,11 +132,11 @@ def k_core(dataset: Dataset, min_user: int, min_item: int, place: str) -> Datase
 
     has_item, has_user = by_item > 0, by_user > 0
     n_users, n_items = np.count_nonzero(has_user), np.count_nonzero(has_item)
-    note = (
-        f"kept {n_users:,} of {dataset.n_users:,} users (with at least {min_user} interactions), "
-        f"{n_items:,} of {dataset.n_items:,} items (at least {min_item}) and {len(kept):,} of "
-        f"{len(items):,} interactions"
+    before, after = (
+        (dataset.n_users, dataset.n_items, len(items)),
+        (int(n_users), int(n_items), len(kept)),
     )
+    note = kept_note(after, before, min_user, min_item)
     return replace(
         dataset,
         items=(np.cumsum(has_item) - has_item[0])[items[kept]].astype(np.int32),
@@ -148,8 +149,17 @@ def k_core(dataset: Dataset, min_user: int, min_item: int, place: str) -> Datase
     )
 
 
-def _nothing_left(dataset: Dataset, min_user: int, min_item: int, place: str) -> str:
-    longest = np.diff(dataset.offsets).max(initial=0)
+def kept_note(after: Sequence[int], before: Sequence[int], min_user: int, min_item: int) -> str:
+    """Says what filters have left of (users, items, interactions)."""
+    return (
+        f"kept {after[0]:,} of {before[0]:,} users (with at least {min_user} interactions), "
+        f"{after[1]:,} of {before[1]:,} items (at least {min_item}) and {after[2]:,} of "
+        f"{before[2]:,} interactions"
+    )
+
+
+def nothing_left(longest: int, min_user: int, min_item: int, place: str) -> str:
+    """Says why filters have left nothing; ``longest`` is the most that a user had."""
     if longest < min_user:
         return (
             f"{place}: no user has {min_user} interactions (the most is {longest}), and each needs "

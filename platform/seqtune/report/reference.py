@@ -5,6 +5,7 @@ from __future__ import annotations
 from seqtune.options import (
     BenchOptions,
     Declared,
+    PrepareOptions,
     RecommendOptions,
     StudyOptions,
     TrainOptions,
@@ -31,6 +32,7 @@ def options_page() -> str:
         "train": TrainOptions,
         "recommend": RecommendOptions,
         "bench": BenchOptions,
+        "data prepare": PrepareOptions,
     }
     lines = [OPTIONS]
     for name, options in commands.items():

@@ -96,11 +96,11 @@ def _parquet(path: Path, wanted: Mapping[str, str | None], expected: Mapping[str
         table = file.read(columns=[names[i] for i in choice.picks.values()])
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"not a readable parquet file ({tables.first_line(error)})") from None
-    columns = {role: _decoded(table[names[i]]) for role, i in choice.picks.items()}
+    columns = {role: decoded(table[names[i]]) for role, i in choice.picks.items()}
     return _table(columns, names, choice, [], [])
 
 
-def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Returns plain values: categories may be unused, and views lack most functions."""
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     return column.cast(pa.string() if pa.types.is_string_view(kind) else kind)
@@ -108,15 +108,23 @@ def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def _text(path: Path, wanted: Mapping[str, str | None], expected: Mapping[str, str]) -> _Table:
     layout = tables.sniff(path)
-    names, notes = layout.names, []
-    if not layout.header and not any(wanted.values()) and layout.movielens:
-        names = RATINGS
-        notes = ["the file has no header: its columns are read as user, item, rating, timestamp"]
+    names, notes = names_of(layout, wanted)
     choice = choose(names, wanted, expected, layout.header or names is RATINGS)
     if not choice.picks:
         return _table({}, names, choice, notes, [])
     text = tables.read(path, layout, choice.picks)
     return _table(text.columns, names, choice, notes + text.notes, text.problems)
+
+
+def names_of(
+    layout: tables.Layout, wanted: Mapping[str, str | None]
+) -> tuple[list[str], list[str]]:
+    """Returns the names of the columns of a text table, and what to know about them."""
+    if layout.header or any(wanted.values()) or not layout.movielens:
+        return layout.names, []
+    return RATINGS, [
+        "the file has no header: its columns are read as user, item, rating, timestamp"
+    ]
 
 
 def _table(
