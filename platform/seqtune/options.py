@@ -42,6 +42,7 @@ class Flag:
     is_model: bool = False  # completed with the names of the models
 
 
+MOST_WORKERS = 1000
 SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 
 
@@ -57,6 +58,31 @@ def parse_duration(text: str, place: str = "--time-budget") -> float:
     if not 0 < seconds < 3650 * SECONDS["d"]:
         raise UserError(f"{place} {text}: must last between zero and ten years, for example 15m")
     return seconds
+
+
+Workers = int | tuple[int, int]  # so many, or any number between two
+
+
+def parse_workers(text: str) -> Workers:
+    """Reads ``4``, or ``2:8`` for as many as there are machines for, from 2 to 8."""
+    words = text.replace(" ", "").split(":")
+    if len(words) > 2 or not all(word.isdigit() for word in words):
+        raise UserError(f"{text} workers: write a number, or two such as 2:8")
+    numbers = [int(word) for word in words]
+    if not 1 <= numbers[0] <= numbers[-1] <= MOST_WORKERS:
+        raise UserError(
+            f"{text} workers: must be at least 1 and at most {MOST_WORKERS:,}, the smaller first"
+        )
+    return numbers[0] if len(words) == 1 else (numbers[0], numbers[1])
+
+
+def bounds(workers: Workers) -> tuple[int, int]:
+    """Returns the least and the most workers."""
+    return (workers, workers) if isinstance(workers, int) else workers
+
+
+def _workers_word(workers: Workers) -> str:
+    return ":".join(map(str, dict.fromkeys(bounds(workers))))
 
 
 def _duration_word(seconds: float) -> str:
@@ -207,8 +233,14 @@ class StudyOptions(JudgedOptions):
         ),
     ] = None
     workers_per_trial: Annotated[
-        int,
-        Flag(RESOURCES, "Train one trial in so many processes together.", "N", least=1, most=1000),
+        Workers,
+        Flag(
+            RESOURCES,
+            "Train a trial in so many processes together; 2:8: as many as there is room for.",
+            "N",
+            read=parse_workers,
+            write=_workers_word,
+        ),
     ] = 1
     max_failures: Annotated[
         int, Flag(RESOURCES, "Restart a trial that crashes so many times.", "N", least=0)
@@ -248,7 +280,14 @@ class TrainOptions(JudgedOptions):
     """The options of ``train``: the loop once, without a study."""
 
     workers: Annotated[
-        int, Flag(RESOURCES, "Train in so many processes together.", "N", least=1, most=1000)
+        Workers,
+        Flag(
+            RESOURCES,
+            "Train in so many processes together; 2:8: as many as there is room for.",
+            "N",
+            read=parse_workers,
+            write=_workers_word,
+        ),
     ] = 1
     gpus_per_worker: Annotated[
         float | None,
@@ -268,6 +307,16 @@ class TrainOptions(JudgedOptions):
             "Write the checkpoint into this folder.",
             "FOLDER",
             shown="MODEL-DATA-train in --storage",
+        ),
+    ] = None
+    tracking_uri: Annotated[
+        str | None,
+        Flag(
+            WHERE,
+            "Track in this MLflow server or store.",
+            "URI",
+            shown="a SQLite file in --storage",
+            private=True,
         ),
     ] = None
     resume: Annotated[bool, Flag(WHERE, "Continue the training in --out.")] = False

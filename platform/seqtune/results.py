@@ -104,3 +104,4 @@ class TrainResult:
     notes: tuple[str, ...] = ()
     floors: tuple[Floor, ...] = ()
     test_ranks: NDArray[np.float32] | None = None  # (U,) rank of each user's test item
+    ui_command: str = ""  # what shows the training's curves in MLflow

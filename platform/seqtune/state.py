@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import json
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -98,6 +98,11 @@ def flat(row: Row) -> dict[str, Any]:
     rest = {name: value for name, value in row.items() if name not in ("losses", "metrics")}
     losses = {f"train_{name}": value for name, value in row["losses"].items()}
     return {**row["metrics"], **losses, **rest}
+
+
+def curves(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what MLflow draws of what is told after an evaluation."""
+    return {k: v for k, v in result.items() if "@" in k or k.startswith(("train_", "eval_"))}
 
 
 class _Plain(TypedDict):

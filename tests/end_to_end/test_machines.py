@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -136,6 +137,43 @@ def test_a_shape_that_no_machine_has_is_refused(machines: Any, tune: Callable[..
         "error: a trial needs 1 x (2 CPUs and 2 GPUs), and the largest machine has 2 CPUs and "
         "1 GPU; lower --workers-per-trial, --cpus-per-trial or --gpus-per-trial\n"
     )
+
+
+def test_workers_follow_the_machines_and_outlive_one_of_them(
+    machines: Any, start: Callable[..., Any], tmp_path: Path
+) -> None:
+    """One worker begins; a second joins with its machine; one is killed, and others go on."""
+    machines.add_node(num_cpus=1)
+    often = "import seqtune.study.workers as w; w.RESIZE = 3; from seqtune.cli import main; main()"
+    words = ["-c", often, *TRAIN[2:], "--data", "tiny", "--workers", "1:2"]
+    words += ["--out", str(tmp_path / "out"), "--storage", str(tmp_path / "results")]
+    words += ["--set", "epochs=300", "--set", "patience=300", "--set", "eval_every=3"]
+    train = start(*words)
+    train.until(lambda: "epoch   6" in train.out)
+    assert "1 to 2 workers, 1 CPU each, exchange gradients by gloo" in train.out
+    assert "it has 1 worker now" in train.out
+    machines.add_node(num_cpus=1)
+    train.until(lambda: "it has 2 workers now" in train.out)
+    before = train.out.count("epoch ")
+    train.until(lambda: train.out.count("epoch ") > before + 2)
+    os.kill(workers_of_train()[0], signal.SIGKILL)
+    said = train.ends(0, 300).out
+    killed = "was killed from outside (SIGKILL), or by the system for memory; others go on from the"
+    assert killed in said
+    epochs = [int(n) for n in re.findall(r"^epoch +(\d+)", said, re.MULTILINE)]
+    assert epochs == sorted(set(epochs)), "nothing is told twice"
+    assert epochs[-1] == 300
+
+
+def workers_of_train() -> list[int]:
+    """The processes of the workers that live."""
+    from ray._private.state import actors
+
+    return [
+        one["Pid"]
+        for one in actors().values()
+        if "RayTrainWorker" in one["ActorClassName"] and one["State"] == "ALIVE"
+    ]
 
 
 def wait_for_cpus(n: int, timeout: float = 120) -> None:

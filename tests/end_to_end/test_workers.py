@@ -44,7 +44,8 @@ def test_two_workers_train_as_one_does(start: Callable[..., Any], tmp_path: Path
     found = []
     for workers in ("1", "2"):
         folder = tmp_path / workers
-        command = start(*words, "--workers", workers, "--out", str(folder)).ends(0, 300)
+        where = ["--out", str(folder), "--storage", str(tmp_path / "results")]
+        command = start(*words, "--workers", workers, *where).ends(0, 300)
         assert command.err == ""
         epochs = [line.split()[1] for line in command.out.splitlines() if line.startswith("epoch")]
         assert epochs == ["1", "2", "3"]
@@ -53,3 +54,32 @@ def test_two_workers_train_as_one_does(start: Callable[..., Any], tmp_path: Path
     assert two["valid"] == pytest.approx(one["valid"], abs=1e-5)
     assert two["test"] == pytest.approx(one["test"], abs=1e-5)
     assert one["valid"]["hr@10"] > 0.3
+    for workers in ("1", "2"):
+        run = run_of(f"sqlite:///{tmp_path}/results/mlflow.db", workers)
+        assert run.info.status == "FINISHED"
+        assert run.data.params["workers"] == f"{workers} workers"
+        assert run.data.metrics["test/hr_10"] == pytest.approx(one["test"]["hr@10"], abs=1e-5)
+        assert run.data.metrics["train_targets"] > 0
+
+
+def run_of(uri: str, experiment: str) -> Any:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri)
+    (run,) = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
+    assert len(client.get_metric_history(run.info.run_id, "ndcg_10")) == 3
+    names = {file.path for file in client.list_artifacts(run.info.run_id, "checkpoint")}
+    assert "checkpoint/model.safetensors" in names
+    return run
+
+
+def test_a_model_without_parameters_needs_no_workers(
+    tune: Callable[..., Any], start: Callable[..., Any], tmp_path: Path
+) -> None:
+    stan = ["--storage", str(tmp_path)]
+    said = tune("--workers-per-trial", "2", "--trials", "2", *stan, model="stan").ends(0).out
+    alone = "stan has no parameters to train: one process does it, not several workers"
+    assert alone in said
+    assert "1 CPU each" in said
+    words = ["-c", TRAIN[1], "train", "--model", "stan", "--data", "tiny", "--workers", "2:3"]
+    assert alone in start(*words, *stan).ends(0).out

@@ -613,3 +613,28 @@ def test_a_driver_that_is_killed_leaves_no_half_of_a_store(tmp_path: Path) -> No
     assert killed.returncode == -9
     assert not (tmp_path / "results" / "mlflow.db").exists()
     assert Writer(uri, "shop", "shop-1").experiment_id
+
+
+def test_a_training_by_itself_is_one_run_with_its_curves(
+    open_tracker: Any, store: str, request: Any
+) -> None:
+    for times in (1, 2):  # it is resumed, and tells its past again
+        training = open_tracker()
+        training.start_study({"seed": 1}, {"seqtune.model": "x"}, metric="ndcg@10", dimensions=[])
+        for epoch in range(1, 3 * times):
+            training.trial_result(None, epoch, row(0, epoch), time=1_000 + epoch)
+        training.study_ended("finished", {"test/ndcg@10": 0.5})
+        assert training.close()
+    from mlflow import MlflowClient
+
+    client = MlflowClient(store)
+    experiment = client.get_experiment_by_name(request.node.name)
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    curve = client.get_metric_history(run.info.run_id, "ndcg_10")
+    assert [(point.step, round(point.value, 6)) for point in curve] == [
+        (epoch, value(0, epoch)) for epoch in range(1, 6)
+    ]
+    assert run.data.metrics["best/ndcg_10"] == pytest.approx(value(0, 3))
+    assert run.data.metrics["test/ndcg_10"] == 0.5
+    assert "mlflow.sharedViewState" not in str(experiment.tags)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -43,6 +44,7 @@ def group_of(monkeypatch: pytest.MonkeyPatch, *events: Any, alive: bool = True) 
 
     monkeypatch.setattr(ray, "get", get)
     group: Any = Group.__new__(Group)
+    group._size = 2
     group._number, group._error = 0, OSError("a worker died")
     group._thread = SimpleNamespace(is_alive=lambda: alive, join=lambda: None)
     group._desk = SimpleNamespace(give=Calls(), event=Calls(*events), answer=Calls())
@@ -50,33 +52,42 @@ def group_of(monkeypatch: pytest.MonkeyPatch, *events: Any, alive: bool = True) 
 
 
 def test_each_row_is_reported_and_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    group, told = group_of(monkeypatch, (1, "one"), (1, "two"), (1, None)), list[Any]()
-    group.train(PARAMS, FOLDER, told.append)
+    group, told = group_of(monkeypatch, (1, "one", 0), (1, "two", 1), (1, None, 2)), list[Any]()
+    group.train(PARAMS, FOLDER, told.append, print)
     assert told == ["one", "two"]
-    assert group._desk.give.got == [((1, PARAMS.model_dump(), FOLDER),)]
-    assert group._desk.answer.got == [(True,), (True,)]
+    assert group._desk.give.got == [(1, (PARAMS.model_dump(), FOLDER))]
+    assert group._desk.answer.got == [(0, True), (1, True)]
 
 
 def test_what_report_raises_stops_the_training_and_the_next_one_begins(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    group = group_of(monkeypatch, (1, "one"), (1, None), (2, "other"), (2, None))
+    group = group_of(monkeypatch, (1, "one", 0), (1, None, 1), (2, "other", 2), (2, None, 3))
 
     def stop(row: Any) -> None:
         raise SystemExit
 
     with pytest.raises(SystemExit):
-        group.train(PARAMS, FOLDER, stop)
-    assert group._desk.answer.got == [(False,)]
+        group.train(PARAMS, FOLDER, stop, print)
+    assert group._desk.answer.got == [(0, False)]
     told = list[Any]()
-    group.train(PARAMS, FOLDER, told.append)
+    group.train(PARAMS, FOLDER, told.append, print)
     assert told == ["other"]  # and not that the first was over
-    assert group._desk.answer.got[1:] == [(True,)]
+    assert group._desk.answer.got[1:] == [(2, True)]
+
+
+def test_how_many_workers_there_are_is_said_where_it_has_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    events = [(1, n, -1) for n in (2, 2, 1, 4)]
+    group, said = group_of(monkeypatch, *events, (1, None, 0)), list[str]()
+    group.train(PARAMS, FOLDER, print, said.append)
+    assert said == ["it has 1 worker now", "it has 4 workers now"]
 
 
 def test_a_death_of_the_workers_is_what_they_died_of(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OSError, match="a worker died"):
-        group_of(monkeypatch, GetTimeoutError(), alive=False).train(PARAMS, FOLDER, print)
+        group_of(monkeypatch, GetTimeoutError(), alive=False).train(PARAMS, FOLDER, print, print)
 
 
 class Short:
@@ -142,18 +153,39 @@ def test_the_desk_passes_on_what_it_gets(monkeypatch: pytest.MonkeyPatch) -> Non
     async def day() -> None:
         desk = Desk()
         assert await desk.take() == []  # nothing to do for a while
-        await desk.give("job")
-        assert await desk.take() == ["job"]
-        await desk.give(None)
-        assert await desk.take() == [None]
-        for goes_on in (True, False):
+        await desk.give(3, "job")
+        assert await desk.take() == (3, "job")
+        for event, goes_on in enumerate((True, False)):
             waiting: Any = asyncio.create_task(desk.tell(3, "row"))  # type: ignore[arg-type]
-            assert await desk.event() == (3, "row")
+            assert await desk.event() == (3, "row", event)
             assert not waiting.done()
-            await desk.answer(goes_on)
+            await desk.answer(event, goes_on)
             assert await waiting == goes_on
         assert await desk.tell(3, None)  # nobody answers that it is over
-        assert await desk.event() == (3, None)
+        assert await desk.event() == (3, None, 2)
+        assert await desk.take() == []
+        await desk.give(4, None)
+        assert await desk.take() == (4, None)
+
+    asyncio.run(day())
+
+
+def test_workers_that_come_in_the_midst_of_a_training_get_it_too() -> None:
+    async def day() -> None:
+        desk = Desk()
+        await desk.give(1, "job")
+        assert await desk.take() == (1, "job")
+        lost: Any = asyncio.create_task(desk.tell(1, "row"))  # type: ignore[arg-type]
+        assert await desk.event() == (1, "row", 0)
+        assert await desk.take() == (1, "job")  # others, since those before are gone
+        new: Any = asyncio.create_task(desk.tell(1, "next row"))  # type: ignore[arg-type]
+        assert await desk.event() == (1, "next row", 1)
+        await desk.answer(0, True)  # meant for those before
+        await asyncio.sleep(0)
+        assert lost.done()
+        assert not new.done()
+        await desk.answer(1, False)
+        assert await new is False
 
     asyncio.run(day())
 
@@ -188,6 +220,8 @@ def test_the_study_is_where_workers_leave_their_files(
     assert made["train_loop_config"] == {"plan": plan, "data": ["DATA"], "desk": "DESK"}
     scaling, run = made["scaling_config"], made["run_config"]
     assert (scaling.num_workers, scaling.use_gpu) == (3, False)
+    group._run(replace(plan, most=8), ["DATA"])
+    assert made["scaling_config"].num_workers == (3, 8)
     assert scaling.resources_per_worker == {"CPU": 2}
     assert run.storage_path == f"{tmp_path}/workers"
     assert run.failure_config.max_failures == 0

@@ -45,12 +45,13 @@ def ready(options: Options) -> Options:
         options = replace(options, storage=_keyless(options.storage))
         check_place("--storage", options.storage)
         options = replace(options, storage=lasting(options.storage))
+    if isinstance(options, StudyOptions | TrainOptions):
+        check_lasting("--tracking-uri", options.tracking_uri)
     if isinstance(options, TrainOptions):
         check_place("--storage" if options.out is None else "--out", options.folder)
         check_lasting("--out", options.folder)
     if isinstance(options, StudyOptions):
         check_lasting("--storage", options.storage)
-        check_lasting("--tracking-uri", options.tracking_uri)
         check_name("--name", options.study if options.name is None else options.name)
     return options
 

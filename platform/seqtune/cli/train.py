@@ -21,7 +21,7 @@ def train(options: TrainOptions) -> None:
     try:
         from seqtune.study import once
 
-        result = once.train_once(asked, view)
+        result = once.train_once(asked, view, track=True)
     except KeyboardInterrupt:
         raise stopped(options, view) from None
     show_training(result)

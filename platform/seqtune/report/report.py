@@ -109,7 +109,8 @@ def show_training(result: TrainResult, console: Console | None = None) -> None:
         if line:
             console.print(f"\n{line}", markup=False)
     recommend = f"seqtune recommend --checkpoint {shlex.quote(result.checkpoint)} --data FILE"
-    _next_steps(console, [("the checkpoint", result.checkpoint), ("use it on a file", recommend)])
+    steps = [("the checkpoint", result.checkpoint), ("use it on a file", recommend)]
+    _next_steps(console, [*steps, ("its curves", result.ui_command)])
 
 
 def _next_steps(console: Console, steps: Sequence[tuple[str, str]]) -> None:

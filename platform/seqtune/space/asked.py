@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from seqtune.catalogue import declaration
 from seqtune.errors import UserError
-from seqtune.options import DEFAULTS, ModelOptions, StudyOptions
+from seqtune.options import DEFAULTS, ModelOptions, StudyOptions, bounds
 from seqtune.params import build, check, check_name, fitted, parse_assignment
 from seqtune.space.advice import poor_values
 from seqtune.space.read import load_space
@@ -110,7 +110,7 @@ def fit_study(asked: AskedStudy, n_items: int) -> AskedStudy:
         UserError: a value that was given cannot work with these data.
     """
     space, name, most = asked.space, "neg_samples", n_items - 1
-    _check_batch(space.fixed, asked.options.workers_per_trial)
+    _check_batch(space.fixed, bounds(asked.options.workers_per_trial)[1])
     start, notes = fitted(space.params, space.start, n_items, space.place, asked.given)
     dimensions = tuple(d.capped(most) if d.name == name else d for d in space.dimensions)
     fixed = dict(space.fixed)

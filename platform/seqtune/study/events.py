@@ -12,6 +12,7 @@ from ray import tune
 
 from seqtune.machines import described, machines, needs
 from seqtune.report.view import StudyView
+from seqtune.state import curves
 from seqtune.study import deaths
 from seqtune.study.counting import Counting
 from seqtune.study.gauges import Gauges
@@ -116,9 +117,8 @@ class Messenger(tune.Callback):
         epoch = result["epoch"]
         self.view.trial_result(number, epoch, result[self.metric], result["best"])
         self.gauges.evaluated(result)
-        points = {k: v for k, v in result.items() if "@" in k or k.startswith(("train_", "eval_"))}
         if "time" in result:  # else it is Optuna's, and MLflow had it
-            self.tracker.trial_result(number, epoch, points, time=result["time"])
+            self.tracker.trial_result(number, epoch, curves(result), time=result["time"])
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """A trial has ended by itself, or the scheduler has stopped it."""

@@ -14,7 +14,7 @@ from optuna import Study
 
 from seqtune.data import Dataset, Protocol
 from seqtune.errors import DamagedError, UserError
-from seqtune.options import StudyOptions, command, declared
+from seqtune.options import StudyOptions, TrainOptions, command, declared
 from seqtune.schema import FORMAT, checked
 from seqtune.storage import Folder
 from seqtune.study.lease import HeldError, Lease
@@ -189,8 +189,10 @@ def _same(options: StudyOptions, dataset: Dataset, protocol: Protocol) -> dict[s
     return asked | protocol.facts() | {"data": dataset.fingerprint}
 
 
-def tags(options: StudyOptions, dataset: Dataset, protocol: Protocol) -> dict[str, str]:
-    """Returns the tags of the study in MLflow: what it was made of."""
+def tags(
+    options: StudyOptions | TrainOptions, dataset: Dataset, protocol: Protocol
+) -> dict[str, str]:
+    """Returns the tags of a study or a training in MLflow: what it was made of."""
     tags = {
         "seqtune.model": options.model,
         "seqtune.data": options.data,

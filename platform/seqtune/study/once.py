@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from contextlib import suppress
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,22 +22,28 @@ from seqtune.params import Params
 from seqtune.results import TrainResult
 from seqtune.schema import FORMAT, checked
 from seqtune.space.asked import Asked, fit_training
-from seqtune.state import best_of, load_state, ranks_file, told
+from seqtune.state import Row, best_of, curves, flat, load_state, ranks_file, told
 from seqtune.storage import Folder, refusing
 from seqtune.study import deaths
 from seqtune.study.counting import count
 from seqtune.study.final import evaluate_on_test, write_checkpoint
 from seqtune.study.loop import hopeless, train_here
 from seqtune.study.plan import LENGTH, Plan, trial_params
-from seqtune.study.resources import fit, shape
-from seqtune.study.workers import Group, backend
+from seqtune.study.resources import alone, fit, shape, team
+from seqtune.study.workers import backend, close_group, train_in_group
+from seqtune.track import store_uri
 
 if TYPE_CHECKING:
     from seqtune.report.view import TrainView
+    from seqtune.track import Tracker
 
 
-def train_once(asked: Asked[TrainOptions], view: TrainView) -> TrainResult:
-    """Trains one model and writes its checkpoint.
+CHECKPOINT = ("model.json", "model.safetensors", "items.parquet")
+RESTARTS = 2  # of workers that fail, as of a trial's process
+
+
+def train_once(asked: Asked[TrainOptions], view: TrainView, *, track: bool = False) -> TrainResult:
+    """Trains one model and writes its checkpoint; with ``track`` MLflow has its curves.
 
     Raises:
         UserError: for what the user can mend; nothing is written then.
@@ -44,20 +51,21 @@ def train_once(asked: Asked[TrainOptions], view: TrainView) -> TrainResult:
     """
     began = time.monotonic()
     options = asked.options
-    if options.time_budget is not None and options.workers > 1:
+    workers, most = team(options.model, options.workers)
+    if options.time_budget is not None and most > 1:
         raise UserError("--time-budget: several workers cannot stop together; leave --workers out")
     dataset = read(options)
     asked = fit_training(asked, dataset.n_items)
     values = dict(asked.values)
-    for note in (*asked.notes, *dataset.notes):
-        view.note(note)
     protocol = protocol_of(options, dataset, asked.seed)
     option = "--storage" if options.out is None else "--out"
     with refusing(f"{option} {options.folder}"):
         folder = _free_folder(options)
     folder.prove(option)
-    plan = Plan(options.model, options.metric, protocol, folder, workers=options.workers)
+    plan = Plan(options.model, options.metric, protocol, folder, workers=workers, most=most)
     built = trial_params(plan.model, values)
+    for note in (*asked.notes, *dataset.notes, *alone(plan, options.workers)):
+        view.note(note)
     training = _training_folder(plan, options, dataset, built)
     try:
         before = told(training, plan.owner(built))
@@ -65,23 +73,84 @@ def train_once(asked: Asked[TrainOptions], view: TrainView) -> TrainResult:
     except DamagedError as error:
         raise UserError(f"--resume: {error}; train anew without --resume") from None
     view.started(options.model, f"{dataset.describe()}\n{protocol.sentence(dataset)}", folder.uri)
-    for row in before:
+    with _tracked(asked, plan, built, dataset, view, track) as tracker:
+        report = _reporting(view, tracker)
+        for row in before:
+            report(row)
+        try:
+            if plan.together:
+                _train_in_own_workers(plan, options, built, training, dataset, view, report)
+            else:
+                stop = _deadline(began, options.time_budget, training)
+                with suppress(TimeIsUp):
+                    train_here(plan, built, training, dataset, report, stepped=stop)
+        except KeyboardInterrupt:
+            _finish(plan, values, training, dataset, tested=False)
+            raise
+        except UserError:
+            if not options.resume and not told(training):
+                _forget(folder)
+            raise
+        result = _finish(plan, values, training, dataset, began=began)
+        return _told(result, plan, tracker)
+
+
+@contextmanager
+def _tracked(
+    asked: Asked[TrainOptions],
+    plan: Plan,
+    params: Params,
+    dataset: Dataset,
+    view: TrainView,
+    track: bool,
+) -> Iterator[Tracker | None]:
+    """Yields what tells MLflow of this training, in a run of its own."""
+    if not track:
+        yield None
+        return
+    from seqtune.study.identity import tags
+    from seqtune.study.tracked import tracked
+
+    options = asked.options
+    uri = store_uri(options.tracking_uri, Folder.at(options.storage))
+    begun = _begun(plan.folder)
+    with tracked(uri, plan.folder.name, begun["id"], plan.folder, view.note) as tracker:
+        tracker.start_study(
+            params.model_dump(mode="json") | {"metric": plan.metric, "workers": plan.team()},
+            tags(options, dataset, plan.protocol),
+            metric=plan.metric,
+            dimensions=[],
+        )
+        yield tracker
+
+
+def _reporting(view: TrainView, tracker: Tracker | None) -> Callable[[Row], None]:
+    """Returns what shows a row, and tells MLflow of it."""
+
+    def report(row: Row) -> None:
+        if tracker is not None:
+            tracker.trial_result(None, row["epoch"], curves(flat(row)), time=row["time"])
         view.evaluated(row)
-    try:
-        if plan.workers > 1:
-            _train_in_own_workers(plan, options, built, training, dataset, view)
-        else:
-            stop = _deadline(began, options.time_budget, training)
-            with suppress(TimeIsUp):
-                train_here(plan, built, training, dataset, view.evaluated, stepped=stop)
-    except KeyboardInterrupt:
-        _finish(plan, values, training, dataset, tested=False)
-        raise
-    except UserError:
-        if not options.resume and not told(training):
-            _forget(folder)
-        raise
-    return _finish(plan, values, training, dataset, began=began)
+
+    return report
+
+
+def _told(result: TrainResult, plan: Plan, tracker: Tracker | None) -> TrainResult:
+    """Tells MLflow what the best epoch reaches, and uploads the checkpoint."""
+    if tracker is None:
+        return result
+    both = (("valid", result.valid), ("test", result.test))
+    found = {f"{part}/{name}": value for part, values in both for name, value in values.items()}
+    floors = {
+        f"floor/{floor.name.replace(' ', '_')}/{name}": value
+        for floor in result.floors
+        for name, value in floor.test.items()
+    }
+    tracker.upload(plan.folder, CHECKPOINT, to="checkpoint")
+    tracker.study_ended("finished", found | floors | {"best/epoch": result.epoch})
+    tracker.settle(30)
+    tracker.close(timeout=120 if tracker.answers else 5)
+    return replace(result, ui_command=tracker.links.command or "" if tracker.links else "")
 
 
 def _forget(folder: Folder) -> None:
@@ -116,6 +185,7 @@ def _training_folder(plan: Plan, options: TrainOptions, dataset: Dataset, params
     values = params.model_dump()
     now = {
         "format": FORMAT,
+        "id": uuid.uuid4().hex,
         "model": plan.model,
         "data": dataset.fingerprint,
         **plan.protocol.facts(),
@@ -124,7 +194,7 @@ def _training_folder(plan: Plan, options: TrainOptions, dataset: Dataset, params
     if not options.resume:
         plan.folder.write("training.json", json.dumps(now, indent=2).encode())
         (plan.folder / "training").delete()  # a state without its training.json is nobody's
-    elif (saved := _begun(plan.folder)) != now:
+    elif (saved := _begun(plan.folder)) != (now := now | {"id": saved.get("id")}):
         different = [name for name in now if saved.get(name) != now[name]] if saved else ["all"]
         raise UserError(
             f"--resume: {plan.folder.uri} holds no training with these options (it differs in "
@@ -140,6 +210,7 @@ class _Begun(TypedDict):
     __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
 
     format: int
+    id: str
     model: str
     data: str
     params: dict[str, Any]
@@ -210,6 +281,7 @@ def _train_in_own_workers(
     folder: Folder,
     dataset: Dataset,
     view: TrainView,
+    report: Callable[[Row], None],
 ) -> None:
     import ray
     from ray.train import TrainingFailedError
@@ -226,12 +298,18 @@ def _train_in_own_workers(
         if joined.grows:
             check_seen(plan.folder, "--storage" if options.out is None else "--out")
         by = {"nccl": "NCCL", "gloo": "gloo"}[backend(gpus)]
-        view.note(f"{workers} workers, {plan.share()} each, exchange gradients by {by}")
-        group = Group(plan, ray.put(dataset))
-        try:
-            group.train(params, folder, view.evaluated)
-        except TrainingFailedError as error:
-            why = hopeless(error) or deaths.reason(str(error), folder)
-            again = "; --resume goes on from the last evaluation" if told(folder) else ""
-            raise UserError(f"the training stopped: {why}{again}") from error
-        group.close()
+        view.note(f"{plan.team()}, {plan.share()} each, exchange gradients by {by}")
+        data, failures = ray.put(dataset), 0
+        while True:
+            try:
+                train_in_group(plan, params, folder, data, report, view.note)
+            except TrainingFailedError as error:
+                lasting, failures = hopeless(error), failures + 1
+                why = lasting or deaths.reason(str(error), folder)
+                if lasting or failures > RESTARTS:
+                    again = "; --resume goes on from the last evaluation" if told(folder) else ""
+                    raise UserError(f"the training stopped: {why}{again}") from error
+                view.note(f"{why}; others go on from the last evaluation")
+            else:
+                break
+        close_group()

@@ -22,12 +22,23 @@ class Plan:
     metric: str
     protocol: Protocol
     folder: Folder  # of the study
-    workers: int = 1  # of a trial
+    workers: int = 1  # of a trial, at least
+    most: int = 1  # workers, where there is room for more
     cpus: float = 1  # of each worker
     gpus: float = 0
     concurrency: int = 1  # trials at a time
     grows: bool = False  # more at a time as machines join
     study: str = ""  # its id
+
+    @property
+    def together(self) -> bool:
+        """Whether several workers may share a trial."""
+        return max(self.workers, self.most) > 1
+
+    @property
+    def elastic(self) -> bool:
+        """Whether the number of workers follows the room that there is."""
+        return self.most > self.workers
 
     def trial_folder(self, number: int) -> Folder:
         """Where a trial keeps its state."""
@@ -42,8 +53,12 @@ class Plan:
     def describe(self) -> str:
         """Says who gets what: ``2 at a time, 1 CPU each``."""
         now = f"{self.concurrency} at a time" + ", more as machines join" * self.grows
-        workers = f" for each of {self.workers} workers" if self.workers > 1 else " each"
+        workers = f" for each of {self.team()}" if self.together else " each"
         return f"{now}, {self.share()}{workers}"
+
+    def team(self) -> str:
+        """Says how many workers share a trial: ``2 workers``, ``2 to 8 workers``."""
+        return f"{self.workers}{f' to {self.most}' * self.elastic} workers"
 
     def share(self) -> str:
         """Says what one process gets: ``1 CPU, 0.5 GPU``."""

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
+from seqtune.catalogue import declaration
 from seqtune.cluster import Joined
 from seqtune.data import Dataset, Protocol
 from seqtune.errors import UserError
 from seqtune.machines import Machine, busy, machines, needs
-from seqtune.options import StudyOptions
+from seqtune.options import StudyOptions, Workers, bounds
 from seqtune.space.asked import AskedStudy
 from seqtune.storage import Folder
 from seqtune.study.deaths import last_line
@@ -25,7 +26,8 @@ def cpus_wanted(options: StudyOptions) -> float | None:
     """Returns the CPUs that Ray shall believe in, where the user asks for more than there are."""
     if options.concurrency is None:
         return None
-    wanted = options.concurrency * options.workers_per_trial * (options.cpus_per_trial or 1)
+    least, _ = team(options.model, options.workers_per_trial)
+    wanted = options.concurrency * least * (options.cpus_per_trial or 1)
     return max(math.ceil(wanted), len(os.sched_getaffinity(0)))
 
 
@@ -41,7 +43,7 @@ def make_plan(
     Raises:
         UserError: not even one trial fits, nor will.
     """
-    workers = options.workers_per_trial
+    workers, most = team(options.model, options.workers_per_trial)
     cpus, gpus = shape(options.cpus_per_trial, options.gpus_per_trial, joined)
     flags = "--workers-per-trial, --cpus-per-trial or --gpus-per-trial"
     fitting = fit(workers, cpus, gpus, joined, flags) // workers
@@ -54,12 +56,25 @@ def make_plan(
         protocol=protocol,
         folder=folder,
         workers=workers,
+        most=most,
         cpus=cpus,
         gpus=gpus,
         concurrency=concurrency,
         grows=joined.grows and options.concurrency is None,
         study=study,
     )
+
+
+def team(model: str, workers: Workers) -> tuple[int, int]:
+    """Returns the least and the most workers of a trial: one, where there is nothing to train."""
+    return bounds(workers) if declaration(model).is_trained else (1, 1)
+
+
+def alone(plan: Plan, asked: Workers) -> list[str]:
+    """Says, in a line, where one process does what several were asked for."""
+    if plan.together or bounds(asked)[1] == 1:
+        return []
+    return [f"{plan.model} has no parameters to train: one process does it, not several workers"]
 
 
 def shape(cpus: float | None, gpus: float | None, joined: Joined) -> tuple[float, float]:
@@ -123,7 +138,7 @@ def share_cpus(
     cpus = [int(one.cpus) for one in machines() if one.cpus >= 1]
     possible = ways(cpus, options.trials)
     said = options.concurrency is not None or options.cpus_per_trial is not None
-    if said or plan.gpus or plan.workers > 1 or len(possible) < 2 or busy():
+    if said or plan.gpus or plan.together or len(possible) < 2 or busy():
         return None
     if options.resume:
         kept = Share(**identity.about.share) if identity.about.share else None

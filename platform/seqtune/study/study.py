@@ -7,8 +7,8 @@ The study's folder holds ``study.json`` (what the study is), ``study.db`` (Optun
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -24,22 +24,30 @@ from seqtune.report.view import StudyView
 from seqtune.results import StudyResult
 from seqtune.room import Room
 from seqtune.space.asked import AskedStudy, fit_study
-from seqtune.storage import Folder, own_scratch
+from seqtune.storage import Folder
 from seqtune.study.counting import Counting
 from seqtune.study.events import Messenger
 from seqtune.study.finals import find_finals, make_result
 from seqtune.study.gauges import Gauges
 from seqtune.study.identity import Identity, claimed, tags
-from seqtune.study.lease import LostError
 from seqtune.study.plan import Plan
 from seqtune.study.publish import publish
 from seqtune.study.repair import fetch
-from seqtune.study.resources import at_a_time, cpus_wanted, make_plan, share_cpus, shared
+from seqtune.study.resources import (
+    alone,
+    at_a_time,
+    cpus_wanted,
+    make_plan,
+    share_cpus,
+    shared,
+    team,
+)
 from seqtune.study.search import OptunaSearcher
 from seqtune.study.store import optuna_storage
+from seqtune.study.tracked import tracked
 from seqtune.study.tuner import search_all
 from seqtune.study.weights import Weights
-from seqtune.track import Tracker, store_uri
+from seqtune.track import store_uri
 
 
 def run(
@@ -83,7 +91,7 @@ def _run(
     if options.resume:
         searcher.open()  # what is lost is said before Ray starts
     view.preparing("starting Ray")
-    dashboard = options.workers_per_trial > 1
+    dashboard = team(options.model, options.workers_per_trial)[1] > 1
     with cluster.connected(cpus_wanted(options), dashboard, abandon) as joined:
         INTERRUPTS.listen()
         INTERRUPTS.check()
@@ -94,12 +102,15 @@ def _run(
         view.preparing("deciding how many trials run at a time")
         share = share_cpus(asked, dataset, plan, data, identity, view.note)
         plan, identity = shared(plan, identity, share)
-        if plan.grows and plan.workers > 1:  # else Tune looks whether there is room for a trial
+        if plan.grows and plan.together:  # else Tune looks whether there is room for a trial
             searcher.limit = partial(at_a_time, plan, joined)
         identity = identity.keep(searcher.open().study)
         _introduce(view, asked, dataset, plan, share.why if share else "")
         INTERRUPTS.check()
-        with _room(plan, view.note), _tracked(uri, identity, view.note) as tracker:
+        with (
+            _room(plan, view.note),
+            tracked(uri, identity.name, identity.about.id, identity.folder, view.note) as tracker,
+        ):
             tracker.start_study(
                 _study_params(asked),
                 tags(asked.options, dataset, protocol),
@@ -141,9 +152,9 @@ def _searcher(asked: AskedStudy, identity: Identity, say: Callable[[str], None])
 
 def _introduce(view: StudyView, asked: AskedStudy, dataset: Dataset, plan: Plan, why: str) -> None:
     """Says what is about to run: notes first, then model, data, protocol and resources."""
-    for note in (*asked.notes, *dataset.notes, *busy()):
-        view.note(note)
     options, names = asked.options, len(asked.space.dimensions)
+    for note in (*asked.notes, *dataset.notes, *busy(), *alone(plan, options.workers_per_trial)):
+        view.note(note)
     reason = f" ({why})" if why else ""
     view.study_started(
         options.model,
@@ -157,21 +168,6 @@ def _introduce(view: StudyView, asked: AskedStudy, dataset: Dataset, plan: Plan,
 def _room(plan: Plan, say: Callable[[str], None]) -> AbstractContextManager[object]:
     local = plan.folder.local
     return nullcontext() if local is None else Room(local, plan.concurrency, say)
-
-
-@contextmanager
-def _tracked(uri: str, identity: Identity, say: Callable[[str], None]) -> Iterator[Tracker]:
-    """Yields what writes to MLflow, and tells it where the study ends with an error."""
-    about, folder = identity.about, identity.folder
-    local = folder.local or own_scratch() / about.id
-    tracker = Tracker(uri, identity.name, about.id, local / "mlflow.journal", say=say)
-    try:
-        yield tracker
-    except BaseException as error:
-        if not isinstance(error, LostError):  # else it goes on elsewhere
-            tracker.study_ended("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
-        tracker.close(timeout=10)
-        raise
 
 
 def _study_params(asked: AskedStudy) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def run(config: dict[str, Any], plan: Plan, data: list[Any]) -> None:
             tune.report({**flat(row), "replayed": True})
         if rows and rows[-1]["finished"]:
             return
-        if plan.workers > 1:
+        if plan.together:
             train_in_group(
                 plan,
                 params,

@@ -84,7 +84,7 @@ def search_all(
         if isinstance(scheduler, Asha):
             scheduler.remember(ended.number, rows)
         messenger.retell(ended, rows)
-    options, alone = asked.options, plan.workers == 1
+    options, alone = asked.options, not plan.together
     # Ray Train's workers bring their own resources. The trial only waits for them, and Tune wants
     # it to ask for something: a byte.
     share = {"CPU": plan.cpus, "GPU": plan.gpus} if alone else {"memory": 1}

@@ -84,9 +84,12 @@ class Tracker:
         self._tell("trial", number=number, params=params)
 
     def trial_result(
-        self, number: int, step: int, metrics: Mapping[str, Any], time: float | None = None
+        self, number: int | None, step: int, metrics: Mapping[str, Any], time: float | None = None
     ) -> None:
-        """Adds a point to each curve; what is not a number is left out. ``time`` in seconds."""
+        """Adds a point to each curve; what is not a number is left out. ``time`` in seconds.
+
+        Without a ``number`` the curves are those of the study's own run.
+        """
         self._tell("result", number=number, step=step, metrics=_numbers(metrics), at=_ms(time))
 
     def trial_ended(

@@ -52,6 +52,7 @@ class Writer:
         self.trials: dict[int, Trial] = {}
         self.name = experiment
         self.run_id: str | None = None  # of the study
+        self.own: Trial | None = None  # the same, where it has curves
         self.metric, self.dimensions, self.params = "", list[str](), dict[str, str]()
         self.tags: dict[str, str] = {}  # of the study, which every trial gets too
         self.losses: set[str] = set()  # names of the curves beside the metric
@@ -152,6 +153,12 @@ class Writer:
             self.run_id = self._new_run(self.name, {})
         return self.run_id
 
+    def _own(self) -> Trial:
+        """Returns the run of the study itself, which has the curves of a training alone."""
+        if self.own is None or self.own.run_id != self._study_run():
+            self.own = Trial(self._study_run(), last_step=None)
+        return self.own
+
     def _trial(self, number: int) -> Trial:
         if number not in self.trials:
             parent = self._study_run()
@@ -174,10 +181,11 @@ class Writer:
             trial.status = "RUNNING"
 
     def _log_results(self, results: list[Op]) -> None:
-        points: dict[int, list[tuple[str, float, int, int]]] = {}
+        points: dict[int | None, list[tuple[str, float, int, int]]] = {}
+        of: dict[int | None, Trial] = {}
         for op in results:
             number, step, metrics = op["number"], op["step"], op["metrics"]
-            trial = self._trial(number)
+            trial = of[number] = self._own() if number is None else self._trial(number)
             if trial.last_step is None:
                 trial.last_step = self._last_step(trial.run_id, metrics)
             if step <= trial.last_step:
@@ -192,8 +200,8 @@ class Writer:
                 trial.metrics[best] = value
                 found.append((best, value, op["at"], step))
         for number, new in points.items():
-            self._reopen(self.trials[number])
-            self._log(self.trials[number].run_id, new)
+            self._reopen(of[number])
+            self._log(of[number].run_id, new)
 
     def _last_step(self, run_id: str, metrics: Mapping[str, float]) -> int:
         for name in metrics:
@@ -257,6 +265,8 @@ class Writer:
 
     def _write_view(self) -> None:
         run_id = self._study_run()
+        if not self.trials and not self.dimensions:
+            return  # a training by itself: its run has all there is to see
         trials = [trial.params for trial in self.trials.values()]
         # An axis that a trial has no value on would hide that trial.
         axes = [name for name in self.dimensions if all(name in params for params in trials)]
