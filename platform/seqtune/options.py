@@ -12,8 +12,9 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_origin, get_type_hints
 
 from seqtune.errors import UserError
 from seqtune.secrecy import redact
@@ -63,17 +64,17 @@ def parse_duration(text: str, place: str = "--time-budget") -> float:
 Workers = int | tuple[int, int]  # so many, or any number between two
 
 
-def parse_workers(text: str) -> Workers:
+def parse_workers(text: str, place: str = "--workers") -> Workers:
     """Reads ``4``, or ``2:8`` for as many as there are machines for, from 2 to 8."""
-    words = text.replace(" ", "").split(":")
-    if len(words) > 2 or not all(word.isdigit() for word in words):
-        raise UserError(f"{text} workers: write a number, or two such as 2:8")
-    numbers = [int(word) for word in words]
+    if not re.fullmatch(r"[0-9]+(:[0-9]+)?", text):
+        raise UserError(f"{place} {text[:40]}: not a number; write one, or two such as 2:8")
+    numbers = [int(word[:10]) for word in text.split(":")]
     if not 1 <= numbers[0] <= numbers[-1] <= MOST_WORKERS:
         raise UserError(
-            f"{text} workers: must be at least 1 and at most {MOST_WORKERS:,}, the smaller first"
+            f"{place} {text[:40]}: must lie between 1 and {MOST_WORKERS:,}; of two the smaller is "
+            "first, as in 2:8"
         )
-    return numbers[0] if len(words) == 1 else (numbers[0], numbers[1])
+    return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
 
 
 def bounds(workers: Workers) -> tuple[int, int]:
@@ -238,7 +239,7 @@ class StudyOptions(JudgedOptions):
             RESOURCES,
             "Train a trial in so many processes together; 2:8: as many as there is room for.",
             "N",
-            read=parse_workers,
+            read=partial(parse_workers, place="--workers-per-trial"),
             write=_workers_word,
         ),
     ] = 1
@@ -416,7 +417,7 @@ class Declared:
         """Returns the words of a command line that give a value."""
         if isinstance(value, bool):
             return [self.names[0] if value else self.names[1]]
-        values = value if isinstance(value, tuple) else (value,)
+        values = value if get_origin(self.kind) is tuple else (value,)
         return [word for one in values for word in (self.names[0], self.flag.write(one))]
 
 

@@ -41,6 +41,8 @@ def options() -> Iterator[Case]:
         few = [command, "--model", "sasrec", *DATA, "--set"]
         yield f"{command} with a batch of 1", [*few, "batch_size=1"]
         yield f"{command}, a batch of 3 for two", [*few, "batch_size=3", workers, "2"]
+    for value in ("2:8:9", "8:2", ":2", "2:", "0:3", "2:1001", "2-8"):
+        yield f"--workers-per-trial {value}", [*start, "--workers-per-trial", value]
     yield "--cpus-per-trial 0", [*start, "--cpus-per-trial", "0"]
     wrong: dict[str, list[str]] = {
         "metric": [

@@ -19,7 +19,15 @@ from seqtune.catalogue import declaration, model_names
 from seqtune.cli import app as cli
 from seqtune.cli import train, tune
 from seqtune.errors import UserError
-from seqtune.options import StudyOptions, TrainOptions, command, data_name, parse_duration
+from seqtune.options import (
+    StudyOptions,
+    TrainOptions,
+    bounds,
+    command,
+    data_name,
+    parse_duration,
+    parse_workers,
+)
 from seqtune.report import handbook, reference
 from seqtune.words import duration
 
@@ -488,7 +496,7 @@ def test_a_training_that_diverges_is_a_sentence(
     from seqtune.study import once
     from seqtune.train import DivergedError
 
-    def diverges(*_: Any) -> None:
+    def diverges(*_: Any, **__: Any) -> None:
         raise DivergedError("the loss is not finite at step 3; try a smaller learning_rate")
 
     monkeypatch.setattr(once, "train_once", diverges)
@@ -497,3 +505,11 @@ def test_a_training_that_diverges_is_a_sentence(
         cli.main()
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith("error: the loss is not finite at step 3; try a")
+
+
+def test_workers_are_a_number_or_a_range() -> None:
+    assert parse_workers("4") == 4
+    assert parse_workers("2:8") == (2, 8)
+    assert [bounds(4), bounds((2, 8))] == [(4, 4), (2, 8)]
+    line = command(TrainOptions("sasrec", workers=(2, 8)))
+    assert line == "seqtune train --model sasrec --workers 2:8"

@@ -36,6 +36,7 @@ from seqtune.study import final, loop, once, past, resources, study, trial, tune
 from seqtune.study.plan import Plan, trial_params
 from seqtune.study.schedulers import Asha
 from seqtune.study.search import OptunaSearcher
+from seqtune.study.tracked import tracked
 from seqtune.study.weights import Weights
 from seqtune.track import Tracker
 from seqtune.train import DivergedError
@@ -657,14 +658,15 @@ def test_a_study_that_ends_with_an_error_is_told_as_such(
             ended.append("closed")
             return True
 
-    monkeypatch.setattr(study, "Tracker", Spy)
+    monkeypatch.setattr("seqtune.study.tracked.Tracker", Spy)
     with study.claimed(
         asked_for(storage=str(tmp_path)).options, TINY, Protocol.of(TINY)
     ) as identity:
         about = identity
     for error, status in ((KeyboardInterrupt, "interrupted"), (ValueError, "failed")):
         ended.clear()
-        with pytest.raises(error), study._tracked("sqlite://", about, print):
+        given = ("sqlite://", about.name, about.about.id, about.folder, print)
+        with pytest.raises(error), tracked(*given):
             raise error
         assert ended[1:] == [status, "closed"]
         assert ended[0] == (about.about.id, tmp_path / "sasrec-tiny" / "mlflow.journal")
