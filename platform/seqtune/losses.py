@@ -353,6 +353,12 @@ def _chunk(n_rows: int, device: torch.device) -> int:
     return max(256, min(16_384, 2**28 // n_rows))  # 1 GiB; more above a million items
 
 
+def logits_bytes(n_items: int, device: torch.device) -> int:
+    """Returns the bytes of the one buffer in which ``ce`` has the logits of a chunk of targets."""
+    n_rows = n_items + -n_items % 64
+    return 4 * n_rows * _chunk(n_rows, device)
+
+
 def _at_rows(part: Tensor, whole: Tensor, n_items: int) -> Tensor:
     result = torch.zeros_like(whole)
     result[1 : n_items + 1] = part[:n_items]

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 import secrets
+import subprocess
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
 
 from seqtune.errors import UserError
 from seqtune.storage import Folder
 
 SEEN = "seen"  # a file that each machine is asked for
 LOOKS = 60.0  # seconds, the longest wait for an answer
+
+T = TypeVar("T")
 
 
 def needs(cpus: float, gpus: float) -> str:
@@ -66,6 +72,64 @@ def kinds() -> list[Machine]:
     config = state.get_cluster_config()
     groups = config.node_group_configs if config else ()
     return [_machine(group.resources) for group in groups if group.max_count]
+
+
+def memory_here() -> float:
+    """Returns the bytes of memory that this machine, or this container, has."""
+    there = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):  # "max"
+            there = min(there, float((Path("/sys/fs/cgroup") / name).read_text()))
+    return there
+
+
+@dataclass(frozen=True)
+class Card:
+    """A GPU, as NVIDIA's driver tells of it."""
+
+    name: str
+    memory: float  # bytes
+    mps: bool  # whether kernels of several processes can run on it at once
+
+
+def cards() -> list[Card]:
+    """Returns the smallest GPU of each machine that has some and whose driver tells of them."""
+    return [min(some, key=lambda card: card.memory) for some in everywhere(_cards) if some]
+
+
+def everywhere(look: Callable[..., T], *words: Any) -> list[T]:
+    """Calls a function on every machine that answers within a minute; returns what it returns."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
+
+    job = ray.remote(num_cpus=0, max_retries=1)(look)
+    jobs = [
+        job.options(scheduling_strategy=On(node["NodeID"], soft=False)).remote(*words)
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+    ready, _ = ray.wait(jobs, num_returns=len(jobs), timeout=LOOKS)
+    found = []
+    for one in ready:
+        with suppress(ray.exceptions.RayError):  # the machine has left again
+            found.append(ray.get(one))
+    return found
+
+
+def _cards() -> list[Card]:
+    """Returns the GPUs of this machine."""
+    ask = ["nvidia-smi", "--query-gpu=memory.total,name", "--format=csv,noheader,nounits"]
+    try:
+        said = subprocess.run(ask, capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    mps = Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps")).is_dir()
+    found = []
+    for line in said.splitlines():
+        memory, _, name = line.partition(",")
+        with suppress(ValueError):  # a card that is broken
+            found.append(Card(name.strip(), float(memory) * 2**20, mps))
+    return found
 
 
 def described(some: list[Machine]) -> str:

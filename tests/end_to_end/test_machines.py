@@ -86,6 +86,27 @@ def test_gpus_in_use_are_those_that_were_asked_for(
     assert max(used) == 2
 
 
+def test_trials_share_a_gpu_by_its_memory(
+    machines: Any, tune: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a driver that tells of a GPU which is not there."""
+    driver = tmp_path / "bin" / "nvidia-smi"
+    driver.parent.mkdir()
+    driver.write_text("#!/bin/sh\necho '81559, NVIDIA H100 80GB HBM3'\n")
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{driver.parent}:{os.environ['PATH']}")
+    machines.add_node(num_cpus=2, num_gpus=1)
+    words = ["--trials", "4", "--set", "epochs=60", "--scheduler", "none"]
+    with watched() as used:
+        said = tune(*words, "--storage", str(tmp_path / "results")).ends(0).out
+    card = r"NVIDIA H100 80GB HBM3, 85.5 GB: a trial takes about \d+ MB \(weights .+\); "
+    assert re.search(card + "2 trials share a GPU", said)
+    assert "with NVIDIA's MPS (nvidia-cuda-mps-control -d) they would run at once" in said
+    assert "4 trials, 2 at a time, more as machines join, 1 CPU, 0.5 GPU each" in said
+    assert {0, 0.5, 1} >= set(used)
+    assert max(used) == 1
+
+
 def test_a_process_sees_the_gpus_that_it_was_given(machines: Any) -> None:
     import ray
 

@@ -10,8 +10,10 @@ import pytest
 from optuna.trial import TrialState
 
 from seqtune.data import Protocol
+from seqtune.machines import Card
 from seqtune.space import load_space
 from seqtune.storage import Folder
+from seqtune.study.cards import Sharing
 from seqtune.study.deaths import NO_MEMORY
 from seqtune.study.events import Messenger
 from seqtune.study.gauges import Gauges
@@ -181,6 +183,29 @@ def test_a_retry_is_told_and_what_took_all_memory_has_one(
     assert told(said, "view") == [("note", note)]
     assert trial.max_failures == most
     assert told(said, "searcher") == ([("hold_back",)] if most == 2 else [])
+
+
+def test_a_gpu_that_was_full_is_shared_by_fewer(
+    messenger: Messenger, said: list[tuple[Any, ...]], tmp_path: Path
+) -> None:
+    messenger.sharing = Sharing(Card("H100", 80e9, mps=True), 60e9, cpus=16, most=20)
+    row = {"epoch": 1, "hr@5": 0.3, "best": 0.3, "train_targets": 1, "time": 1.0}
+    messenger.on_trial_result(1, [], a_trial(), row | {"gpu_bytes": 2 * 10**9})
+    assert messenger.sharing.trials == 8
+    trial = a_trial()
+    trial.error_file, trial.num_failures, trial.max_failures = str(tmp_path / "error.txt"), 1, 5
+    (tmp_path / "error.txt").write_text(
+        "Failure # 1 (occurred at noon)\ntorch.OutOfMemoryError: CUDA out of memory. Tried to ...\n"
+    )
+    messenger.on_trial_recover(1, [], trial)
+    assert trial.max_failures == 1  # once more
+    assert ("searcher", "hold_back") in said
+    why = "torch.OutOfMemoryError: CUDA out of memory. Tried to ..."
+    assert [words[1] for words in told(said, "view") if words[0] == "note"] == [
+        "the first trial took 2.0 GB of its GPU: 8 trials share a GPU from now on",
+        "4 trials share a GPU from now on",
+        f"trial 3: {why}; it goes on from its last state",
+    ]
 
 
 def test_floors_are_told_once(messenger: Messenger, said: list[tuple[Any, ...]]) -> None:

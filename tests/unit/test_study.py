@@ -491,7 +491,9 @@ def test_tune_gets_the_budget_the_bounds_and_the_searcher(tuned: Callable[..., A
     assert config.reuse_actors is True
     assert given["run"].failure_config.max_failures == 4
     assert given["run"].storage_path == "/nowhere"
-    assert given["resources"].bundles == [{"CPU": 1.0}]
+    assert given["resources"]({}).bundles == [{"CPU": 1.0}]
+    share = {"CPU": 2.0, "GPU": 0.25}  # of a GPU that several trials share
+    assert given["resources"]({"share": share}).bundles == [share]
 
 
 def test_tune_gets_no_budget_where_none_is_asked_for(tuned: Callable[..., Any]) -> None:
@@ -537,9 +539,9 @@ def test_a_resumed_study_tells_the_scheduler_of_what_has_ended(
 
 def test_workers_bring_their_own_resources(tuned: Callable[..., Any]) -> None:
     given = tuned({"workers": 2, "gpus": 1})
-    assert given["resources"].bundles == [{"memory": 1.0}]
+    assert given["resources"]({}).bundles == [{"memory": 1.0}]
     assert given["tune"].reuse_actors is True  # each keeps its workers
-    assert tuned({"gpus": 0.5})["resources"].bundles == [{"CPU": 1.0, "GPU": 0.5}]
+    assert tuned({"gpus": 0.5})["resources"]({}).bundles == [{"CPU": 1.0, "GPU": 0.5}]
 
 
 def test_tune_sees_by_itself_what_joins(tuned: Callable[..., Any]) -> None:

@@ -14,6 +14,7 @@ from seqtune.machines import described, machines, needs
 from seqtune.report.view import StudyView
 from seqtune.state import curves
 from seqtune.study import deaths
+from seqtune.study.cards import OUT, Sharing
 from seqtune.study.counting import Counting
 from seqtune.study.gauges import Gauges
 from seqtune.study.plan import Plan
@@ -64,7 +65,9 @@ class Messenger(tune.Callback):
         counting: Counting,
         weights: Weights,
         gauges: Gauges,
+        sharing: Sharing | None = None,
     ) -> None:
+        self.sharing = sharing
         self.watches, self.weights, self.gauges = watches, weights, gauges
         self.counting: Counting | None = counting  # until its floors are told
         self.metric, self.searched = plan.metric, {d.name for d in searcher.space.dimensions}
@@ -110,6 +113,8 @@ class Messenger(tune.Callback):
         """A trial was evaluated."""
         if "note" in result:
             self.view.note(f"trial {trial.config['number']}: {result['note']}")
+        if self.sharing is not None and "gpu_bytes" in result:
+            self._note_if(self.sharing.seen(result["gpu_bytes"]))
         if "epoch" in result:  # else it says why a trial failed, or what was wrong before it starts
             self._evaluated(trial.config["number"], result)
 
@@ -132,13 +137,21 @@ class Messenger(tune.Callback):
         """A trial has died, and is tried again.
 
         What the memory monitor has ended is tried once more, whatever ``--max-failures`` allows:
-        it may take as much again. And fewer trials run at a time for a while.
+        it may take as much again. And fewer trials run at a time for a while. So it is with a trial
+        that found no memory on a GPU which it shares.
         """
         reason = self._reason(trial)
-        if reason.startswith(deaths.NO_MEMORY):
+        full = OUT in reason
+        if reason.startswith(deaths.NO_MEMORY) or full:
             trial.max_failures = trial.num_failures
             self.searcher.hold_back()
+        if full and self.sharing is not None:
+            self._note_if(self.sharing.fewer())
         self.view.note(f"trial {trial.config['number']}: {reason}; it goes on from its last state")
+
+    def _note_if(self, line: str) -> None:
+        if line:
+            self.view.note(line)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """A trial has failed for good."""

@@ -29,7 +29,7 @@ from seqtune.study.counting import count
 from seqtune.study.final import evaluate_on_test, write_checkpoint
 from seqtune.study.loop import hopeless, train_here
 from seqtune.study.plan import LENGTH, Plan, trial_params
-from seqtune.study.resources import alone, fit, shape, team
+from seqtune.study.resources import alone, check_memory, fit, shape, team
 from seqtune.study.workers import backend, close_group, train_in_group
 from seqtune.track import store_uri
 
@@ -57,6 +57,7 @@ def train_once(asked: Asked[TrainOptions], view: TrainView, *, track: bool = Fal
     dataset = read(options)
     asked = fit_training(asked, dataset.n_items)
     values = dict(asked.values)
+    check_memory(options.model, values, dataset)
     protocol = protocol_of(options, dataset, asked.seed)
     option = "--storage" if options.out is None else "--out"
     with refusing(f"{option} {options.folder}"):

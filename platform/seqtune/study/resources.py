@@ -12,14 +12,17 @@ from seqtune.catalogue import declaration
 from seqtune.cluster import Joined
 from seqtune.data import Dataset, Protocol
 from seqtune.errors import UserError
-from seqtune.machines import Machine, busy, machines, needs
+from seqtune.machines import Machine, busy, machines, memory_here, needs
 from seqtune.options import StudyOptions, Workers, bounds
+from seqtune.params import build
 from seqtune.space.asked import AskedStudy
 from seqtune.storage import Folder
 from seqtune.study.deaths import last_line
 from seqtune.study.identity import Identity
-from seqtune.study.plan import Plan
+from seqtune.study.plan import Plan, trial_params
 from seqtune.study.probe import Share, choose, pays, ways
+
+FEWEST_COPIES = 3  # of each weight: itself, its gradient, and what an optimizer keeps
 
 
 def cpus_wanted(options: StudyOptions) -> float | None:
@@ -68,6 +71,21 @@ def make_plan(
 def team(model: str, workers: Workers) -> tuple[int, int]:
     """Returns the least and the most workers of a trial: one, where there is nothing to train."""
     return bounds(workers) if declaration(model).is_trained else (1, 1)
+
+
+def check_memory(model: str, values: dict[str, Any], dataset: Dataset) -> None:
+    """Refuses a model whose weights this machine cannot hold, if no GPU of it shall.
+
+    Raises:
+        UserError: it says what would fit.
+    """
+    room, rows = memory_here(), dataset.n_items + dataset.n_users
+    width = getattr(build(declaration(model).params, values, model), "embedding_size", 0)
+    if FEWEST_COPIES * 4 * rows * width < room / 2:
+        return  # it fits, and torch need not be asked
+    from seqtune.memory import check_fits
+
+    check_fits(model, trial_params(model, values), dataset, room, "this machine")
 
 
 def alone(plan: Plan, asked: Workers) -> list[str]:

@@ -52,7 +52,8 @@ class _Running:
 class OptunaSearcher(Searcher):
     """Hands out the trials of an Optuna study.
 
-    ``suggest`` returns ``{"number": 3, "params": {...}}``. A trainable reports ``epoch``, the
+    ``suggest`` returns ``{"number": 3, "params": {...}}``, and ``share``, the CPUs and GPUs of the
+    trial, where these are not the same for all. A trainable reports ``epoch``, the
     metric, ``best`` (the best value so far), ``best_epoch``, and ``finished``, which is true in the
     last report of a trial that ended by itself; ``failed`` with a reason marks a trial as failed
     that reported instead of raising.
@@ -99,6 +100,7 @@ class OptunaSearcher(Searcher):
         self.trials, self.seed, self.resume = trials, seed, resume
         self.folder, self.owner = folder, owner
         self.limit: Callable[[], int] | None = None  # says how many trials may run now
+        self.share: Callable[[], dict[str, float]] | None = None  # what the next trial gets
         self.notes: list[str] = []  # what the user should know at the end
         self.past: list[FrozenTrial] = []  # that had ended well before the study was resumed
         self._again: list[int] | None = None  # numbers to hand out again; None: not opened yet
@@ -129,7 +131,8 @@ class OptunaSearcher(Searcher):
                 return Searcher.FINISHED
             number, params = created
         self._numbers[trial_id] = number
-        return {"number": number, "params": params}
+        share = {"share": self.share()} if self.share is not None else {}
+        return {"number": number, "params": params} | share
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """Records the value of an epoch; one that was recorded before the driver died is kept."""
@@ -188,6 +191,7 @@ class OptunaSearcher(Searcher):
             "storage",
             "say",
             "limit",
+            "share",
             "past",
             "_opened",
             "_handles",
@@ -199,7 +203,7 @@ class OptunaSearcher(Searcher):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self.say, self.limit, self.past = None, None, []
+        self.say, self.limit, self.share, self.past = None, None, None, []
         self.storage = ""  # to be set again before the study can be opened
         self._forget()
 

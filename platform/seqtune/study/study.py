@@ -25,6 +25,7 @@ from seqtune.results import StudyResult
 from seqtune.room import Room
 from seqtune.space.asked import AskedStudy, fit_study
 from seqtune.storage import Folder
+from seqtune.study.cards import Sharing, share_cards, with_share
 from seqtune.study.counting import Counting
 from seqtune.study.events import Messenger
 from seqtune.study.finals import find_finals, make_result
@@ -36,6 +37,7 @@ from seqtune.study.repair import fetch
 from seqtune.study.resources import (
     alone,
     at_a_time,
+    check_memory,
     cpus_wanted,
     make_plan,
     share_cpus,
@@ -68,6 +70,7 @@ def run(
     view.preparing("reading data")
     dataset = read(asked.options)
     asked = fit_study(asked, dataset.n_items)
+    check_memory(asked.options.model, asked.space.defaults(), dataset)
     protocol = protocol_of(asked.options, dataset, asked.seed)
     uri = store_uri(asked.options.tracking_uri, Folder.at(asked.options.storage))
     with claimed(asked.options, dataset, protocol, view.preparing) as identity:
@@ -95,17 +98,16 @@ def _run(
     with cluster.connected(cpus_wanted(options), dashboard, abandon) as joined:
         INTERRUPTS.listen()
         INTERRUPTS.check()
-        plan = make_plan(options, protocol, identity.folder, joined, identity.about.id)
-        if joined.grows:
-            check_seen(identity.folder, "--storage")
         data = ray.put(dataset)
-        view.preparing("deciding how many trials run at a time")
-        share = share_cpus(asked, dataset, plan, data, identity, view.note)
-        plan, identity = shared(plan, identity, share)
+        plan, identity, sharing, why = _planned(
+            asked, dataset, protocol, identity, joined, data, view
+        )
         if plan.grows and plan.together:  # else Tune looks whether there is room for a trial
             searcher.limit = partial(at_a_time, plan, joined)
+        if sharing is not None:
+            searcher.share = lambda: sharing.share
         identity = identity.keep(searcher.open().study)
-        _introduce(view, asked, dataset, plan, share.why if share else "")
+        _introduce(view, asked, dataset, plan, why)
         INTERRUPTS.check()
         with (
             _room(plan, view.note),
@@ -121,7 +123,9 @@ def _run(
             watches = (INTERRUPTS, identity.lease, joined.pulse)
             weights = Weights(plan, options.keep_weights)
             gauges = Gauges(plan, export=joined.grows)
-            messenger = Messenger(searcher, plan, view, tracker, watches, counting, weights, gauges)
+            messenger = Messenger(
+                searcher, plan, view, tracker, watches, counting, weights, gauges, sharing
+            )
             search_all(asked, searcher, plan, data, messenger)
             for watch in watches:
                 watch.check()
@@ -133,6 +137,28 @@ def _run(
             result = make_result(asked, dataset, plan, began, finals)
             view.preparing("writing the report and registering the champion in MLflow")
             return publish(result, dataset, plan, tracker, finals.study)
+
+
+def _planned(
+    asked: AskedStudy,
+    dataset: Dataset,
+    protocol: Protocol,
+    identity: Identity,
+    joined: cluster.Joined,
+    data: Any,
+    view: StudyView,
+) -> tuple[Plan, Identity, Sharing | None, str]:
+    """Decides who gets what; also returns how trials share a GPU, and why they share CPUs so."""
+    options = asked.options
+    plan = make_plan(options, protocol, identity.folder, joined, identity.about.id)
+    if joined.grows:
+        check_seen(identity.folder, "--storage")
+    view.preparing("deciding how many trials run at a time")
+    share = share_cpus(asked, dataset, plan, data, identity, view.note)
+    plan, identity = shared(plan, identity, share)
+    sharing = share_cards(asked, plan, joined, dataset, view.note)
+    plan = with_share(plan, sharing, options.concurrency)
+    return plan, identity, sharing, share.why if share else ""
 
 
 def _searcher(asked: AskedStudy, identity: Identity, say: Callable[[str], None]) -> OptunaSearcher:

@@ -6,15 +6,36 @@ Tune's own checkpoints are not used: the trial's folder serves a retry after a c
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from seqtune.data import Dataset
 from seqtune.errors import DamagedError
-from seqtune.state import all_told, flat, load_state, told
+from seqtune.state import Row, all_told, flat, load_state, told
 from seqtune.study import deaths
 from seqtune.study.loop import fresh_start, hopeless, threads, train_here
 from seqtune.study.plan import Plan, trial_params
 from seqtune.study.workers import train_in_group
+
+ALONE = 0.8  # of a GPU's memory: who has more of it would not fit alone either
+
+
+def told_of(row: Row) -> dict[str, Any]:
+    """Returns a row as Tune takes it, with the bytes that it took of a GPU."""
+    import torch
+
+    used = {"gpu_bytes": torch.cuda.max_memory_reserved()} if torch.cuda.is_initialized() else {}
+    return flat(row) | used
+
+
+def shared_card_full(plan: Plan, error: BaseException) -> bool:
+    """Says whether a GPU had no memory because others have it too, so that later it may."""
+    import torch
+
+    if not (0 < plan.gpus < 1 and isinstance(error, torch.cuda.OutOfMemoryError)):
+        return False
+    own, whole = torch.cuda.max_memory_reserved(), torch.cuda.mem_get_info()[1]
+    return own < ALONE * whole
 
 
 def run(config: dict[str, Any], plan: Plan, data: list[Any]) -> None:
@@ -29,6 +50,8 @@ def run(config: dict[str, Any], plan: Plan, data: list[Any]) -> None:
     import ray
     from ray import tune
 
+    if share := config.get("share"):
+        plan = replace(plan, cpus=share["CPU"], gpus=share["GPU"])
     fresh_start(threads(plan))
     folder = plan.trial_folder(config["number"])
     try:
@@ -58,9 +81,9 @@ def run(config: dict[str, Any], plan: Plan, data: list[Any]) -> None:
         else:
             dataset: Dataset = ray.get(data)[0]
             with deaths.noted(folder):
-                train_here(plan, params, folder, dataset, lambda row: tune.report(flat(row)))
+                train_here(plan, params, folder, dataset, lambda row: tune.report(told_of(row)))
     except Exception as error:
         reason = hopeless(error)
-        if reason is None:
+        if reason is None or shared_card_full(plan, error):
             raise  # Tune starts the trial again from its state
         tune.report({"failed": reason, "finished": True})

@@ -84,21 +84,15 @@ def search_all(
         if isinstance(scheduler, Asha):
             scheduler.remember(ended.number, rows)
         messenger.retell(ended, rows)
-    options, alone = asked.options, not plan.together
-    # Ray Train's workers bring their own resources. The trial only waits for them, and Tune wants
-    # it to ask for something: a byte.
-    share = {"CPU": plan.cpus, "GPU": plan.gpus} if alone else {"memory": 1}
-    trainable = tune.with_resources(
-        tune.with_parameters(trial.run, plan=plan, data=[data]),  # in a list: still a reference
-        tune.PlacementGroupFactory([{name: n for name, n in share.items() if n}]),
-    )
+    options = asked.options
+    anything = plan.grows or (searcher.share is not None and options.concurrency is None)
     tuner = tune.Tuner(
-        trainable,
+        _trainable(plan, data),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=scheduler,
             num_samples=-1,  # the searcher knows when to stop
-            max_concurrent_trials=None if plan.grows else plan.concurrency,
+            max_concurrent_trials=None if anything else plan.concurrency,
             time_budget_s=asked.time_budget,
             reuse_actors=True,
             trial_name_creator=_trial_name,
@@ -120,6 +114,20 @@ def search_all(
         raise
     finally:
         searcher.close(rest=not lost)  # another driver has the trials then
+
+
+def _trainable(plan: Plan, data: Any) -> Any:
+    """Returns what Tune runs, with what each trial needs: its own share, or that of the plan."""
+    # Ray Train's workers bring their own resources. The trial only waits for them, and Tune wants
+    # it to ask for something: a byte.
+    usual = {"memory": 1.0} if plan.together else {"CPU": plan.cpus, "GPU": plan.gpus}
+
+    def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        share = config.get("share", usual)
+        return tune.PlacementGroupFactory([{name: n for name, n in share.items() if n}])
+
+    # In a list the data are still a reference.
+    return tune.with_resources(tune.with_parameters(trial.run, plan=plan, data=[data]), resources)
 
 
 def _trial_name(one: TuneTrial) -> str:
