@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from seqtune.group import gathered
 from seqtune.model import Model
 from seqtune.nn import ItemEmbedding, UserEmbedding
 from seqtune.params import Trained, training
@@ -92,9 +93,11 @@ def sparse_tables(
     A step uses some thousand rows. To make, scale and add up gradients of 200,000 takes longer than
     all else, most of it to get the memory from the system. So each table keeps one dense gradient,
     to which the rows are added in place; the optimizer updates all rows, as ever. On a GPU, dense
-    ones cost less than to wait for the rows that are padding; several workers exchange dense ones.
+    ones cost less than to wait for the rows that are padding. Several workers exchange the rows
+    that are in use, see ``exchange``; where a loss uses all items of the catalogue, all of them.
     """
-    if device.type != "cpu" or world_size > 1 or training(model.params).compile:
+    p = training(model.params)
+    if device.type != "cpu" or p.compile or (world_size > 1 and p.loss_type == "ce"):
         return []
     tables: list[tuple[nn.Embedding, Tensor]] = [
         (part, torch.zeros_like(part.weight))
@@ -104,6 +107,24 @@ def sparse_tables(
     for table, _ in tables:
         table.sparse = True
     return tables
+
+
+def apart(model: nn.Module, tables: list[tuple[nn.Embedding, Tensor]]) -> list[str]:
+    """Returns the names of the weights that ``exchange`` sees to, and DDP does not."""
+    own = {id(table.weight) for table, _ in tables}
+    return [name for name, weight in model.named_parameters() if id(weight) in own]
+
+
+def exchange(tables: list[tuple[nn.Embedding, Tensor]], world_size: int) -> None:
+    """Makes gradients the mean over all workers, who send each other the rows in use alone.
+
+    All workers must call it after each backward pass.
+    """
+    for _, gradient in tables if world_size > 1 else ():
+        rows = gradient.any(1).nonzero().squeeze(1)
+        (ids, _), (values, _) = gathered(rows), gathered(gradient[rows])
+        gradient[rows] = 0
+        gradient.index_add_(0, ids, values / world_size)
 
 
 def clear_gradients(model: nn.Module, tables: list[tuple[nn.Embedding, Tensor]]) -> None:

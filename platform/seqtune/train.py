@@ -26,7 +26,9 @@ from seqtune.evaluate import evaluate
 from seqtune.model import Encoder, Model, Term, model_class
 from seqtune.nn import arithmetic
 from seqtune.optimizer import (
+    apart,
     clear_gradients,
+    exchange,
     make_optimizer,
     release,
     set_learning_rate,
@@ -98,7 +100,7 @@ def _train(
         model.compile_encoder()
     optimizer = make_optimizer(model, p)
     tables = sparse_tables(model, home.device, home.world_size)
-    parallel = DistributedDataParallel(model) if home.world_size > 1 and optimizer else model
+    parallel = shared_by_all(model, tables) if home.world_size > 1 and optimizer else model
     state = State(epoch=0, step=0, eval_every=p.eval_every, history=[], best=None)
     if saved := home.load():
         restore(saved, state, model, optimizer)
@@ -127,6 +129,7 @@ def _train(
                 set_learning_rate(optimizer, p, state["step"], total_steps)
                 clear_gradients(model, tables)
                 (loss * home.world_size).backward()  # DDP takes the mean over ranks
+                exchange(tables, home.world_size)  # those that DDP leaves out
                 if p.grad_clip_norm:
                     nn.utils.clip_grad_norm_(model.parameters(), p.grad_clip_norm)
                 optimizer.step()
@@ -234,6 +237,15 @@ def combine(terms: dict[str, Term], home: Home, means: dict[str, list[Tensor]]) 
         means.setdefault(name, []).append(mean.detach())
         parts.append(term.weight * mean)
     return torch.stack(parts).sum()
+
+
+def shared_by_all(
+    model: Model, tables: list[tuple[nn.Embedding, Tensor]]
+) -> DistributedDataParallel:
+    """Returns a model whose gradients DDP shares, but for those of ``tables``."""
+    left_out = apart(model, tables)
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, left_out)
+    return DistributedDataParallel(model)
 
 
 def mean_over_steps(shares: list[Tensor], home: Home) -> float:

@@ -797,8 +797,10 @@ RANK = textwrap.dedent("""
         "gloo", init_method="file://" + store, rank=rank, world_size=2,
         timeout=timedelta(seconds=300))
     results = []
-    for model, values in jobs:
+    for model, values, *large in jobs:
         states = []
+        if large:
+            train.sparse_tables.__globals__["LARGE_TABLE"] = large[0]
         home = Home(rank=rank, world_size=2, save=states.append)
         params = model_class(model).Params.model_validate(values)
         done = train.train(model, params, leave_one_out(make_preset("tiny")), home)
@@ -814,7 +816,7 @@ RANK = textwrap.dedent("""
 """)
 
 
-def trained_in_two(jobs: list[tuple[str, dict[str, Any]]], folder: Path) -> list[list[Any]]:
+def trained_in_two(jobs: list[tuple[Any, ...]], folder: Path) -> list[list[Any]]:
     """Trains models in two processes that share each batch; what either has found of each."""
     torch.save(jobs, folder / "jobs.pt")
     environment = os.environ | {
@@ -879,6 +881,24 @@ def test_two_ranks_equal_one(tmp_path: Path) -> None:
     ]
     for job, first, second in zip(jobs, *trained_in_two(jobs, tmp_path), strict=True):
         expect_one(job, first, second)
+
+
+def test_two_ranks_exchange_the_rows_in_use_of_a_large_table(tmp_path: Path) -> None:
+    """With what each draws by itself: rows of a table alone train as the whole table does."""
+    jobs: list[tuple[Any, ...]] = []
+    for name in ("sasrec", "fossil"):  # the second has two tables, and one of users
+        for loss_type in ("sampled_softmax", "bce"):
+            own = SMALL | TRANSFORMER | SHARED | {"loss_type": loss_type, "neg_samples": 4}
+            known = model_class(name).Params.model_fields
+            own = {n: v for n, v in own.items() if n in known} | {"tie_weights": False}
+            values = model_class(name).Params.model_validate(own).model_dump()
+            jobs += [(name, values, large) for large in (10**9, 10)]
+    first, second = trained_in_two(jobs, tmp_path)
+    for whole, rows, other in zip(first[::2], first[1::2], second[1::2], strict=True):
+        for name, w in rows["weights"].items():
+            assert torch.equal(w, other["weights"][name]), "both workers have the same"
+            assert torch.allclose(w, whole["weights"][name], rtol=0, atol=1e-5), name
+        assert rows["best"] == pytest.approx(whole["best"], abs=1e-5)
 
 
 # What is left to chance in a model, each worker's own, is left out: views that change nothing.
