@@ -89,6 +89,7 @@ class Card:
 
     name: str
     memory: float  # bytes
+    generation: float  # its compute capability; from 8.0 on it computes in tf32 and bf16 too
     mps: bool  # whether kernels of several processes can run on it at once
 
 
@@ -118,7 +119,8 @@ def everywhere(look: Callable[..., T], *words: Any) -> list[T]:
 
 def _cards() -> list[Card]:
     """Returns the GPUs of this machine."""
-    ask = ["nvidia-smi", "--query-gpu=memory.total,name", "--format=csv,noheader,nounits"]
+    asked = "--query-gpu=memory.total,compute_cap,name"
+    ask = ["nvidia-smi", asked, "--format=csv,noheader,nounits"]
     try:
         said = subprocess.run(ask, capture_output=True, text=True, timeout=30, check=True).stdout
     except (OSError, subprocess.SubprocessError):
@@ -126,9 +128,9 @@ def _cards() -> list[Card]:
     mps = Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps")).is_dir()
     found = []
     for line in said.splitlines():
-        memory, _, name = line.partition(",")
         with suppress(ValueError):  # a card that is broken
-            found.append(Card(name.strip(), float(memory) * 2**20, mps))
+            memory, generation, name = line.split(",", 2)
+            found.append(Card(name.strip(), float(memory) * 2**20, float(generation), mps))
     return found
 
 

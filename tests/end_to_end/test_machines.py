@@ -92,7 +92,7 @@ def test_trials_share_a_gpu_by_its_memory(
     """With a driver that tells of a GPU which is not there."""
     driver = tmp_path / "bin" / "nvidia-smi"
     driver.parent.mkdir()
-    driver.write_text("#!/bin/sh\necho '81559, NVIDIA H100 80GB HBM3'\n")
+    driver.write_text("#!/bin/sh\necho '81559, 9.0, NVIDIA H100 80GB HBM3'\n")
     driver.chmod(0o755)
     monkeypatch.setenv("PATH", f"{driver.parent}:{os.environ['PATH']}")
     machines.add_node(num_cpus=2, num_gpus=1)
@@ -101,6 +101,7 @@ def test_trials_share_a_gpu_by_its_memory(
         said = tune(*words, "--storage", str(tmp_path / "results")).ends(0).out
     card = r"NVIDIA H100 80GB HBM3, 85.5 GB: a trial takes about \d+ MB \(weights .+\); "
     assert re.search(card + "2 trials share a GPU", said)
+    assert "this card also has tf32 and bf16: --set precision=tf32" in said
     assert "with NVIDIA's MPS (nvidia-cuda-mps-control -d) they would run at once" in said
     assert "4 trials, 2 at a time, more as machines join, 1 CPU, 0.5 GPU each" in said
     assert {0, 0.5, 1} >= set(used)

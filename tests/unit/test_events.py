@@ -188,7 +188,7 @@ def test_a_retry_is_told_and_what_took_all_memory_has_one(
 def test_a_gpu_that_was_full_is_shared_by_fewer(
     messenger: Messenger, said: list[tuple[Any, ...]], tmp_path: Path
 ) -> None:
-    messenger.sharing = Sharing(Card("H100", 80e9, mps=True), 60e9, cpus=16, most=20)
+    messenger.sharing = Sharing(Card("H100", 80e9, 9.0, mps=True), 60e9, cpus=16, most=20)
     row = {"epoch": 1, "hr@5": 0.3, "best": 0.3, "train_targets": 1, "time": 1.0}
     messenger.on_trial_result(1, [], a_trial(), row | {"gpu_bytes": 2 * 10**9})
     assert messenger.sharing.trials == 8

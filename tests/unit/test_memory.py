@@ -115,7 +115,7 @@ def test_sizes_are_said_in_usual_units() -> None:
 
 
 def sharing(taken: float, cpus: float = 16, most: int = 99, card: float = 80 * GB) -> Sharing:
-    return Sharing(Card("H100", card, mps=False), taken, cpus, most)
+    return Sharing(Card("H100", card, 9.0, mps=False), taken, cpus, most)
 
 
 @pytest.mark.parametrize(
@@ -189,9 +189,14 @@ def test_nvidias_driver_says_what_a_machine_has(
     monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
     assert machines._cards() == []  # no driver
     driver = tmp_path / "nvidia-smi"
-    driver.write_text("#!/bin/sh\necho '1000, A'\necho '[N/A], broken'\necho '500, B 2'\n")
+    driver.write_text(
+        "#!/bin/sh\necho '1000, 7.5, A'\necho '[N/A], 9.0, broken'\necho '500, 9.0, B 2'\n"
+    )
     driver.chmod(0o755)
-    assert machines._cards() == [Card("A", 1000 * 2**20, True), Card("B 2", 500 * 2**20, True)]
+    assert machines._cards() == [
+        Card("A", 1000 * 2**20, 7.5, True),
+        Card("B 2", 500 * 2**20, 9.0, True),
+    ]
     driver.write_text("#!/bin/sh\nexit 9\n")
     assert machines._cards() == []
 

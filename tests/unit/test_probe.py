@@ -222,7 +222,7 @@ class Asked:
         options = StudyOptions(**({"model": "sasrec", "data": "my.csv", "trials": 60} | asked))
         plan = Plan(options.model, "ndcg@10", Protocol(mask_seen=True), Folder.at("/nowhere"))
         known = Identity(
-            "study", plan.folder, About("study-1", "", {}, about.get("share")), lease=None
+            "study", plan.folder, About("study-1", "", {}, share=about.get("share")), lease=None
         )  # type: ignore[arg-type]
         demo = make_preset("demo", scale=3)  # larger, so that measuring pays
         return resources.share_cpus(ask_study(options), demo, plan, None, known, self.notes.append)

@@ -17,6 +17,7 @@ from seqtune.study.plan import Plan, trial_params
 OUT = "CUDA out of memory"  # as torch says it
 MOST = 8  # trials on a card: with more, none measured gets more done (docs/performance.md)
 CONTEXT = 0.6e9  # bytes that each process takes for CUDA itself
+AMPERE = 8.0  # the generation of cards that first had tf32 and bf16
 FULL = 0.9  # of the card's memory
 
 
@@ -79,6 +80,8 @@ def share_cards(
     most = options.concurrency or options.trials
     sharing = Sharing(card, needed.total, plan.cpus, math.ceil(most / n_gpus))
     note(f"{card.name}, {size(card.memory)}: a trial takes about {needed}; {sharing.of_a_card()}")
+    if card.generation >= AMPERE and getattr(params, "precision", "") == "fp32":
+        note("trials compute in fp32; this card also has tf32 and bf16: --set precision=tf32")
     if sharing.trials > 1 and not card.mps:
         note(
             "they take turns on it; with NVIDIA's MPS (nvidia-cuda-mps-control -d) they would run "

@@ -130,18 +130,27 @@ def _shown(study: optuna.Study) -> optuna.Study:
 
 
 def make_result(
-    asked: AskedStudy, dataset: Dataset, plan: Plan, began: float, finals: Finals
+    asked: AskedStudy,
+    dataset: Dataset,
+    plan: Plan,
+    began: float,
+    finals: Finals,
+    why_ended: str = "",
 ) -> StudyResult:
-    """Puts together what the study has to say; the links are not known yet."""
+    """Puts together what the study has to say; the links are not known yet.
+
+    ``why_ended`` says why it ended, where somebody asked for it.
+    """
     options, best, seconds = asked.options, finals.best, time.monotonic() - began
     ended = sum(row.status != "unfinished" for row in finals.rows)
     planned = len(finals.rows)
-    if ended < planned or (asked.time_budget is not None and seconds > asked.time_budget):
+    late = asked.time_budget is not None and seconds > asked.time_budget
+    if ended < planned or why_ended or late:
         planned = max(planned, options.trials)  # else the search space has no more points
     notes = finals.notes
     if ended < planned:
-        goes_on = "--resume goes on with the others"
-        notes += (f"time was up when {ended} of {planned} trials had ended; {goes_on}",)
+        goes_on, why = "--resume goes on with the others", why_ended or "time was up"
+        notes += (f"{why} when {ended} of {planned} trials had ended; {goes_on}",)
     return StudyResult(
         name=options.study,
         model=options.model,

@@ -7,7 +7,7 @@ import json
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from optuna import Study
@@ -32,6 +32,7 @@ class About:
     id: str
     command: str  # without what may hold a password
     same: dict[str, str]  # what a resumed study must share with its beginning
+    options: dict[str, Any] = field(default_factory=dict)  # of its last beginning, none private
     share: dict[str, Any] | None = None  # how trials share the CPUs, where that was measured
     space: dict[str, Any] | None = None  # what is searched
     format: int = FORMAT
@@ -87,7 +88,7 @@ def _begun(options: StudyOptions, folder: Folder, now: dict[str, str]) -> About:
                 f"--name {name}: this study exists; go on with --resume, or give another --name"
             )
         asked = command(replace(options, name=name), private=False)
-        return About(f"{name}-{uuid.uuid4().hex[:8]}", asked, now)
+        return About(f"{name}-{uuid.uuid4().hex[:8]}", asked, now, open_options(options, name))
     if saved is None:
         raise _missing(name, options)
     for what, value in now.items():
@@ -96,7 +97,16 @@ def _begun(options: StudyOptions, folder: Folder, now: dict[str, str]) -> About:
                 f"--resume: study {name!r} was started with another {what} ({before}, now "
                 f"{value}); give the same, or another --name without --resume"
             )
-    return saved
+    return replace(saved, options=open_options(options, name))
+
+
+def open_options(options: StudyOptions, name: str) -> dict[str, Any]:
+    """Returns the options without those that may hold a password, as JSON has them."""
+    named = replace(options, name=name, resume=False)
+    shown = {one.name: getattr(named, one.name) for one in declared(StudyOptions)}
+    hidden = {one.name for one in declared(StudyOptions) if one.flag.private}
+    plain: dict[str, Any] = json.loads(json.dumps(shown))
+    return {option: value for option, value in plain.items() if option not in hidden}
 
 
 def _missing(name: str, options: StudyOptions) -> UserError:

@@ -126,7 +126,7 @@ def _run(
             messenger = Messenger(
                 searcher, plan, view, tracker, watches, counting, weights, gauges, sharing
             )
-            search_all(asked, searcher, plan, data, messenger)
+            why_ended = search_all(asked, searcher, plan, data, messenger)
             for watch in watches:
                 watch.check()
             storage = optuna_storage(plan.folder)
@@ -134,7 +134,7 @@ def _run(
             view.study_ended()
             for note in searcher.notes:
                 view.note(note)
-            result = make_result(asked, dataset, plan, began, finals)
+            result = make_result(asked, dataset, plan, began, finals, why_ended)
             view.preparing("writing the report and registering the champion in MLflow")
             return publish(result, dataset, plan, tracker, finals.study)
 

@@ -19,6 +19,7 @@ from seqtune.study.past import curve
 from seqtune.study.plan import Plan
 from seqtune.study.schedulers import Asha, make_scheduler
 from seqtune.study.search import OptunaSearcher
+from seqtune.study.wishes import Wishes
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial as TuneTrial
@@ -68,8 +69,10 @@ def search_all(
     plan: Plan,
     data: Any,
     messenger: Messenger,
-) -> None:
+) -> str:
     """Runs the trials that the searcher hands out, until it has no more or time is up.
+
+    Returns why the search ended, where somebody asked for it.
 
     Those that had ended before are told first, from their curves, to the scheduler and all others.
 
@@ -84,7 +87,7 @@ def search_all(
         if isinstance(scheduler, Asha):
             scheduler.remember(ended.number, rows)
         messenger.retell(ended, rows)
-    options = asked.options
+    options, wishes = asked.options, Wishes(plan.folder)
     anything = plan.grows or (searcher.share is not None and options.concurrency is None)
     tuner = tune.Tuner(
         _trainable(plan, data),
@@ -101,6 +104,7 @@ def search_all(
         run_config=tune.RunConfig(
             name="tune",
             storage_path=plan.folder.uri,
+            stop=wishes,
             failure_config=tune.FailureConfig(max_failures=options.max_failures),
             callbacks=[messenger],
             verbose=0,
@@ -114,6 +118,7 @@ def search_all(
         raise
     finally:
         searcher.close(rest=not lost)  # another driver has the trials then
+    return "it was asked to stop" if wishes.stopped else ""
 
 
 def _trainable(plan: Plan, data: Any) -> Any:

@@ -10,8 +10,9 @@ One experiment per study, a parent run for the study and a child run per trial.
 """
 
 from seqtune.track.champion import Registered, fetch
+from seqtune.track.forget import forget
 from seqtune.track.pages import Links
 from seqtune.track.store import store_uri
 from seqtune.track.tracker import Tracker
 
-__all__ = ["Links", "Registered", "Tracker", "fetch", "store_uri"]
+__all__ = ["Links", "Registered", "Tracker", "fetch", "forget", "store_uri"]

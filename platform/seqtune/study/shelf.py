@@ -1,0 +1,187 @@
+"""Studies as they lie in their folders, for whoever can read these: which, and how they do.
+
+Nothing here needs Ray or Optuna's database, and nothing waits for a driver.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from seqtune.errors import DamagedError, UserError, nearest
+from seqtune.results import TrialRow
+from seqtune.state import told
+from seqtune.storage import Folder, refusing
+from seqtune.study import record
+from seqtune.study.identity import About, read_about
+from seqtune.study.lease import alive
+from seqtune.study.store import STATUS, best_value
+
+RUNNING, STOPPED, ENDED, DAMAGED = "running", "stopped", "ended", "damaged"
+OVER = ("complete", "pruned", "failed")
+WISHES, STOP, STOP_TRIAL = (
+    "wishes",
+    "stop",
+    "stop-trial-",
+)  # files, see wishes.py
+
+
+@dataclass(frozen=True)
+class Known:
+    """A study, as far as its folder tells."""
+
+    name: str
+    folder: Folder
+    state: str  # running, stopped, ended or damaged
+    about: About | None  # None where it is damaged
+    driver: str  # who runs it, or what is damaged
+    trials: tuple[TrialRow, ...]
+    report: dict[str, Any] | None  # report.json; None until there is one
+    changed: float | None  # seconds since 1970 when a trial began or ended last
+
+    @property
+    def model(self) -> str:
+        """The model that is tuned."""
+        return self.about.same.get("model", "?") if self.about else "?"
+
+    @property
+    def metric(self) -> str:
+        """What is maximised on validation."""
+        return self.about.same.get("metric", "?") if self.about else "?"
+
+    @property
+    def planned(self) -> int:
+        """The trials that it shall have."""
+        asked = int(self.about.options.get("trials", 0)) if self.about else 0
+        return max(asked, len(self.trials))
+
+    @property
+    def ended(self) -> int:
+        """The trials that have ended."""
+        return sum(row.status in OVER for row in self.trials)
+
+    @property
+    def best(self) -> TrialRow | None:
+        """The trial with the best validation value, the first of equals."""
+        known = [row for row in self.trials if row.value is not None and row.status != "failed"]
+        return max(known, key=lambda row: (row.value or 0, -row.number), default=None)
+
+    def counts(self) -> str:
+        """Says how its trials do: ``11 complete, 8 pruned, 1 running``."""
+        by_status = Counter(row.status for row in self.trials)
+        return ", ".join(f"{n} {status}" for status, n in by_status.items())
+
+
+def all_studies(storage: str) -> list[Known]:
+    """Returns the studies in a storage folder, the newest last.
+
+    Raises:
+        UserError: the folder cannot be read.
+    """
+    root = Folder.at(storage)
+    with refusing(f"--storage {storage}"):
+        folders = [root / name for name in root.names() if (root / name).read("study.json")]
+    drivers = alive(folders)
+    found = [_known(folder, drivers.get(folder.uri, "")) for folder in folders]
+    return sorted(found, key=lambda one: one.changed or 0)
+
+
+def find(name: str, storage: str) -> Known:
+    """Returns one study.
+
+    Raises:
+        UserError: there is none of that name; it says which name is near.
+    """
+    root = Folder.at(storage)
+    with refusing(f"--storage {storage}"):
+        there = (root / name).read("study.json") is not None
+    if not there:
+        with refusing(f"--storage {storage}"):
+            names = [one for one in root.names() if (root / one).read("study.json")]
+        hint = nearest(name, names) or (f"; there are: {', '.join(names)}" if names else "")
+        raise UserError(f"{name}: there is no study of that name in {root.uri}{hint}")
+    folder = root / name
+    return _known(folder, alive([folder]).get(folder.uri, ""))
+
+
+def wish(study: Folder, trial: int | None = None) -> None:
+    """Asks a study to end in order, or to end one of its trials as if it had been pruned."""
+    (study / WISHES).write(STOP if trial is None else f"{STOP_TRIAL}{trial}", b"")
+
+
+def whole(known: Known) -> About:
+    """Returns what a study is.
+
+    Raises:
+        UserError: its files are damaged; it says how to make them anew.
+    """
+    if known.about is None:
+        raise UserError(f"{known.driver}; make it anew: {record.repair_command(known.folder)}")
+    return known.about
+
+
+def _known(folder: Folder, driver: str) -> Known:
+    try:
+        about = read_about(folder)
+        trials = tuple(_trials(folder, bool(driver)))
+    except DamagedError as error:
+        return Known(folder.name, folder, DAMAGED, None, str(error), (), None, None)
+    content = (folder / "report").read("report.json")
+    report: dict[str, Any] | None = json.loads(content) if content else None
+    rows = tuple(row for row, _ in trials)
+    times = [at for _, at in trials if at is not None]
+    changed = max(times, default=None)
+    known = Known(folder.name, folder, RUNNING, about, driver, rows, report, changed)
+    if driver:
+        return known
+    is_over = report is not None and known.ended >= report.get("planned", 0)
+    return replace(known, state=ENDED if is_over else STOPPED)
+
+
+def _trials(folder: Folder, running: bool) -> Iterator[tuple[TrialRow, float | None]]:
+    """Yields each trial, and when it began or ended."""
+    for number in record.numbers(folder / "trials"):
+        place = folder / "trials" / f"{number:04d}"
+        stored = record.read(place)
+        if stored is None:
+            continue  # it has not begun
+        ended = stored.state.is_finished()
+        rows = [] if ended else _told(place)
+        best = max(rows, key=lambda row: (row["best"], -row["epoch"]), default=None)
+        reported = stored.intermediate_values
+        value = best_value(stored) if ended else (best["best"] if best else None)
+        epoch = next((e for e in sorted(reported) if reported[e] == value), None)
+        at = stored.datetime_complete or stored.datetime_start
+        row = TrialRow(
+            number=number,
+            status=STATUS[stored.state] if ended else "running" if running else "unfinished",
+            params=stored.user_attrs["params"],
+            value=value,
+            epoch=epoch if ended else (rows[-1]["epoch"] if rows else None),
+            seconds=stored.duration.total_seconds() if stored.duration else None,
+            reason=stored.user_attrs.get("reason", ""),
+        )
+        yield row, at.timestamp() if at else (rows[-1]["time"] if rows else None)
+
+
+def _told(place: Folder) -> list[Any]:
+    try:
+        return list(told(place))
+    except DamagedError:  # the trial will set it aside
+        return []
+
+
+def age(seconds: float | None) -> str:
+    """Says how long ago something was: ``3 hours``."""
+    if seconds is None:
+        return "-"
+    past = max(0.0, time.time() - seconds)
+    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if past >= length:
+            n = int(past // length)
+            return f"{n} {unit}{'s' * (n > 1)}"
+    return "now"

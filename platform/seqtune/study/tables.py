@@ -1,0 +1,125 @@
+"""A study as tables: its trials, their curves, its leaderboard, for programs and papers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from seqtune.errors import UserError, nearest
+from seqtune.state import flat, told
+from seqtune.storage import refusing
+from seqtune.study.record import numbers
+from seqtune.study.shelf import Known, find, whole
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+WHAT = ("trials", "curves", "leaderboard")
+FORMATS = {"csv": ".csv", "parquet": ".parquet", "latex": ".tex"}
+
+
+def write(name: str, storage: str, what: str, out: str, kind: str | None) -> int:
+    """Writes a table of a study, and returns the number of its rows.
+
+    Raises:
+        UserError: there is no such study, table or format, or no report yet.
+    """
+    if what not in WHAT:
+        raise UserError(f"--what {what}: there is no such table{nearest(what, WHAT)}")
+    if kind is None:
+        kind = next((one for one, end in FORMATS.items() if out.endswith(end)), None)
+        if kind is None:
+            raise UserError(f"--out {out}: end it with .csv, .parquet or .tex, or give --format")
+    if kind not in FORMATS:
+        raise UserError(f"--format {kind}: there is no such format{nearest(kind, FORMATS)}")
+    known = find(name, storage)
+    whole(known)
+    frame = {"trials": trials, "curves": curves, "leaderboard": leaderboard}[what](known)
+    with refusing(f"--out {out}"):
+        path = Path(out).expanduser()
+        if kind == "csv":
+            frame.to_csv(path, index=False)
+        elif kind == "parquet":
+            frame.to_parquet(path, index=False)
+        else:
+            path.write_text(latex(frame), encoding="utf-8")
+    return len(frame)
+
+
+def trials(known: Known) -> pd.DataFrame:
+    """Returns a row for each trial: how it ended, its best value, its hyperparameters."""
+    import pandas as pd
+
+    rows = [
+        {
+            "trial": row.number,
+            "status": row.status,
+            known.metric: row.value,
+            "epoch": row.epoch,
+            "seconds": row.seconds,
+            "reason": row.reason,
+            **{f"param:{name}": value for name, value in row.params.items()},
+        }
+        for row in known.trials
+    ]
+    return pd.DataFrame(rows)
+
+
+def curves(known: Known) -> pd.DataFrame:
+    """Returns a row for each evaluation of each trial: its losses and metrics on validation."""
+    import pandas as pd
+
+    rows: list[dict[str, Any]] = [
+        {"trial": number, **flat(row)}
+        for number in numbers(known.folder / "trials")
+        for row in told(known.folder / "trials" / f"{number:04d}")
+    ]
+    return pd.DataFrame(rows)
+
+
+def leaderboard(known: Known) -> pd.DataFrame:
+    """Returns what was tested: floors, defaults and the best trial, with all their metrics.
+
+    Raises:
+        UserError: the study has no report yet.
+    """
+    import pandas as pd
+
+    if not known.report or not known.report.get("best"):
+        raise UserError(f"{known.name}: nothing was tested yet ({known.state})")
+    best, default = known.report["best"], known.report["default"]
+    rows = [{"system": one["name"], **one["test"]} for one in known.report["floors"]]
+    if default and default["number"] != best["number"]:
+        rows.append({"system": f"{known.model} (defaults)", **default["test"]})
+    rows.append({"system": f"{known.model} (trial {best['number']})", **best["test"]})
+    return pd.DataFrame(rows)
+
+
+def latex(frame: pd.DataFrame) -> str:
+    """Returns a table of booktabs, the best number of each column in bold."""
+    shown = frame.astype(object).where(frame.notna(), "--")
+    for name in frame.select_dtypes("number").columns:
+        best = frame[name].max()
+        shown[name] = [
+            "--" if value != value else rf"\textbf{{{text}}}" if value == best else text
+            for value in frame[name]
+            for text in [_number(value)]
+        ]
+    lines = [r"\begin{tabular}{l" + "r" * (shown.shape[1] - 1) + "}", r"\toprule"]
+    lines.append(" & ".join(_escaped(str(name)) for name in shown.columns) + r" \\")
+    lines.append(r"\midrule")
+    text = set(shown.columns) - set(frame.select_dtypes("number").columns)
+    for row in shown.to_dict("records"):
+        cells = [_escaped(str(v)) if name in text else str(v) for name, v in row.items()]
+        lines.append(" & ".join(cells) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}" if value % 1 else f"{value:.0f}"
+
+
+def _escaped(text: str) -> str:
+    for mark in r"\&%$#_{}":
+        text = text.replace(mark, "\\" + mark if mark != "\\" else r"\textbackslash ")
+    return text

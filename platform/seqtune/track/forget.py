@@ -1,0 +1,47 @@
+"""What MLflow holds of a study, deleted."""
+
+from __future__ import annotations
+
+from seqtune.errors import UserError
+from seqtune.track.experiment import STUDY, runs
+from seqtune.track.store import brief, quiet, shown
+
+
+def forget(uri: str, study: str) -> str:
+    """Deletes the runs of a study and the model versions that came from them; says how many.
+
+    An experiment or a registered model that holds nothing else goes too. MLflow keeps deleted runs
+    until ``mlflow gc`` removes them.
+
+    Raises:
+        UserError: MLflow cannot be asked.
+    """
+    quiet()
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client = MlflowClient(uri, registry_uri=uri)
+        every = [one.experiment_id for one in client.search_experiments()]
+        own = {
+            run.info.run_id: run.info.experiment_id
+            for experiment in every
+            for run in runs(client, experiment, f"tags.`{STUDY}` = '{study}'")
+        }
+        n_versions = 0
+        for model in client.search_registered_models():
+            versions = client.search_model_versions(f"name = '{model.name}'")
+            ours = [one for one in versions if one.run_id in own]
+            n_versions += len(ours)
+            for version in ours:
+                client.delete_model_version(model.name, version.version)
+            if ours and len(ours) == len(versions):
+                client.delete_registered_model(model.name)
+        for run_id in own:
+            client.delete_run(run_id)
+        for experiment in set(own.values()):
+            if not any(True for _ in runs(client, experiment)):
+                client.delete_experiment(experiment)
+    except (MlflowException, OSError) as error:
+        raise UserError(f"MLflow at {shown(uri)} cannot be asked: {brief(error)}") from None
+    return f"{len(own)} runs and {n_versions} model versions"

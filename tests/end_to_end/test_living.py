@@ -1,0 +1,91 @@
+"""Two studies at once, looked at, stopped and taken away from other terminals."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+pytestmark = pytest.mark.slow
+
+SEQTUNE = [sys.executable, "-c", "from seqtune.cli import main; main()"]
+
+
+@pytest.fixture
+def seqtune(tmp_path: Path) -> Callable[..., str]:
+    """Runs a command in a terminal of its own."""
+
+    def run(*words: str, code: int = 0) -> str:
+        where = ["--storage", str(tmp_path)]
+        done = subprocess.run(
+            [*SEQTUNE, *words, *where], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        assert done.stderr == ""
+        return done.stdout
+
+    return run
+
+
+def test_two_studies_are_watched_and_one_is_stopped_from_a_third_terminal(
+    tune: Callable[..., Any], seqtune: Callable[..., str], tmp_path: Path
+) -> None:
+    words = ["--storage", str(tmp_path), "--scheduler", "none", "--concurrency", "1"]
+    long = tune(*words, "--name", "long", "--trials", "30", "--set", "epochs=40")
+    long.until(lambda: "[1/30]" in long.out)
+    short = tune(*words, "--name", "short", "--trials", "2", "--set", "epochs=3", model="gru4rec")
+    assert json.loads(seqtune("status", "long", "--json"))["state"] == "running"
+    said = seqtune("status", "long")
+    assert f"run by process {long.process.pid} of " in said
+    assert " runs: ndcg@10 " in said
+    short.ends(0)
+    states = {one["name"]: one["state"] for one in json.loads(seqtune("list", "--json"))}
+    assert states == {"long": "running", "short": "ended"}
+
+    running = [
+        trial["number"]
+        for trial in json.loads(seqtune("status", "long", "--json"))["trials"]
+        if trial["status"] == "running"
+    ]
+    seqtune("stop", "long", "--trial", str(running[-1]))
+    long.until(lambda: status_of(seqtune, running[-1]) in ("pruned", "complete"))
+    said = seqtune("stop", "long")
+    assert "long has stopped." in said
+    said = long.ends(0).out
+    assert "Note: it was asked to stop when " in said
+    assert "--resume goes on with the others" in said
+    assert "Accuracy" in said
+
+    assert seqtune("report", "long").startswith("# sasrec on tiny")
+    found = json.loads(seqtune("best", "long", "--json"))
+    assert Path(found["checkpoint"], "model.safetensors").exists()
+    assert found["test"]["ndcg@10"] > 0
+    assert " is best: every other is" in (said := seqtune("compare", "long", "short")) or (
+        "cannot be told from" in said
+    )
+    for what, name in (("trials", "x.csv"), ("curves", "x.parquet"), ("leaderboard", "x.tex")):
+        seqtune("export", "long", "--what", what, "--out", str(tmp_path / name))
+    curves = pd.read_parquet(tmp_path / "x.parquet")
+    assert {"trial", "epoch", "ndcg@10", "train_ce"} <= set(curves.columns)
+
+    again = tune(*words, "--name", "long", "--trials", "3", "--set", "epochs=40", "--resume")
+    assert "asked to stop" not in again.ends(0).out, "what was asked of an earlier driver is over"
+
+    assert "model versions of MLflow" in seqtune("delete", "short", "--yes")
+    assert "short" not in seqtune("list")
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    assert {one.name for one in client.search_experiments()} == {"Default", "long"}
+    assert {one.name for one in client.search_registered_models()} == {"long"}
+
+
+def status_of(seqtune: Callable[..., str], number: int) -> str:
+    trials = json.loads(seqtune("status", "long", "--json"))["trials"]
+    return next(str(trial["status"]) for trial in trials if trial["number"] == number)
