@@ -57,7 +57,7 @@ def test_two_studies_are_watched_and_one_is_stopped_from_a_third_terminal(
     long.until(lambda: status_of(seqtune, running[-1]) in ("pruned", "complete"))
     said = seqtune("stop", "long")
     assert "long has stopped." in said
-    said = long.ends(0).out
+    said = " ".join(long.ends(0).out.split())
     assert "Note: it was asked to stop when " in said
     assert "--resume goes on with the others" in said
     assert "Accuracy" in said

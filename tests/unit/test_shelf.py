@@ -118,6 +118,7 @@ def shop(tmp_path: Path) -> Path:
     make(tmp_path, "broken", [])
     (tmp_path / "broken" / "study.json").write_text("{")
     (tmp_path / "mlartifacts").mkdir()
+    (tmp_path / "mlflow.db").write_bytes(b"")
     return tmp_path
 
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,12 +24,8 @@ if TYPE_CHECKING:
 
 def complete_study(incomplete: str) -> list[str]:
     """Completes the name of a study of the usual storage folder."""
-    root = Folder.at(RESULTS)
-    return [
-        name
-        for name in (root.names() if root.local and root.local.is_dir() else [])
-        if name.startswith(incomplete) and (root / name).read("study.json") is not None
-    ]
+    found = sorted(path.parent.name for path in Path(RESULTS).glob("*/study.json"))
+    return [name for name in found if name.startswith(incomplete)]
 
 
 Name = Annotated[

@@ -9,6 +9,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -84,7 +85,7 @@ def all_studies(storage: str) -> list[Known]:
     """
     root = Folder.at(storage)
     with refusing(f"--storage {storage}"):
-        folders = [root / name for name in root.names() if (root / name).read("study.json")]
+        folders = list(_studies(root))
     drivers = alive(folders)
     found = [_known(folder, drivers.get(folder.uri, "")) for folder in folders]
     return sorted(found, key=lambda one: one.changed or 0)
@@ -101,7 +102,7 @@ def find(name: str, storage: str) -> Known:
         there = (root / name).read("study.json") is not None
     if not there:
         with refusing(f"--storage {storage}"):
-            names = [one for one in root.names() if (root / one).read("study.json")]
+            names = [folder.name for folder in _studies(root)]
         hint = nearest(name, names) or (f"; there are: {', '.join(names)}" if names else "")
         raise UserError(f"{name}: there is no study of that name in {root.uri}{hint}")
     folder = root / name
@@ -122,6 +123,13 @@ def whole(known: Known) -> About:
     if known.about is None:
         raise UserError(f"{known.driver}; make it anew: {record.repair_command(known.folder)}")
     return known.about
+
+
+def _studies(root: Folder) -> Iterator[Folder]:
+    for name in root.names():
+        with suppress(NotADirectoryError):  # there are files too
+            if (root / name).read("study.json") is not None:
+                yield root / name
 
 
 def _known(folder: Folder, driver: str) -> Known:
