@@ -331,7 +331,7 @@ def _table(header: list[str], rows: list[list[str]]) -> None:
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for n, title in enumerate(header):
-        table.add_column(title, no_wrap=n == 0, overflow="fold")
+        table.add_column(title, no_wrap=n != 1, overflow="fold")
     for row in rows:
         table.add_row(*(brief(cell) for cell in row))
     Console(highlight=False).print(table)

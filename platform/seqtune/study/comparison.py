@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqtune.errors import UserError
-from seqtune.report.verdict import SURE, main_metrics
+from seqtune.report.verdict import SURE
 from seqtune.significance import Comparison, compare, holm
 from seqtune.study.shelf import Known, find, whole
 from seqtune.words import p_text
 
+HOW = " (paired t-tests over test users, corrected by Holm)"
 NOT_THE_DATA = ("model",)  # what studies that are compared may differ in, of what makes a study
 
 
@@ -31,7 +32,7 @@ class Compared:
     @property
     def header(self) -> list[str]:
         """The titles of the columns."""
-        return ["study", "model", *self._names, "difference", "p (paired t-test, Holm)"]
+        return ["study", "model", *self._names, "difference", "p (Holm)"]
 
     @property
     def rows(self) -> list[list[str]]:
@@ -50,13 +51,15 @@ class Compared:
         first = self.studies[0].name
         equal = [s.name for s, p in zip(self.studies[1:], self.p_holm, strict=True) if p >= SURE]
         if not equal:
-            return f"{first} is best: every other is surely below it on {self.metric}."
+            return f"{first} is best: every other is surely below it on {self.metric}{HOW}."
         others = " and ".join(equal)
-        return f"{first} has the highest {self.metric}, and cannot be told from {others}."
+        return f"{first} has the highest {self.metric}, and cannot be told from {others}{HOW}."
 
     @property
     def _names(self) -> list[str]:
-        return main_metrics(self.metric, self.tested[0])
+        """The study's metric, and two that everybody knows: what fits a line."""
+        known = [name for name in ("hr@10", "mrr@10", "ndcg@10") if name in self.tested[0]]
+        return list(dict.fromkeys([self.metric, *known]))[:3]
 
     def plain(self) -> dict[str, Any]:
         """Returns it as JSON has it."""
