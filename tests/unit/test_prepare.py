@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from seqtune.data.prepare import prepare
 from seqtune.data.prepared import Prepared, open_prepared
 from seqtune.errors import UserError
 from seqtune.options import TrainOptions
+from seqtune.study import resources
 
 N = 4000
 WANTED: dict[str, str | None] = {"user": None, "item": None, "time": None}
@@ -222,3 +224,17 @@ def test_a_damaged_folder_is_named(tmp_path: Path, damage: str) -> None:
         (out / "prepared.json").write_text(json.dumps(about | {"format": -1}))
     with pytest.raises(UserError, match=str(out)):
         open_prepared(str(out))
+
+
+def test_a_machine_that_cannot_map_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(FRAMES["integers"], tmp_path / "shop.parquet")
+    made = prepare(str(path), tmp_path / "out", WANTED)
+    monkeypatch.setattr(resources, "everywhere", lambda look, *words: ["", look(*words)])
+    resources.check_data(made)
+    resources.check_data(load(str(path)))  # it travels with the trials
+    (tmp_path / "out" / "times.npy").unlink()
+    where = f"the machine {socket.gethostname()} cannot use it \\(cannot be read as a prepared"
+    with pytest.raises(UserError, match=where):
+        resources.check_data(made)

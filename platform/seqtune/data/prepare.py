@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -69,7 +70,7 @@ def prepare(
         edges = survey.edges(math.ceil(survey.rows / part))
         _deal_out(stream, survey, edges, work)
         say(f"dealt out to {len(edges) + 1} parts by their users")
-        files = _sort(survey, len(edges) + 1, stream.typed, work)
+        files = _sort(survey, len(edges) + 1, work)
         say(f"sorted: {len(files.user_ids):,} users")
         files = files.core(min_user, min_item, source)
         name = Path(Path(source).name.removesuffix(".gz")).stem
@@ -142,6 +143,12 @@ class Survey:
         at = (np.arange(1, parts) * len(some)) // parts
         return np.unique(some[at]) if len(at) else some[:0]
 
+    @property
+    def time_type(self) -> pa.DataType:
+        """The type of the times as numbers."""
+        kinds = {one[0] for one in self._kinds[TIMES]}
+        return pa.float64() if "f" in kinds else pa.int64()
+
     def _look(self, columns: Columns, rng: np.random.Generator) -> None:
         self.rows += (n := len(columns[USERS]))
         if not n:
@@ -161,9 +168,8 @@ class Survey:
         ends = [0, n // 2, when.argmin(), when.argmax()]
         self._some.append(when[np.concatenate([some, ends])])
         self._waiting.append(items.own)
-        if sum(map(len, self._waiting)) > max(
-            4 * ROWS, len(self.items if self.items is not None else ())
-        ):
+        known = 0 if self.items is None else len(self.items)
+        if sum(map(len, self._waiting)) > max(4 * ROWS, known):
             self._merge()
 
     def _merge(self) -> None:
@@ -174,18 +180,15 @@ class Survey:
     def _decide(self) -> None:
         self._merge()
         self.user_kind = self._kind(USERS)
-        (when, *others) = sorted(self._kinds[TIMES])
-        kinds, units = ({one.split(" ")[n] for one in (when, *others)} for n in (0, 1))
+        kinds, units = ({one.split(" ")[n] for one in self._kinds[TIMES]} for n in (0, 1))
         if len(units) > 1 or (len(kinds) > 1 and units != {"None"}):
             raise UserError(
                 "times are written in several ways; write them in the same way everywhere"
             )
-        some = np.concatenate(self._some)
-        unit = units.pop()
-        self.told = unit != "None"
-        self.unit = unit
+        self.unit = units.pop()
+        self.told = self.unit != "None"
         if not self.told:
-            self.unit, notes = unit_of(some, self.name)
+            self.unit, notes = unit_of(np.concatenate(self._some), self.name)
             self.notes += notes
 
     def _kind(self, role: str) -> str:
@@ -223,53 +226,51 @@ def _unique(own: Any) -> Any:
 
 def _deal_out(stream: Stream, survey: Survey, edges: Any, work: Path) -> None:
     """Writes the rows of each part into a file: user, number of the item, and time."""
-    text, own_items = survey.user_kind == "O", survey.items
-    by_item = pa.array(own_items, pa.large_string()) if own_items.dtype == object else None
-    users_type = pa.large_string() if text else pa.from_numpy_dtype(edges.dtype)
-    time_type = pa.float64() if "f" in str(survey._kinds[TIMES]) else pa.int64()
-    schema = pa.schema([(USERS, users_type), (ITEMS, pa.int32()), (TIMES, time_type)])
+    user_type = pa.large_string() if survey.user_kind == "O" else pa.from_numpy_dtype(edges.dtype)
+    schema = pa.schema([(USERS, user_type), (ITEMS, pa.int32()), (TIMES, survey.time_type)])
     with ExitStack() as stack:
-        files = [
-            stack.enter_context(
-                pa.ipc.new_stream(stack.enter_context(pa.OSFile(str(_part(work, k)), "wb")), schema)
-            )
-            for k in range(len(edges) + 1)
-        ]
+        files = []
+        for k in range(len(edges) + 1):
+            sink = stack.enter_context(pa.OSFile(str(_part(work, k)), "wb"))
+            files.append(stack.enter_context(pa.ipc.new_stream(sink, schema)))
         for place, columns in stream.parts():
-            users = ids(columns[USERS], USERS, stream.typed)
-            items = ids(columns[ITEMS], ITEMS, stream.typed)
-            when = numbers(columns[TIMES])[0]
             try:
-                in_milliseconds(when, survey.unit, survey.told, columns[TIMES])
+                table, part = _numbered(columns, survey, edges, schema)
             except UserError as error:
                 raise UserError(f"{place}: {error}") from None
-            own = _joined([users.own], survey.user_kind)
-            if text and users.own.dtype != object:  # as text they have another order
-                own_part = np.searchsorted(edges, own, "right")
-            else:
-                begins = np.searchsorted(own, edges)
-                own_part = np.searchsorted(begins, np.arange(len(own)), "right")
-            theirs = _joined([items.own], own_items.dtype.kind)
-            if by_item is None:
-                number = np.searchsorted(own_items, theirs)
-            else:
-                number = pc.index_in(pa.array(theirs, pa.large_string()), by_item).to_numpy()
-            part = own_part.astype(np.int16)[users.codes]
-            order = np.argsort(part, kind="stable")
-            table = pa.table(
-                [
-                    pa.array(own, users_type).take(users.codes[order]),
-                    pa.array((number.astype(np.int32) + 1)[items.codes[order]]),
-                    pa.array(when[order], time_type),
-                ],
-                schema,
-            )
-            bounds = np.searchsorted(part[order], np.arange(len(files) + 1))
-            for k, file in enumerate(files):
-                if bounds[k] < bounds[k + 1]:
-                    file.write_table(
-                        table.slice(bounds[k], bounds[k + 1] - bounds[k]).combine_chunks()
-                    )
+            bounds = np.searchsorted(part, np.arange(len(files) + 1))
+            for file, (start, end) in zip(files, pairwise(bounds.tolist()), strict=True):
+                if start < end:
+                    file.write_table(table.slice(start, end - start).combine_chunks())
+
+
+def _numbered(
+    columns: Columns, survey: Survey, edges: Any, schema: pa.Schema
+) -> tuple[pa.Table, NDArray[np.int16]]:
+    """Returns some rows in the order of their parts, with items by number, and these parts."""
+    users = ids(columns[USERS], USERS, survey.typed)
+    items = ids(columns[ITEMS], ITEMS, survey.typed)
+    when = numbers(columns[TIMES])[0]
+    in_milliseconds(when, survey.unit, survey.told, columns[TIMES])  # looks for absurd ones
+    own = _joined([users.own], survey.user_kind)
+    if own.dtype == users.own.dtype:  # they are in order: only where the parts begin is looked for
+        part = np.searchsorted(np.searchsorted(own, edges), np.arange(len(own)), "right")
+    else:
+        part = np.searchsorted(edges, own, "right")
+    theirs = _joined([items.own], survey.items.dtype.kind)
+    if survey.items.dtype == object:
+        all_items = pa.array(survey.items, pa.large_string())
+        number = pc.index_in(pa.array(theirs, pa.large_string()), all_items).to_numpy()
+    else:
+        number = np.searchsorted(survey.items, theirs)
+    of_row = part.astype(np.int16)[users.codes]
+    order = np.argsort(of_row, kind="stable")
+    found = [
+        pa.array(own, schema.field(USERS).type).take(users.codes[order]),
+        pa.array((number.astype(np.int32) + 1)[items.codes[order]]),
+        pa.array(when[order], survey.time_type),
+    ]
+    return pa.table(found, schema), of_row[order]
 
 
 def _part(work: Path, k: int) -> Path:
@@ -279,7 +280,7 @@ def _part(work: Path, k: int) -> Path:
 # The third pass.
 
 
-def _sort(survey: Survey, parts: int, typed: bool, work: Path) -> Files:
+def _sort(survey: Survey, parts: int, work: Path) -> Files:
     """Sorts the parts by user, time and their order in the file, and writes them as one."""
     lengths, owners = [], []
     with (

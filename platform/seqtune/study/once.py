@@ -29,7 +29,7 @@ from seqtune.study.counting import count
 from seqtune.study.final import evaluate_on_test, write_checkpoint
 from seqtune.study.loop import hopeless, train_here
 from seqtune.study.plan import LENGTH, Plan, trial_params
-from seqtune.study.resources import alone, check_memory, fit, shape, team
+from seqtune.study.resources import alone, check_data, check_memory, fit, shape, team
 from seqtune.study.workers import backend, close_group, train_in_group
 from seqtune.track import store_uri
 
@@ -298,6 +298,7 @@ def _train_in_own_workers(
         plan = replace(plan, cpus=cpus, gpus=gpus)
         if joined.grows:
             check_seen(plan.folder, "--storage" if options.out is None else "--out")
+            check_data(dataset)
         by = {"nccl": "NCCL", "gloo": "gloo"}[backend(gpus)]
         view.note(f"{plan.team()}, {plan.share()} each, exchange gradients by {by}")
         data, failures = ray.put(dataset), 0

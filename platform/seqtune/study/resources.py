@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import socket
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
@@ -11,8 +12,9 @@ from typing import Any
 from seqtune.catalogue import declaration
 from seqtune.cluster import Joined
 from seqtune.data import Dataset, Protocol
+from seqtune.data.prepared import Prepared, open_prepared
 from seqtune.errors import UserError
-from seqtune.machines import Machine, busy, machines, memory_here, needs
+from seqtune.machines import Machine, busy, everywhere, machines, memory_here, needs
 from seqtune.options import StudyOptions, Workers, bounds
 from seqtune.params import build
 from seqtune.space.asked import AskedStudy
@@ -86,6 +88,31 @@ def check_memory(model: str, values: dict[str, Any], dataset: Dataset) -> None:
     from seqtune.memory import check_fits
 
     check_fits(model, trial_params(model, values), dataset, room, "this machine")
+
+
+def check_data(dataset: Dataset) -> None:
+    """Refuses a prepared data set that a machine of the cluster cannot map.
+
+    Raises:
+        UserError: it names the machine.
+    """
+    if not isinstance(dataset, Prepared):
+        return
+    for why in everywhere(_why_not, dataset.folder, dataset.fingerprint):
+        if why:
+            raise UserError(
+                f"--data {dataset.folder}: the machine {why}; put the folder where every machine "
+                "of the cluster sees it under this path"
+            )
+
+
+def _why_not(folder: str, fingerprint: str) -> str:
+    """Says on which machine this is, and why data cannot be mapped here; empty where they can."""
+    try:
+        open_prepared(folder, fingerprint)
+    except UserError as error:
+        return f"{socket.gethostname()} cannot use it ({str(error).removeprefix(f'{folder}: ')})"
+    return ""
 
 
 def alone(plan: Plan, asked: Workers) -> list[str]:

@@ -37,6 +37,7 @@ from seqtune.study.repair import fetch
 from seqtune.study.resources import (
     alone,
     at_a_time,
+    check_data,
     check_memory,
     cpus_wanted,
     make_plan,
@@ -153,6 +154,7 @@ def _planned(
     plan = make_plan(options, protocol, identity.folder, joined, identity.about.id)
     if joined.grows:
         check_seen(identity.folder, "--storage")
+        check_data(dataset)
     view.preparing("deciding how many trials run at a time")
     share = share_cpus(asked, dataset, plan, data, identity, view.note)
     plan, identity = shared(plan, identity, share)
