@@ -650,6 +650,8 @@ def test_a_study_that_ends_with_an_error_is_told_as_such(
     ended: list[Any] = []
 
     class Spy(Tracker):
+        begun = True
+
         def __init__(self, *given: Any, **more: Any) -> None:
             ended.append(given[2:])
 
@@ -767,6 +769,19 @@ def test_ctrl_c_leaves_the_best_weights_so_far(tmp_path: Path) -> None:
     loaded = checkpoint.load(Folder.at(tmp_path / "sasrec-tiny-train"))
     assert loaded.meta["test"] == {}
     assert 0 < loaded.meta["valid"]["hr@10"] <= 1
+
+
+def test_a_training_that_is_refused_leaves_nothing_in_mlflow_either(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise UserError("no")
+
+    monkeypatch.setattr(once, "train_here", refused)
+    asked = ask_training(TrainOptions("sasrec", data="tiny", storage=str(tmp_path)))
+    with pytest.raises(UserError, match=r"^no$"):
+        once.train_once(asked, Told(), track=True)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_why_workers_of_a_training_stopped_is_a_sentence(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +59,7 @@ def train_once(asked: Asked[TrainOptions], view: TrainView, *, track: bool = Fal
     values = dict(asked.values)
     check_memory(options.model, values, dataset)
     protocol = protocol_of(options, dataset, asked.seed)
+    uri = store_uri(options.tracking_uri, Folder.at(options.storage)) if track else ""
     option = "--storage" if options.out is None else "--out"
     with refusing(f"{option} {options.folder}"):
         folder = _free_folder(options)
@@ -74,62 +75,62 @@ def train_once(asked: Asked[TrainOptions], view: TrainView, *, track: bool = Fal
     except DamagedError as error:
         raise UserError(f"--resume: {error}; train anew without --resume") from None
     view.started(options.model, f"{dataset.describe()}\n{protocol.sentence(dataset)}", folder.uri)
-    with _tracked(asked, plan, built, dataset, view, track) as tracker:
-        report = _reporting(view, tracker)
-        for row in before:
-            report(row)
-        try:
+    try:
+        with _tracked(plan, uri, view) as tracker:
+            report = _reporting(
+                view, tracker, lambda told: _begin(told, asked, plan, built, dataset)
+            )
+            for row in before:
+                report(row)
             if plan.together:
                 _train_in_own_workers(plan, options, built, training, dataset, view, report)
             else:
                 stop = _deadline(began, options.time_budget, training)
                 with suppress(TimeIsUp):
                     train_here(plan, built, training, dataset, report, stepped=stop)
-        except KeyboardInterrupt:
-            _finish(plan, values, training, dataset, tested=False)
-            raise
-        except UserError:
-            if not options.resume and not told(training):
-                _forget(folder)
-            raise
-        result = _finish(plan, values, training, dataset, began=began)
-        return _told(result, plan, tracker)
+            result = _finish(plan, values, training, dataset, began=began)
+            return _told(result, plan, tracker)
+    except KeyboardInterrupt:
+        _finish(plan, values, training, dataset, tested=False)
+        raise
+    except UserError:
+        if not options.resume and not told(training):
+            _forget(folder)
+        raise
 
 
-@contextmanager
-def _tracked(
-    asked: Asked[TrainOptions],
-    plan: Plan,
-    params: Params,
-    dataset: Dataset,
-    view: TrainView,
-    track: bool,
-) -> Iterator[Tracker | None]:
-    """Yields what tells MLflow of this training, in a run of its own."""
-    if not track:
-        yield None
-        return
-    from seqtune.study.identity import tags
+def _tracked(plan: Plan, uri: str, view: TrainView) -> AbstractContextManager[Tracker | None]:
+    """Yields what tells MLflow of this training, if anything shall."""
+    if not uri:
+        return nullcontext()
     from seqtune.study.tracked import tracked
 
-    options = asked.options
-    uri = store_uri(options.tracking_uri, Folder.at(options.storage))
-    begun = _begun(plan.folder)
-    with tracked(uri, plan.folder.name, begun["id"], plan.folder, view.note) as tracker:
-        tracker.start_study(
-            params.model_dump(mode="json") | {"metric": plan.metric, "workers": plan.team()},
-            tags(options, dataset, plan.protocol),
-            metric=plan.metric,
-            dimensions=[],
-        )
-        yield tracker
+    return tracked(uri, plan.folder.name, _begun(plan.folder)["id"], plan.folder, view.note)
 
 
-def _reporting(view: TrainView, tracker: Tracker | None) -> Callable[[Row], None]:
-    """Returns what shows a row, and tells MLflow of it."""
+def _begin(
+    tracker: Tracker, asked: Asked[TrainOptions], plan: Plan, params: Params, dataset: Dataset
+) -> None:
+    """Opens the run of a training."""
+    from seqtune.study.identity import tags
+
+    tracker.start_study(
+        params.model_dump(mode="json") | {"metric": plan.metric, "workers": plan.team()},
+        tags(asked.options, dataset, plan.protocol),
+        metric=plan.metric,
+        dimensions=[],
+    )
+
+
+def _reporting(
+    view: TrainView, tracker: Tracker | None, begin: Callable[[Tracker], None]
+) -> Callable[[Row], None]:
+    """Returns what shows a row, and tells MLflow of it; what is refused before has no run."""
 
     def report(row: Row) -> None:
         if tracker is not None:
+            if not tracker.begun:
+                begin(tracker)
             tracker.trial_result(None, row["epoch"], curves(flat(row)), time=row["time"])
         view.evaluated(row)
 

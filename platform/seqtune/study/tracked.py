@@ -20,7 +20,7 @@ def tracked(
     try:
         yield tracker
     except BaseException as error:
-        if not isinstance(error, LostError):  # else it goes on elsewhere
+        if tracker.begun and not isinstance(error, LostError):  # else it goes on elsewhere
             tracker.study_ended("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
         tracker.close(timeout=10)
         raise

@@ -53,6 +53,7 @@ class Tracker:
         self._journal, self._say = Journal(journal), say
         self.links: Links | None = None  # where the study is; None until MLflow has answered
         self.registered: Registered | None = None  # None until the champion is
+        self.begun = False  # whether there is, or will be, a run
         self._away = False  # MLflow did not answer the last time
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
@@ -71,6 +72,7 @@ class Tracker:
 
         Every trial gets the ``tags`` too.
         """
+        self.begun = True
         self._tell(
             "study",
             params=params,
