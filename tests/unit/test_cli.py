@@ -215,9 +215,12 @@ def test_defaults_of_the_commands_are_those_of_the_options(run: Run, asked: list
     assert asked == [StudyOptions("sasrec"), TrainOptions("sasrec")]
 
 
+OF_THE_LINE = {"list", "explain", "quiet", "json_lines", "notify"}  # and no part of a study
+
+
 @pytest.mark.parametrize(
     ("function", "options", "more"),
-    [(tune.tune, StudyOptions, {"list", "explain"}), (train.train, TrainOptions, set())],
+    [(tune.tune, StudyOptions, OF_THE_LINE), (train.train, TrainOptions, set())],
 )
 def test_every_option_can_be_given(function: Any, options: Any, more: set[str]) -> None:
     names = {name.rstrip("_") for name in inspect.signature(function).parameters}

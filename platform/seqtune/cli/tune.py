@@ -13,7 +13,8 @@ from seqtune.cli.flags import complete_model, option, takes
 from seqtune.cli.mistakes import say
 from seqtune.cli.pages import explain_model, list_models
 from seqtune.cli.ready import ready
-from seqtune.options import WHAT, StudyOptions, TrainOptions, command
+from seqtune.errors import UserError
+from seqtune.options import WHAT, WHERE, StudyOptions, TrainOptions, command
 from seqtune.secrecy import HIDDEN
 from seqtune.space.asked import AskedStudy, ask_study
 
@@ -44,6 +45,19 @@ def tune(
             autocompletion=complete_model,
         ),
     ] = None,
+    quiet: Annotated[
+        bool, option(WHERE, "Show nothing before the report.", "--quiet", metavar="")
+    ] = False,
+    json_lines: Annotated[
+        bool,
+        option(
+            WHERE, "Print events as JSON, a line each, and the report.", "--json-lines", metavar=""
+        ),
+    ] = False,
+    notify: Annotated[
+        str | None,
+        option(WHERE, "Post one JSON to this address at the end.", "--notify", metavar="URL"),
+    ] = None,
 ) -> None:
     """Searches for the best hyperparameters of a model on your interactions.
 
@@ -54,15 +68,22 @@ def tune(
     elif explain is not None:
         explain_model(check_model(explain, "--explain"))
     else:
+        if notify is not None and not notify.startswith(("http://", "https://")):
+            raise UserError(f"--notify {notify}: write http://HOST/PATH or https://HOST/PATH")
         options = ready(options)
-        _tune(options, ask_study(options))
+        _tune(options, ask_study(options), quiet=quiet, events=json_lines, url=notify)
 
 
-def _tune(options: StudyOptions, asked: AskedStudy) -> None:
+def _tune(
+    options: StudyOptions, asked: AskedStudy, *, quiet: bool, events: bool, url: str | None
+) -> None:
+    from seqtune.report import scripted
     from seqtune.report.report import show
     from seqtune.report.view import StudyView
 
-    view = StudyView(options.metric, asked.time_budget, baseline=asked.baseline)
+    kind = scripted.EventView if events else StudyView
+    console = scripted.silent_console() if quiet and not events else None
+    view = kind(options.metric, asked.time_budget, console, asked.baseline)
 
     def abandon(reason: str) -> None:
         view.study_ended()
@@ -78,7 +99,9 @@ def _tune(options: StudyOptions, asked: AskedStudy) -> None:
         raise stopped(options, view, str(stop)) from None
     finally:
         view.study_ended()
-    show(result)
+    (scripted.show_events if events else show)(result)
+    if url is not None and (failed := scripted.notify(url, scripted.message(result))):
+        say(f"--notify {url}: the message did not get there ({failed})", "error: ")
     if result.best is None:
         raise typer.Exit(1)
 
