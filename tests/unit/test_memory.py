@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +23,7 @@ from seqtune.params import Params
 from seqtune.space.asked import ask_study, ask_training
 from seqtune.storage import Folder
 from seqtune.study import once, study
-from seqtune.study.cards import CONTEXT, MOST, Sharing
+from seqtune.study.cards import CONTEXT, MOST, Sharing, share_cards, with_share
 from seqtune.study.plan import Plan, trial_params
 from seqtune.study.trial import shared_card_full
 
@@ -216,3 +217,30 @@ def test_a_catalogue_that_this_machine_cannot_hold_is_refused_before_anything_is
     with pytest.raises(UserError, match=said):
         runs[command]()
     assert not (tmp_path / "results").exists()
+
+
+def test_cards_are_shared_unless_the_user_says_what_a_trial_gets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    h100 = Card("H100", 80e9, 9.0, mps=False)
+    monkeypatch.setattr("seqtune.study.cards.cards", lambda: [h100, Card("A10", 24e9, 8.6, True)])
+    joined: Any = SimpleNamespace(machines=[machines.Machine(16, 2)])
+    plan = Plan("sasrec", "hr@5", PROTOCOL, Folder.at("/x"), cpus=8, gpus=1, concurrency=2)
+
+    def share(plan: Plan, **options: Any) -> tuple[Plan, list[str]]:
+        said: list[str] = []
+        asked = ask_study(StudyOptions("sasrec", data="tiny", **options))
+        found = share_cards(asked, plan, joined, TINY, said.append)
+        return with_share(plan, found, options.get("concurrency")), said
+
+    shared, said = share(plan)
+    assert (shared.cpus, shared.gpus, shared.concurrency) == (1, 0.125, 16)
+    assert said[0].startswith("A10, 24.0 GB: a trial takes about ")  # the smaller one decides
+    assert said[0].endswith("; 8 trials share a GPU")
+    assert "tf32" in said[1]
+    assert len(said) == 2, "MPS runs there"
+    assert share(plan, concurrency=4)[0].concurrency == 4
+    for given in ({"cpus_per_trial": 8.0}, {"gpus_per_trial": 1.0}):
+        assert share(plan, **given) == (plan, [])
+    for other in (replace(plan, gpus=0), replace(plan, workers=2)):
+        assert share(other) == (other, [])

@@ -63,7 +63,8 @@ def share_cards(
 ) -> Sharing | None:
     """Decides how many trials share a card; None where the user says it, or nothing is known."""
     options = asked.options
-    if plan.gpus != 1 or plan.together or options.gpus_per_trial is not None:
+    said = options.gpus_per_trial is not None or options.cpus_per_trial is not None
+    if plan.gpus != 1 or plan.together or said:
         return None
     found = cards()
     if not found:
