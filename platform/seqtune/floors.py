@@ -17,7 +17,7 @@ validation item.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +62,15 @@ def floors(split: Split, *, mask_seen: bool, metric: str | None = None) -> list[
         of_valid, of_test = (metrics.compute(ranks, also=metric) for ranks in (valid, test))
         found.append(Floor(name, of_valid, of_test, test, time.monotonic() - began))
     return found
+
+
+def logged(found: Sequence[Floor]) -> dict[str, float]:
+    """Returns what floors reach on test, by the names that MLflow has for it."""
+    return {
+        f"floor/{floor.name.replace(' ', '_')}/{name}": value
+        for floor in found
+        for name, value in floor.test.items()
+    }
 
 
 def transitions(split: Split, lags: int) -> csr_array:

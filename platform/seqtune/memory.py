@@ -66,19 +66,23 @@ def need(
 ) -> Need:
     """Estimates what each of ``workers`` processes takes that train a model together on devices."""
     kind, p = model_class(model), training(params)
-    n_weights = weights_of(kind, params, dataset.n_items, dataset.n_users)
-    copies = 4 if p.optimizer != "adagrad" or p.momentum else 3  # weight, gradient, moments
+    weight = FLOAT * weights_of(kind, params, dataset.n_items, dataset.n_users)
     windows = batches.windows(protocol.split(dataset), p)
     rows = windows.batch_size(p) if windows.steps is None else p.batch_size
     each, least = kept_by_a_window(kind, params, dataset, protocol)
     return Need(
-        bare=FLOAT * copies * n_weights,
-        weights=FLOAT * (copies + 1 + (workers > 1)) * n_weights,  # and gradients on their way
+        bare=copies(p) * weight,
+        weights=(copies(p) + 1 + (workers > 1)) * weight,  # and gradients on their way
         batch=int(each * rows / workers + least)
         + logits_bytes(dataset.n_items, torch.device(device)),
         data=dataset.n_interactions * (FLOAT + 8 * kind.uses_times),
         scores=3 * FLOAT * min(ROWS * (dataset.n_items + 1), SCORES),
     )
+
+
+def copies(p: Trained) -> int:
+    """Returns how often each weight is there: itself, its gradient, and the optimizer's moments."""
+    return 4 if p.optimizer != "adagrad" or p.momentum else 3
 
 
 def weights_of(kind: type[Model], params: Params, n_items: int, n_users: int) -> int:
@@ -127,8 +131,7 @@ def _kept(model: Model, p: Trained, windows: Any, index: Any, data: Any) -> int:
         saved_tensors_hooks(note, lambda x: x),
         torch.autocast("cpu", torch.bfloat16, p.precision == "bf16"),
     ):
-        terms = model(batch, rng)
-    del terms
+        model(batch, rng)
     return sum(n for place, n in storages.items() if place not in own)
 
 
@@ -147,36 +150,32 @@ def first_users(dataset: Dataset, least: int = 0) -> Dataset:
     )
 
 
-def check_fits(
-    model: str, params: Params, dataset: Dataset, room: float, where: str, option: str = "--set"
-) -> None:
+def check_fits(model: str, params: Params, dataset: Dataset, room: float, where: str) -> None:
     """Refuses a model whose weights alone, with what training holds of them, do not fit.
 
     Args:
         room: bytes of the device.
         where: what it is: "this machine".
-        option: by which a smaller size is given.
 
     Raises:
         UserError: it says what would fit.
     """
-    kind, values = model_class(model), params.model_dump()
+    kind = model_class(model)
     if not isinstance(params, Trained):
         return
 
     def bare(size_of_all: int) -> int:
         tried = params.model_copy(update={"embedding_size": size_of_all})
-        copies = 4 if params.optimizer != "adagrad" or params.momentum else 3
-        return FLOAT * copies * weights_of(kind, tried, dataset.n_items, dataset.n_users)
+        return FLOAT * copies(params) * weights_of(kind, tried, dataset.n_items, dataset.n_users)
 
-    width = values["embedding_size"]
+    width: int = params.model_dump()["embedding_size"]
     taken = bare(width)
     if taken <= room:
         return
     smaller = width
     while smaller > 1 and bare(smaller) > room:
         smaller //= 2
-    fits = f"{option} embedding_size={smaller} would fit"
+    fits = f"--set embedding_size={smaller} would fit"
     if bare(smaller) > room:
         fits = "use --min-item and --min-user to leave rare items and users out"
     raise UserError(

@@ -90,6 +90,15 @@ def _duration_word(seconds: float) -> str:
     return f"{seconds / 60:.0f}m" if seconds % 60 == 0 else f"{seconds:g}s"
 
 
+TRACKING = Flag(
+    WHERE,
+    "Track in this MLflow server or store.",
+    "URI",
+    shown="a SQLite file in --storage",
+    private=True,
+)
+
+
 @dataclass(frozen=True)
 class ModelOptions:
     """Which model, with which hyperparameters, on which interactions; None leaves the choice to us.
@@ -253,16 +262,7 @@ class StudyOptions(JudgedOptions):
             WHERE, "Keep the weights of so many of the best trials, and of trial 0.", "N", least=1
         ),
     ] = 10
-    tracking_uri: Annotated[
-        str | None,
-        Flag(
-            WHERE,
-            "Track in this MLflow server or store.",
-            "URI",
-            shown="a SQLite file in --storage",
-            private=True,
-        ),
-    ] = None
+    tracking_uri: Annotated[str | None, TRACKING] = None
     resume: Annotated[bool, Flag(WHERE, "Continue the study of this name.")] = False
 
     @property
@@ -310,16 +310,7 @@ class TrainOptions(JudgedOptions):
             shown="MODEL-DATA-train in --storage",
         ),
     ] = None
-    tracking_uri: Annotated[
-        str | None,
-        Flag(
-            WHERE,
-            "Track in this MLflow server or store.",
-            "URI",
-            shown="a SQLite file in --storage",
-            private=True,
-        ),
-    ] = None
+    tracking_uri: Annotated[str | None, TRACKING] = None
     resume: Annotated[bool, Flag(WHERE, "Continue the training in --out.")] = False
 
     @property

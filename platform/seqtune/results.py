@@ -27,6 +27,12 @@ class TrialRow:
     reason: str = ""  # why it failed
 
 
+def best_trial(rows: tuple[TrialRow, ...]) -> TrialRow | None:
+    """Returns the trial with the best validation value that did not fail, the first of equals."""
+    known = [row for row in rows if row.value is not None and row.status != "failed"]
+    return max(known, key=lambda row: (row.value or 0, -row.number), default=None)
+
+
 @dataclass(frozen=True)
 class Finalist:
     """A trial whose best checkpoint was evaluated on test: the defaults, and the best one."""

@@ -290,7 +290,7 @@ def ui(
     if uri.startswith("http"):
         return
     quiet()
-    mlflow = shutil.which("mlflow", path=os.path.dirname(sys.executable)) or "mlflow"  # noqa: PTH120
+    mlflow = shutil.which("mlflow", path=str(Path(sys.executable).parent)) or "mlflow"
     words = ["ui", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)]
     os.execvp(mlflow, ["mlflow", *words])
 

@@ -18,7 +18,7 @@ from seqtune.data import Dataset
 from seqtune.errors import Halted
 from seqtune.floors import Floor
 from seqtune.options import StudyOptions, TrainOptions, command, shared
-from seqtune.results import Finalist, StudyResult, TrialRow
+from seqtune.results import Finalist, StudyResult, TrialRow, best_trial
 from seqtune.space.asked import AskedStudy
 from seqtune.study import final
 from seqtune.study.counting import Counting
@@ -49,12 +49,6 @@ class Finals:
         """The finalist of the trial with the best validation value."""
         chosen = best_trial(self.rows)
         return self.finalists[chosen.number] if chosen else None
-
-
-def best_trial(rows: tuple[TrialRow, ...]) -> TrialRow | None:
-    """Returns the trial with the best validation value that did not fail, the first of equals."""
-    known = [row for row in rows if row.value is not None and row.status != "failed"]
-    return max(known, key=lambda row: (row.value or 0, -row.number), default=None)
 
 
 def find_finals(

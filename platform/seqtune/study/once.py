@@ -15,6 +15,7 @@ from typing_extensions import TypedDict
 
 from seqtune.data import Dataset, protocol_of, read
 from seqtune.errors import DamagedError, UserError
+from seqtune.floors import logged
 from seqtune.machines import check_seen
 from seqtune.meter import TimeIsUp
 from seqtune.options import TrainOptions
@@ -143,13 +144,8 @@ def _told(result: TrainResult, plan: Plan, tracker: Tracker | None) -> TrainResu
         return result
     both = (("valid", result.valid), ("test", result.test))
     found = {f"{part}/{name}": value for part, values in both for name, value in values.items()}
-    floors = {
-        f"floor/{floor.name.replace(' ', '_')}/{name}": value
-        for floor in result.floors
-        for name, value in floor.test.items()
-    }
     tracker.upload(plan.folder, CHECKPOINT, to="checkpoint")
-    tracker.study_ended("finished", found | floors | {"best/epoch": result.epoch})
+    tracker.study_ended("finished", found | logged(result.floors) | {"best/epoch": result.epoch})
     tracker.settle(30)
     tracker.close(timeout=120 if tracker.answers else 5)
     return replace(result, ui_command=tracker.links.command or "" if tracker.links else "")

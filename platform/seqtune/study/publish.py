@@ -11,6 +11,7 @@ from pathlib import Path
 import optuna
 
 from seqtune.data import Dataset
+from seqtune.floors import logged
 from seqtune.report.documents import to_json, to_markdown
 from seqtune.report.verdict import verdict
 from seqtune.results import StudyResult
@@ -80,12 +81,7 @@ def _told(result: StudyResult, links: Links | None, registered: Registered | Non
 def _metrics(result: StudyResult) -> dict[str, float]:
     """Returns what the run of the study shows: best trial, defaults, and what counting reaches."""
     both = (("", result.best), ("default/", result.default))
-    floors = {
-        f"floor/{floor.name.replace(' ', '_')}/{name}": value
-        for floor in result.floors
-        for name, value in floor.test.items()
-    }
-    return floors | {
+    return logged(result.floors) | {
         f"{whose}{part}/{name}": value
         for whose, finalist in both
         if finalist is not None

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from seqtune.errors import DamagedError, UserError, nearest
-from seqtune.results import TrialRow
+from seqtune.results import TrialRow, best_trial
 from seqtune.state import told
 from seqtune.storage import Folder, refusing
 from seqtune.study import record
@@ -24,11 +24,8 @@ from seqtune.study.store import STATUS, best_value
 
 RUNNING, STOPPED, ENDED, DAMAGED = "running", "stopped", "ended", "damaged"
 OVER = ("complete", "pruned", "failed")
-WISHES, STOP, STOP_TRIAL = (
-    "wishes",
-    "stop",
-    "stop-trial-",
-)  # files, see wishes.py
+WISHES = "wishes"  # the folder of what is asked of a study, see wishes.py
+STOP, STOP_TRIAL = "stop", "stop-trial-"  # its files
 
 
 @dataclass(frozen=True)
@@ -68,8 +65,7 @@ class Known:
     @property
     def best(self) -> TrialRow | None:
         """The trial with the best validation value, the first of equals."""
-        known = [row for row in self.trials if row.value is not None and row.status != "failed"]
-        return max(known, key=lambda row: (row.value or 0, -row.number), default=None)
+        return best_trial(self.trials)
 
     def counts(self) -> str:
         """Says how its trials do: ``11 complete, 8 pruned, 1 running``."""
