@@ -12,6 +12,8 @@ from seqtune.errors import UserError, nearest
 from seqtune.params import Params, Trained
 
 MODELS = Path(__file__).parent / "models"
+# Those that learn most in the minutes of a first look (docs/performance.md), best known first.
+FAST = ("sasrec", "gru4rec", "core", "fossil", "stan")
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,20 @@ def check_model(name: str, place: str = "--model") -> str:
     if name.lower() not in known:
         raise UserError(f"{place} {name}: no such model{nearest(name, known)}")
     return name.lower()
+
+
+def check_models(names: str, place: str = "--model") -> tuple[str, ...]:
+    """Returns the models of ``sasrec,gru4rec``, of ``all`` or of ``fast``, each once."""
+    found: dict[str, None] = {}
+    for name in names.split(","):
+        match word := name.strip().lower():
+            case "all":
+                found |= dict.fromkeys([*FAST, *model_names()])
+            case "fast":
+                found |= dict.fromkeys(FAST)
+            case _:
+                found[check_model(word or names, place)] = None
+    return tuple(found)
 
 
 @functools.cache

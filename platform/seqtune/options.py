@@ -21,6 +21,7 @@ from seqtune.secrecy import redact
 from seqtune.storage import Folder
 
 RESULTS = "seqtune-results"
+MOST_NAMED = 4  # models in the name of a study
 DEFAULTS = "defaults"  # what trial 0 runs, unless a file says otherwise
 WHAT, DATA, SEARCH, RESOURCES, WHERE = "What", "Columns and filters", "Search", "Resources", "Where"
 
@@ -205,12 +206,28 @@ class JudgedOptions(ModelOptions):
 class StudyOptions(JudgedOptions):
     """The options of ``tune``."""
 
+    model: Annotated[
+        str,
+        Flag(
+            WHAT,
+            "Name the model, or several: sasrec,gru4rec; fast: five quick ones; all; --list shows "
+            "them.",
+            "NAME",
+            same=True,
+            is_model=True,
+        ),
+    ]
     space: Annotated[
         str | None,
-        Flag(WHAT, "Search this space.", "FILE", shown="search_spaces/MODEL.yaml"),
+        Flag(
+            WHAT,
+            "Search this space; of several models, those in this folder, each MODEL.yaml.",
+            "FILE",
+            shown="search_spaces/MODEL.yaml",
+        ),
     ] = None
     trials: Annotated[
-        int, Flag(SEARCH, "Run so many trials, that of the defaults included.", "N", least=1)
+        int, Flag(SEARCH, "Run so many trials, those of the defaults included.", "N", least=1)
     ] = 20
     scheduler: Annotated[
         Literal["asha", "none"],
@@ -266,9 +283,16 @@ class StudyOptions(JudgedOptions):
     resume: Annotated[bool, Flag(WHERE, "Continue the study of this name.")] = False
 
     @property
+    def models(self) -> tuple[str, ...]:
+        """The models, in the order in which their defaults run."""
+        return tuple(self.model.split(","))
+
+    @property
     def study(self) -> str:
         """The name of the study."""
-        return self.name or f"{self.model}-{data_name(self.data)}"
+        several = len(self.models) > MOST_NAMED
+        models = f"{len(self.models)}-models" if several else "-".join(self.models)
+        return self.name or f"{models}-{data_name(self.data)}"
 
     @property
     def baseline(self) -> str:

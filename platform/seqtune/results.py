@@ -19,6 +19,7 @@ class TrialRow:
     """One trial of a study."""
 
     number: int
+    model: str
     status: str  # complete, pruned, failed, running, or unfinished when time was up
     params: dict[str, object]
     value: float | None  # best value of the study's metric on validation
@@ -35,14 +36,32 @@ def best_trial(rows: tuple[TrialRow, ...]) -> TrialRow | None:
 
 @dataclass(frozen=True)
 class Finalist:
-    """A trial whose best checkpoint was evaluated on test: the defaults, and the best one."""
+    """A trial whose best checkpoint was evaluated on test: a model's defaults, or its best one."""
 
     number: int
+    model: str
     params: dict[str, object]
     valid: dict[str, float]  # "ndcg@10" -> value
     test: dict[str, float]
     test_ranks: NDArray[np.float32]  # (U,) rank of each user's test item
     note: str = ""  # what was wrong with its files
+    train_seconds: float | None = None  # that its training took, evaluations left out
+    request_ms: float | None = None  # median time to answer one user; where it has a checkpoint
+    megabytes: float | None = None  # of its weights
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A model of a study: its best trial, and its defaults where they got to an evaluation."""
+
+    best: Finalist
+    default: Finalist | None
+    trials: int  # that it had
+
+    @property
+    def model(self) -> str:
+        """Its name."""
+        return self.best.model
 
 
 @dataclass(frozen=True)
@@ -57,15 +76,19 @@ class Share:
 
 @dataclass(frozen=True)
 class StudyResult:
-    """Everything that a finished study has to say."""
+    """Everything that a finished study has to say.
+
+    Of several models ``best`` is the best of all, and ``default``, ``searched`` and what mattered
+    are those of its model.
+    """
 
     name: str
-    model: str
+    models: tuple[str, ...]  # that it compares: one, mostly
     data_name: str
     metric: str  # what the study maximised, on validation
     protocol: str  # how it was evaluated, in a sentence
     trials: tuple[TrialRow, ...]
-    default: Finalist | None  # trial 0; None where it failed
+    default: Finalist | None  # the first trial of the best one's model; None where it failed
     best: Finalist | None  # None where no trial finished an evaluation
     importances: tuple[Share, ...]  # largest first; empty where it is not known
     searched: tuple[str, ...]  # names of the hyperparameters that were searched
@@ -85,6 +108,17 @@ class StudyResult:
     baseline: str = DEFAULTS  # what trial 0 ran
     floors: tuple[Floor, ...] = ()  # what counting reaches; empty where it could not be counted
     unimportant: str = ""  # why it is not known which hyperparameters mattered
+    contenders: tuple[Contender, ...] = ()  # each model's best, the best on validation first
+
+    @property
+    def model(self) -> str:
+        """The model of the best trial; before there is one, all of them."""
+        return self.best.model if self.best else ",".join(self.models)
+
+    @property
+    def several(self) -> bool:
+        """Whether models are compared."""
+        return len(self.models) > 1
 
     @property
     def tuned(self) -> bool:

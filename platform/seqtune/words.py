@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
+
+MANY = 6  # models, beyond which their names are too many to read
 
 
 def written(value: object) -> str:
@@ -18,6 +21,16 @@ def brief(value: object) -> str:
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else written(value)
+
+
+def models_text(names: Sequence[str]) -> str:
+    """Names the models of a study: ``sasrec, gru4rec``, or of many their number."""
+    return ", ".join(names) if len(names) <= MANY else f"{len(names)} models"
+
+
+def both(names: Sequence[str]) -> str:
+    """Writes a list in a sentence: ``sasrec, gru4rec and stan``."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def percent(relative: float) -> str:

@@ -47,7 +47,7 @@ def measure(folder: Path, size: int) -> tuple[float, float]:
     space = load_space(None, "sasrec")
     fill(folder, space, size)
     searcher = OptunaSearcher(
-        space, storage_url(folder), "long", metric="ndcg@10", trials=size + TRIALS, resume=True
+        [space], storage_url(folder), "long", metric="ndcg@10", trials=size + TRIALS, resume=True
     )
     began = time.process_time()
     searcher.open()

@@ -41,7 +41,7 @@ def said() -> list[tuple[Any, ...]]:
 @pytest.fixture
 def messenger(said: list[tuple[Any, ...]], tmp_path: Path) -> Messenger:
     searcher: Any = Ears("searcher", said)
-    searcher.space = load_space(None, "sasrec")
+    searcher.spaces = {"sasrec": load_space(None, "sasrec")}
     plan = Plan("sasrec", "hr@5", Protocol(mask_seen=True), Folder.at(tmp_path))
     counting = SimpleNamespace(done=lambda: True, floors=lambda: ("FLOORS",))
     ears: Any = [Ears(name, said) for name in ("view", "tracker")]
@@ -54,7 +54,7 @@ def messenger(said: list[tuple[Any, ...]], tmp_path: Path) -> Messenger:
 
 def a_trial(number: int = 3, **last: Any) -> Any:
     params = {"learning_rate": 0.01, "max_seq_len": 50}
-    config = {"number": number, "params": params}
+    config = {"number": number, "model": "sasrec", "params": params}
     last = {"best": 0.5, "best_epoch": 4} | last
     return SimpleNamespace(config=config, last_result=last, trial_id=f"t{number}")
 
@@ -68,10 +68,11 @@ def test_a_start_shows_what_is_searched_and_tracks_everything(
 ) -> None:
     messenger.on_trial_start(1, [], a_trial())
     messenger.on_trial_start(1, [], a_trial(number=0))
-    shown = [("trial_started", n, {"learning_rate": 0.01}, ("is_default", n == 0)) for n in (3, 0)]
+    shown = [("trial_started", n, {"learning_rate": 0.01}, n == 0, "") for n in (3, 0)]
     assert told(said, "view") == shown
-    everything = {"learning_rate": 0.01, "max_seq_len": 50}
-    assert told(said, "tracker") == [("trial_started", n, everything) for n in (3, 0)]
+    everything = {"learning_rate": 0.01, "max_seq_len": 50, "model": "sasrec"}
+    tags = {"seqtune.model": "sasrec"}
+    assert told(said, "tracker") == [("trial_started", n, everything, tags) for n in (3, 0)]
 
 
 def test_a_result_is_shown_with_the_studys_metric_and_tracked_with_all(
@@ -114,7 +115,7 @@ def test_an_end_is_what_it_is(
     messenger.on_trial_complete(1, [], trial)
     reason = trial.last_result.get("failed", "")
     assert told(said, "view") == [("trial_ended", 3, status, value, reason, ("replayed", False))]
-    assert told(said, "weights") == [("ended", 3, value)]
+    assert told(said, "weights") == [("ended", 3, "sasrec", value)]
     assert told(said, "gauges") == [("ended", 3, status)]
     *uploads, end = told(said, "tracker")
     found = {} if value is None else {"hr@5": 0.5, "epoch": 4}
@@ -128,17 +129,20 @@ def test_a_trial_that_had_ended_is_told_again_with_its_curve(
     messenger: Messenger, said: list[tuple[Any, ...]]
 ) -> None:
     ended: Any = SimpleNamespace(
-        number=3, state=TrialState.PRUNED, user_attrs={"params": {"learning_rate": 0.01}}
+        number=3,
+        state=TrialState.PRUNED,
+        user_attrs={"model": "sasrec", "params": {"learning_rate": 0.01}},
     )
     row = {"epoch": 7, "hr@5": 0.3, "best": 0.4, "best_epoch": 5, "time": 99.0}
     messenger.retell(ended, [row])
+    tags = {"seqtune.model": "sasrec"}
     assert told(said, "view") == [
-        ("trial_started", 3, {"learning_rate": 0.01}, ("is_default", False)),
+        ("trial_started", 3, {"learning_rate": 0.01}, False, ""),
         ("trial_result", 3, 7, 0.3, 0.4),
         ("trial_ended", 3, "pruned", 0.4, "", ("replayed", True)),
     ]
     assert told(said, "tracker") == [
-        ("trial_started", 3, {"learning_rate": 0.01}),
+        ("trial_started", 3, {"learning_rate": 0.01, "model": "sasrec"}, tags),
         ("trial_result", 3, 7, {"hr@5": 0.3}, ("time", 99.0)),
         ("trial_ended", 3, "pruned", {"hr@5": 0.4, "epoch": 5}, None),
     ]

@@ -37,7 +37,7 @@ SMALL |= {"epochs": 1}
 
 
 def row(number: int, value: float | None, status: str = "complete") -> TrialRow:
-    return TrialRow(number, status, {}, value, 1, 1.0)
+    return TrialRow(number, "sasrec", status, {}, value, 1, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def a_study(plan: Plan, ends: dict[int, tuple[TrialState, float]]) -> None:
                 state=end,
                 value=value if end == TrialState.COMPLETE else None,
                 intermediate_values={1: value},
-                user_attrs={"params": params},
+                user_attrs={"model": "sasrec", "params": params},
             )
         )
     opened.close()
@@ -200,7 +200,9 @@ def result_of(rows: tuple[TrialRow, ...], plan: Plan, **asked: Any) -> Any:
     options = StudyOptions(model="sasrec", data="tiny", metric="ndcg@7", name="it", trials=6)
     study = replace(ask_study(options), **asked)
     tested = {
-        one.number: Finalist(one.number, {}, {"ndcg@7": one.value or 0}, {}, np.ones(3, np.float32))
+        one.number: Finalist(
+            one.number, "sasrec", {}, {"ndcg@7": one.value or 0}, {}, np.ones(3, np.float32)
+        )
         for one in (rows[0], finals.best_trial(rows))
         if one is not None and one.value is not None
     }
@@ -247,7 +249,11 @@ def test_pictures_show_whatever_reached_a_value() -> None:
         one = {"x": optuna.distributions.FloatDistribution(0, 1)}
         study.add_trial(
             create_trial(
-                state=end, params={"x": 0.5}, distributions=one, intermediate_values=values
+                state=end,
+                params={"x": 0.5},
+                distributions=one,
+                intermediate_values=values,
+                user_attrs={"model": "sasrec"},
             )
         )
     shown = finals._shown(study).trials

@@ -38,7 +38,7 @@ def find(options: StudyOptions, dataset: Dataset, protocol: Protocol) -> Identit
 def a_study() -> optuna.Study:
     """A study of Optuna's, which knows its space."""
     study = optuna.create_study()
-    study.set_user_attr("space", {"model": "sasrec", "fixed": {}, "space": {}})
+    study.set_user_attr("spaces", {"sasrec": {"model": "sasrec", "fixed": {}, "space": {}}})
     return study
 
 

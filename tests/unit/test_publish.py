@@ -24,14 +24,14 @@ SERVE = "MLFLOW_TRACKING_URI=sqlite:////results/mlflow.db mlflow models serve -m
 def finalist(number: int) -> Finalist:
     value = 0.25 * (number + 1)
     ranks = np.ones(3, dtype=np.float32)
-    return Finalist(number, {}, {"ndcg@10": value}, {"ndcg@10": value / 2}, ranks)
+    return Finalist(number, "sasrec", {}, {"ndcg@10": value}, {"ndcg@10": value / 2}, ranks)
 
 
 @pytest.fixture
 def result() -> StudyResult:
     known: dict[str, Any] = {
         "name": "shop",
-        "model": "sasrec",
+        "models": ("sasrec",),
         "data_name": "ratings",
         "metric": "ndcg@10",
         "protocol": "Leave-one-out.",

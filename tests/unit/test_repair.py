@@ -53,7 +53,7 @@ def folder(tmp_path: Path, space: Space) -> Folder:
 def driver(study: Folder, space: Space, **changes: Any) -> OptunaSearcher:
     storage = storage_url(study.local or "")
     given = {"metric": "m", "trials": 9, "seed": 3, "folder": study, "owner": ABOUT.id} | changes
-    return OptunaSearcher(space, storage, "mine", **given)
+    return OptunaSearcher([space], storage, "mine", **given)
 
 
 def trials(folder: Folder) -> list[FrozenTrial]:

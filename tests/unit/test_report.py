@@ -32,13 +32,13 @@ DEFAULTS = {"learning_rate": 1e-3, "n_heads": 2, "ssl_type": "us_x", "ssl_lambda
 
 def finalist(number: int, params: dict[str, object], ranks: Any) -> Finalist:
     ranks = np.asarray(ranks, dtype=np.float32)
-    return Finalist(number, params, metrics.compute(ranks), metrics.compute(ranks), ranks)
+    return Finalist(number, "duorec", params, metrics.compute(ranks), metrics.compute(ranks), ranks)
 
 
 def study(n: int = 12, winner: int = 7, better: float = 2.0, **changes: Any) -> StudyResult:
     """A made-up study whose best trial has ranks that are ``better`` times smaller."""
     rng = np.random.default_rng(0)
-    trials = [TrialRow(0, "complete", DEFAULTS, 0.05, 9, 12.0)]
+    trials = [TrialRow(0, "sasrec", "complete", DEFAULTS, 0.05, 9, 12.0)]
     for number in range(1, n):
         params: dict[str, object] = {
             "learning_rate": float(10 ** rng.uniform(-4, -2)),
@@ -49,13 +49,13 @@ def study(n: int = 12, winner: int = 7, better: float = 2.0, **changes: Any) -> 
             params["ssl_lambda"] = float(rng.uniform(0.01, 0.5))
         value = 0.09 if number == winner else float(rng.uniform(0.02, 0.08))
         status = "pruned" if number % 3 == 1 and number != winner else "complete"
-        trials.append(TrialRow(number, status, params, value, 5, 8.0))
+        trials.append(TrialRow(number, "sasrec", status, params, value, 5, 8.0))
     ranks = np.exp(rng.normal(3, 1.5, size=300)) + 1
     better_ranks = np.maximum(1, ranks * np.exp(rng.normal(0, 0.5, size=300)) / better)
     default = finalist(0, DEFAULTS, ranks)
     result = StudyResult(
         name="duorec-demo",
-        model="duorec",
+        models=("duorec",),
         data_name="demo: 300 users",
         metric="ndcg@10",
         protocol="Leave-one-out: the last item of 300 users is the test.",
@@ -91,7 +91,9 @@ def floors(ranks: Any, better: float = 1.5, seconds: float = 0.42) -> tuple[Floo
 
 def failed_study() -> StudyResult:
     """A study of one trial, which failed."""
-    row = TrialRow(0, "failed", DEFAULTS, None, None, 3.0, "out of memory at batch_size 4096")
+    row = TrialRow(
+        0, "sasrec", "failed", DEFAULTS, None, None, 3.0, "out of memory at batch_size 4096"
+    )
     return study(trials=(row,), planned=1, default=None, best=None, importances=())
 
 

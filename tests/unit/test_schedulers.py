@@ -13,13 +13,15 @@ from seqtune.study.schedulers import Asha, make_scheduler
 
 def decisions(epochs: int, results: list[tuple[int, int, float]]) -> list[str]:
     """What the scheduler decides on (trial, epoch, best value so far), one after another."""
-    asha = make_scheduler("asha", epochs)
+    asha = make_scheduler("asha", {"sasrec": epochs})
     assert isinstance(asha, Asha)
     trials: dict[int, Any] = {}
     found = []
     for number, epoch, best in results:
         if number not in trials:
-            trials[number] = SimpleNamespace(trial_id=f"t{number}", config={"number": number})
+            trials[number] = SimpleNamespace(
+                trial_id=f"t{number}", config={"number": number, "model": "sasrec"}
+            )
             asha.on_trial_add(SimpleNamespace(), trials[number])
         result = {"epoch": epoch, "best": best, "training_iteration": epoch}
         found.append(asha.on_trial_result(SimpleNamespace(), trials[number], result))
@@ -72,4 +74,4 @@ def test_a_trial_ends_by_itself_at_its_last_epoch() -> None:
 
 @pytest.mark.parametrize(("name", "epochs"), [("none", 90), ("asha", 1), ("asha", 0)])
 def test_there_is_nothing_to_stop(name: str, epochs: int) -> None:
-    assert type(make_scheduler(name, epochs)) is FIFOScheduler
+    assert type(make_scheduler(name, {"sasrec": epochs})) is FIFOScheduler

@@ -23,14 +23,14 @@ from seqtune.results import Finalist, StudyResult, TrialRow
 def result() -> StudyResult:
     ranks = np.arange(1, 21, dtype=np.float32)
     values = {"ndcg@10": 0.3, "hr@10": 0.5}
-    best = Finalist(0, {"n_layers": 2}, values, values, ranks)
+    best = Finalist(0, "sasrec", {"n_layers": 2}, values, values, ranks)
     return StudyResult(
         name="shop",
-        model="sasrec",
+        models=("sasrec",),
         data_name="x",
         metric="ndcg@10",
         protocol="Leave-one-out.",
-        trials=(TrialRow(0, "complete", {"n_layers": 2}, 0.3, 4, 9.0),),
+        trials=(TrialRow(0, "sasrec", "complete", {"n_layers": 2}, 0.3, 4, 9.0),),
         default=best,
         best=best,
         importances=(),

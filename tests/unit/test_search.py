@@ -67,7 +67,12 @@ def make(tmp_path: Path, space: Space) -> Iterator[Make]:
     made: list[OptunaSearcher] = []
 
     def make(**changes: Any) -> OptunaSearcher:
-        given = {"space": space, "storage": storage_url(tmp_path), "name": "study", "metric": "m"}
+        given = {
+            "spaces": [space],
+            "storage": storage_url(tmp_path),
+            "name": "study",
+            "metric": "m",
+        }
         made.append(OptunaSearcher(**(given | changes)))
         return made[-1]
 
@@ -103,13 +108,15 @@ def test_trial_0_is_the_defaults_and_is_stored_as_running(make: Make, space: Spa
     config = searcher.suggest("tune0")
     assert config == {
         "number": 0,
+        "model": "toy",
         "params": {"max_seq_len": 20, "n_layers": 2, "learning_rate": 1e-3, "loss_type": "ce"},
     }
     assert config["params"] == space.defaults()
     (stored,) = searcher.open().study.trials
     assert stored.state == TrialState.RUNNING
     assert stored.params == {"n_layers": 2, "learning_rate": 1e-3, "loss_type": "ce"}
-    assert stored.user_attrs == {"params": config["params"], "tune_trial_id": "tune0"}
+    about = {"model": "toy", "params": config["params"], "tune_trial_id": "tune0"}
+    assert stored.user_attrs == about
 
 
 def test_there_are_exactly_as_many_trials_as_asked_for(make: Make) -> None:
@@ -222,7 +229,7 @@ def test_points_that_break_a_rule_never_become_trials(make: Make, tmp_path: Path
         "model: toy\nspace:\n  embedding_size: {choice: [32, 45, 64]}\n"
         "  n_heads: {low: 1, high: 8}\n  dropout_prob: {low: 0, high: 0.5}\n",
     )
-    searcher = make(space=space, trials=15)
+    searcher = make(spaces=[space], trials=15)
     for n in range(15):
         config = searcher.suggest(f"t{n}")
         assert config["number"] == n
@@ -240,7 +247,7 @@ def test_a_study_ends_early_with_a_note_when_the_space_is_exhausted(
         "model: toy\nspace:\n  embedding_size: {choice: [32, 45, 64]}\n"
         "  n_heads: {choice: [1, 2]}\n",
     )
-    searcher = make(space=space, trials=20)
+    searcher = make(spaces=[space], trials=20)
     points = []
     for n in range(5):
         params = searcher.suggest(f"t{n}")["params"]
@@ -266,13 +273,13 @@ def test_a_value_given_and_the_same_value_by_default_are_the_same_point(
         "model: toy\nspace:\n  loss_type: {choice: [ce]}\n"
         "  neg_samples: {choice: [1, 2], when: {loss_type: [bce]}}\n"
     )
-    searcher = make(space=toy_space(tmp_path, text))
+    searcher = make(spaces=[toy_space(tmp_path, text)])
     assert searcher.suggest("a")["params"] == {"loss_type": "ce"}
     assert searcher.suggest("b") == Searcher.FINISHED
 
 
 def test_an_empty_space_is_one_trial(make: Make, tmp_path: Path) -> None:
-    searcher = make(space=toy_space(tmp_path, "model: toy\nfixed: {n_layers: 1}"))
+    searcher = make(spaces=[toy_space(tmp_path, "model: toy\nfixed: {n_layers: 1}")])
     assert searcher.suggest("a")["params"] == {"n_layers": 1}
     assert searcher.suggest("b") == Searcher.FINISHED
 
@@ -357,7 +364,7 @@ def test_resume_hands_out_what_had_not_ended_then_new_trials(make: Make) -> None
 
 def test_a_study_without_trials_can_begin_in_every_way(make: Make, tmp_path: Path) -> None:
     make().open()
-    make(space=toy_space(tmp_path, "model: toy\nfixed: {n_layers: 1}")).open()
+    make(spaces=[toy_space(tmp_path, "model: toy\nfixed: {n_layers: 1}")]).open()
     assert make(resume=True).suggest("a")["number"] == 0
 
 
@@ -404,14 +411,14 @@ def test_a_study_keeps_its_search_space(make: Make, tmp_path: Path) -> None:
     interrupted(make)
     changed = WIDE.replace("high: 4", "high: 3").replace("max_seq_len: 20", "max_seq_len: 30")
     with pytest.raises(UserError) as mistake:
-        make(space=toy_space(tmp_path, changed), resume=True).open()
+        make(spaces=[toy_space(tmp_path, changed)], resume=True).open()
     assert str(mistake.value) == (
         "study 'study' was started with another search space (max_seq_len, n_layers changed); "
         "restore it, or give another --name"
     )
     other = dataclasses.replace(toy_space(tmp_path, WIDE), model="other")
     with pytest.raises(UserError) as mistake:
-        make(space=other, resume=True).open()
+        make(spaces=[other], resume=True).open()
     assert str(mistake.value) == ("study 'study' is of model toy, not other; give another --name")
 
 
@@ -475,11 +482,11 @@ def test_trials_as_rows(make: Make) -> None:
     rows = trial_rows(opened.study)
     opened.close()
     assert [dataclasses.replace(row, seconds=None) for row in rows] == [
-        TrialRow(0, "complete", configs[0]["params"], 0.4, 2, None),
-        TrialRow(1, "pruned", configs[1]["params"], 0.2, 1, None),
-        TrialRow(2, "failed", configs[2]["params"], None, None, None, "boom"),
-        TrialRow(3, "running", configs[3]["params"], 0.35, 2, None),
-        TrialRow(4, "running", configs[4]["params"], None, None, None),
+        TrialRow(0, "toy", "complete", configs[0]["params"], 0.4, 2, None),
+        TrialRow(1, "toy", "pruned", configs[1]["params"], 0.2, 1, None),
+        TrialRow(2, "toy", "failed", configs[2]["params"], None, None, None, "boom"),
+        TrialRow(3, "toy", "running", configs[3]["params"], 0.35, 2, None),
+        TrialRow(4, "toy", "running", configs[4]["params"], None, None, None),
     ]
     assert rows[0].seconds > 0
     assert rows[3].seconds is None

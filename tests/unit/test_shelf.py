@@ -40,7 +40,11 @@ def trial(number: int, state: TrialState, value: Any = None, **reported: float) 
         value=value if state == TrialState.COMPLETE else None,
         params={},
         distributions={},
-        user_attrs={"params": {"n_layers": number}, "reason": "no memory" * (state == FAIL)},
+        user_attrs={
+            "model": "sasrec",
+            "params": {"n_layers": number},
+            "reason": "no memory" * (state == FAIL),
+        },
         system_attrs={},
         intermediate_values={int(k.removeprefix("e")): v for k, v in reported.items()},
         datetime_start=NOW - timedelta(minutes=5),

@@ -76,7 +76,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 def run(plan: Plan, params: dict[str, Any], number: int = 3) -> None:
-    trial.run({"number": number, "params": params}, plan, [TINY])
+    trial.run({"number": number, "model": plan.model, "params": params}, plan, [TINY])
 
 
 def test_a_trial_trains_with_its_own_hyperparameters(told: list[Any], tmp_path: Path) -> None:
@@ -166,7 +166,10 @@ def ended_trial(**values: float) -> Any:
     """Trial 3 as Optuna has it, with the value of each epoch."""
     reported = {int(epoch): value for epoch, value in values.items()}
     return SimpleNamespace(
-        number=3, user_attrs={"params": SMALL}, intermediate_values=reported, state=None
+        number=3,
+        user_attrs={"model": "sasrec", "params": SMALL},
+        intermediate_values=reported,
+        state=None,
     )
 
 
@@ -465,7 +468,7 @@ def tuned(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
             tune, "with_resources", lambda run, group: given.update(resources=group) or run
         )
         asked = asked_for(**options)
-        searcher = OptunaSearcher(asked.space, "sqlite://", "x", metric="ndcg@10")
+        searcher = OptunaSearcher(asked.spaces, "sqlite://", "x", metric="ndcg@10")
         monkeypatch.setattr(searcher, "close", lambda *, rest: closed.append(rest))
         given["searcher"] = searcher
         plan = plan_in(Path("/nowhere"), **(plan_changes or {}))
@@ -515,7 +518,7 @@ def test_a_resumed_study_tells_the_scheduler_of_what_has_ended(
     plan, known, retold = plan_in(tmp_path), list[Any](), list[Any]()
     plan.trial_folder(3).write("history.json", b"no")
     asked = asked_for()
-    searcher = OptunaSearcher(asked.space, "sqlite://", "x", metric="ndcg@10")
+    searcher = OptunaSearcher(asked.spaces, "sqlite://", "x", metric="ndcg@10")
     searcher.past = [ended_trial(**{"10": 0.2, "30": 0.3})]
     monkeypatch.setattr(searcher, "close", lambda *, rest: None)
     monkeypatch.setattr(
@@ -554,7 +557,7 @@ def test_the_searcher_is_made_from_what_is_asked(tmp_path: Path) -> None:
     found = study._searcher(asked, about, print)
     assert (found.folder, found.owner) == (Folder.at(tmp_path), "mine-12")
     assert (found.trials, found.seed, found.metric, found.resume) == (7, 3, "hr@5", True)
-    assert (found.name, found.space) == ("mine", asked.space)
+    assert (found.name, found.spaces) == ("mine", {"sasrec": asked.space})
     assert found.storage.endswith(f"{tmp_path}/study.db")
 
 
@@ -575,7 +578,7 @@ def test_test_numbers_are_computed_on_the_test_items(tmp_path: Path) -> None:
     ranks = evaluate(model, data, split, split.test, mask_seen=True).ranks
     assert not np.array_equal(ranks, best["ranks"])
 
-    found = final.test(plan, 2, params, TINY, None, [1])
+    found = final.test(plan, 2, params, TINY, [], [1])
     assert np.array_equal(found.test_ranks, ranks)
     assert found.test["hr@10"] == metrics.compute(ranks)["hr@10"]
     assert found.valid == best["metrics"]
@@ -583,13 +586,13 @@ def test_test_numbers_are_computed_on_the_test_items(tmp_path: Path) -> None:
     assert found.number == 2
 
     unmasked = plan_in(tmp_path, protocol=Protocol(mask_seen=False))
-    assert not np.array_equal(final.test(unmasked, 2, params, TINY, None, [1]).test_ranks, ranks)
+    assert not np.array_equal(final.test(unmasked, 2, params, TINY, [], [1]).test_ranks, ranks)
 
 
 def test_the_metric_of_the_study_is_among_those_of_the_test(tmp_path: Path) -> None:
     plan = plan_in(tmp_path, metric="hr@7")
     params = train_trial(plan, 0)
-    assert "hr@7" in final.test(plan, 0, params, TINY, None, [1]).test
+    assert "hr@7" in final.test(plan, 0, params, TINY, [], [1]).test
 
 
 def test_a_checkpoint_holds_the_weights_of_its_trial_and_what_training_counted(
@@ -597,7 +600,7 @@ def test_a_checkpoint_holds_the_weights_of_its_trial_and_what_training_counted(
 ) -> None:
     plan = plan_in(tmp_path)
     params = [train_trial(plan, number, seed=number) for number in (0, 1)]
-    finalist = final.test(plan, 1, params[1], TINY, plan.folder / "champion", [1])
+    finalist = final.test(plan, 1, params[1], TINY, [plan.folder / "champion"], [1])
     loaded = checkpoint.load(plan.folder / "champion")
     saved = [state.load_state(plan.trial_folder(number)) for number in (0, 1)]
     own, other = (state.best_of(one)["weights"] for one in saved if one is not None)
@@ -823,13 +826,13 @@ def test_the_best_trials_and_the_first_keep_their_weights(tmp_path: Path) -> Non
     for number, value in values.items():
         for name in ("state.pt", "history.json"):
             plan.trial_folder(number).write(name, b"x")
-        weights.ended(number, value)
+        weights.ended(number, "sasrec", value)
     left = [n for n in values if plan.trial_folder(n).read("state.pt")]
     assert left == [0, 3, 4, 6]  # the first, one that failed, and the best two
     assert all(plan.trial_folder(n).read("history.json") for n in values)
     equals = Weights(plan_in(tmp_path / "b"), 1)
     for number in (7, 5, 6):
         plan_in(tmp_path / "b").trial_folder(number).write("state.pt", b"x")
-        equals.ended(number, 0.5)
+        equals.ended(number, "sasrec", 0.5)
     kept = [n for n in (5, 6, 7) if (tmp_path / "b" / "trials" / f"{n:04d}" / "state.pt").exists()]
     assert kept == [5]  # of equals the first, as the champion is

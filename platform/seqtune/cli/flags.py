@@ -58,8 +58,9 @@ def option(panel: str, text: str, *names: str, **more: Any) -> Any:
 
 
 def complete_model(incomplete: str) -> list[str]:
-    """Completes the name of a model in a shell."""
-    return [name for name in model_names() if name.startswith(incomplete.lower())]
+    """Completes the name of a model in a shell, or the last of several."""
+    before, comma, last = incomplete.lower().rpartition(",")
+    return [f"{before}{comma}{name}" for name in model_names() if name.startswith(last)]
 
 
 def _panel(parameter: inspect.Parameter) -> str:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from seqtune.catalogue import check_model, model_names
+from seqtune.catalogue import check_model, check_models, model_names
 from seqtune.cluster import check_lasting, in_job
 from seqtune.data import locate
 from seqtune.errors import UserError
@@ -36,7 +36,8 @@ def ready(options: Options) -> Options:
             that cannot be.
     """
     check_numbers(options)
-    options = replace(options, model=_named(options.model))
+    several = isinstance(options, StudyOptions)
+    options = replace(options, model=_named(options.model, several=several))
     locate(options.data)
     if isinstance(options, JudgedOptions):
         from seqtune.metrics import parse_metric
@@ -53,6 +54,11 @@ def ready(options: Options) -> Options:
     if isinstance(options, StudyOptions):
         check_lasting("--storage", options.storage)
         check_name("--name", options.study if options.name is None else options.name)
+        if options.trials < len(options.models):
+            raise UserError(
+                f"--trials {options.trials}: {len(options.models)} models need as many trials or "
+                "more, since the defaults of each run first"
+            )
     return options
 
 
@@ -91,11 +97,11 @@ def lasting(storage: str) -> str:
     return str(Path.home() / RESULTS) if storage == RESULTS and in_job() else storage
 
 
-def _named(model: str | None) -> str:
+def _named(model: str | None, *, several: bool) -> str:
     if model is None:
         names = model_names()
         raise UserError(
             f"--model: name the model, for example --model {names[0]}; "
             f"there are: {', '.join(names)}"
         )
-    return check_model(model)
+    return ",".join(check_models(model)) if several else check_model(model)

@@ -10,23 +10,34 @@ from typing import Any
 from seqtune.errors import visible
 from seqtune.metrics import METRICS, parse_metric, per_user
 from seqtune.report.verdict import (
+    COSTS,
     against_floors,
+    board,
     changes,
     counts,
     gains,
     is_early,
     label,
     limit_sentence,
+    main_metrics,
+    of_model,
+    standings,
     verdict,
 )
 from seqtune.results import StudyResult
 from seqtune.significance import benjamini_hochberg, holm, wilcoxon
-from seqtune.words import brief, duration, p_text, share_text
+from seqtune.words import brief, duration, models_text, p_text, share_text
 
 
 def to_json(result: StudyResult) -> dict[str, Any]:
     """Returns the result as plain data; ranks per user are left out, they have a file."""
     data = {name: _plain(value) for name, value in vars(result).items()}
+    data["model"] = result.model
+    data["standings"] = [
+        {"model": one.contender.model, "p_holm": one.p_holm} | asdict(one.against)
+        for one in standings(result)
+        if one.against is not None
+    ]
     data["verdict"] = verdict(result)
     data["too_early"] = is_early(result)  # for what the tests below say
     data["gains"] = _gains(result)
@@ -76,26 +87,28 @@ def _finite(value: Any) -> Any:
 
 def to_markdown(result: StudyResult) -> str:
     """Returns the report as Markdown, with every metric and every trial."""
-    lines = [f"# {result.model} on {result.data_name}", "", result.protocol, ""]
+    lines = [f"# {models_text(result.models)} on {result.data_name}", "", result.protocol, ""]
     lines += [f"{counts(result)}.", "", verdict(result)]
     if counted := against_floors(result):
         lines += ["", counted.sentence]
     if result.best is not None:
         lines += ["", limit_sentence(result.best_hit_10, result.best.test), ""]
-        lines += ["## Hyperparameters", ""]
+        if result.several:
+            lines += ["## Leaderboard", "", *_table(*_board(result))]
+        lines += [f"## Hyperparameters{of_model(result)}", ""]
         rows = [
             [f"`{name}`", before, f"**{after}**" if changed else after]
             for name, before, after, changed in changes(result)
         ]
         lines += _table(["", label(result.baseline), f"best (trial {result.best.number})"], rows)
-        lines += ["## Accuracy", "", *_table(*_all_metrics(result))]
+        lines += [f"## Accuracy{of_model(result)}", "", *_table(*_all_metrics(result))]
     if result.importances:
         shares = [
             [f"`{one.name}`", share_text(one.share, one.low, one.high)]
             for one in result.importances
         ]
         header = ["hyperparameter", "share of the variance (90 % interval)"]
-        lines += ["## What mattered", "", *_table(header, shares)]
+        lines += [f"## What mattered{of_model(result)}", "", *_table(header, shares)]
     elif result.unimportant:
         lines += ["## What mattered", "", result.unimportant]
     lines += ["", "## Trials", "", *_table(*_trials(result))]
@@ -107,11 +120,28 @@ def to_markdown(result: StudyResult) -> str:
     return "\n".join(lines)
 
 
+def _board(result: StudyResult) -> tuple[list[str], list[list[str]]]:
+    """Returns header and rows of the leaderboard."""
+    assert result.best is not None
+    names = main_metrics(result.metric, result.best.test)
+    costs = [cost.replace("-\n", "").replace("\n", " ") for cost in COSTS]
+    header = ["", f"validation {result.metric}", *(f"test {name}" for name in names)]
+    rows = []
+    for row in board(result):
+        who = f"**{row.who}**" if row.is_best else row.who
+        values = [_cell(result.metric, row.valid), *(_cell(name, row.test) for name in names)]
+        rows.append([who, *values, row.difference, row.p_value, *row.costs.values()])
+    return [*header, "against the best", "p (Holm)", *costs], rows
+
+
 def _trials(result: StudyResult) -> tuple[list[str], list[list[str]]]:
-    names = list(result.searched)
+    names = list(dict.fromkeys(name for row in result.trials for name in row.params))
+    if not result.several:
+        names = list(result.searched)
     rows = [
         [
             str(trial.number),
+            *([trial.model] if result.several else []),
             trial.status + (f": {trial.reason}" if trial.reason else ""),
             "-" if trial.value is None else f"{trial.value:.4f}",
             "-" if trial.epoch is None else str(trial.epoch),
@@ -120,7 +150,8 @@ def _trials(result: StudyResult) -> tuple[list[str], list[list[str]]]:
         ]
         for trial in sorted(result.trials, key=lambda t: (t.value is None, -(t.value or 0)))
     ]
-    columns = ["trial", "status", result.metric, "epoch", "time"]
+    columns = ["trial", *(["model"] if result.several else []), "status"]
+    columns += [result.metric, "epoch", "time"]
     return [*columns, *(f"`{name}`" for name in names)], rows
 
 

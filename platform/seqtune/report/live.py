@@ -54,27 +54,33 @@ class State:
     ended: Counter[str] = field(default_factory=Counter)
     running: dict[int, Running] = field(default_factory=dict)
     known: dict[int, Ended] = field(default_factory=dict)
-    usual: Mapping[str, object] = field(default_factory=dict)  # hyperparameters of trial 0
+    models: dict[int, str] = field(default_factory=dict)  # of trials; "" where there is but one
+    usual: dict[str, Mapping[str, object]] = field(default_factory=dict)  # the defaults of each
+    default_trials: dict[str, int] = field(default_factory=dict)  # the trial of each that runs them
+    reached: dict[str, float] = field(default_factory=dict)  # the best value of each model
+    defaults: dict[str, float] = field(default_factory=dict)  # that of its defaults
+    failed: str = ""  # the last trial that failed, and why
     floor: Floor | None = None  # the strongest on validation
     best: float | None = None
     best_trial: int | None = None
-    default: float | None = None
-    default_trial: int | None = None
     curve: list[float] = field(default_factory=list)  # best value when each trial ended
     durations: deque[float] = field(default_factory=lambda: deque(maxlen=8))
     concurrency: int = 1
 
     def improve(self, number: int, value: float) -> None:
         """A trial has reached a value."""
-        if number == self.default_trial:
-            self.default = value
+        model = self.models.get(number, "")
+        self.reached[model] = max(value, self.reached.get(model, value))
+        if number == self.default_trials.get(model):
+            self.defaults[model] = value
         if self.best is None or value > self.best:
             self.best, self.best_trial = value, number
 
 
 def draw(state: State, width: int, height: int, *, live: bool) -> list[Text]:
     """Returns the lines; ``live`` says that more is to come, so that time is left."""
-    lines = [_progress(state), _time(state, live), _best(state), *_counted(state)]
+    lines = [_progress(state), _time(state, live), _best(state), *_models(state, width)]
+    lines += [*_counted(state), *_failed(state, width)]
     return [*lines, *_curve(state, width), *_trials(state, width, height, live)]
 
 
@@ -118,13 +124,37 @@ def _best(state: State) -> Text:
     if state.best is None:
         return text.append("none yet", "dim")
     text.append(f"{state.metric} {state.best:.4f}", "bold green")
-    if state.best_trial == state.default_trial:
-        return text.append(f" by the {state.baseline} (trial {state.best_trial})")
-    text.append(f" in trial {state.best_trial}")
-    if state.default:
-        gain = f"{100 * (state.best / state.default - 1):+.1f} %"
-        text.append(f", {short(state.baseline)} {state.default:.4f} ({gain})", "dim")
+    model = state.models.get(state.best_trial or 0, "")
+    by = f" by {model}" if model else ""
+    if state.best_trial == state.default_trials.get(model):
+        with_them = f"{by} with" if model else " by"
+        return text.append(f"{with_them} the {state.baseline} (trial {state.best_trial})")
+    text.append(f"{by} in trial {state.best_trial}")
+    if default := state.defaults.get(model):
+        gain = f"{100 * (state.best / default - 1):+.1f} %"
+        text.append(f", {short(state.baseline)} {default:.4f} ({gain})", "dim")
     return text
+
+
+def _models(state: State, width: int) -> Iterator[Text]:
+    """Says of several models how many trials each has had, and what it has reached."""
+    counted = Counter(model for model in state.models.values() if model)
+    if not counted:
+        return
+    text = _row(" models  ", "dim")
+    for model in sorted(counted, key=lambda one: -state.reached.get(one, -1)):
+        value = state.reached.get(model)
+        told = "-" if value is None else f"{value:.4f}"
+        text.append(f"{model} {told}").append(f" ({counted[model]})  ", "dim")
+    text.truncate(width - 4, overflow="ellipsis")
+    yield text
+
+
+def _failed(state: State, width: int) -> Iterator[Text]:
+    if state.failed:
+        text = _row(" failed  ", "dim").append(state.failed, "red")
+        text.truncate(width - 4, overflow="ellipsis")
+        yield text
 
 
 def _counted(state: State) -> Iterator[Text]:

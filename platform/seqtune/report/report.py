@@ -7,13 +7,15 @@ same in Markdown and JSON is in ``documents``.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from seqtune.errors import visible
 from seqtune.report.verdict import (
+    COSTS,
     SURE,
     against_floors,
+    board,
     changes,
     counts,
     gains,
@@ -21,10 +23,11 @@ from seqtune.report.verdict import (
     label,
     limit_sentence,
     main_metrics,
+    of_model,
     verdict,
 )
 from seqtune.results import StudyResult, TrainResult
-from seqtune.words import bar, percent, share_text
+from seqtune.words import bar, models_text, percent, share_text
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -48,15 +51,13 @@ def show(result: StudyResult, console: Console | None = None) -> None:
         console.print(table)
 
     say()
-    say(f"{result.model} on {result.data_name}", "bold")
+    say(f"{models_text(result.models)} on {result.data_name}", "bold")
     say(result.protocol, "dim")
     say(counts(result))
     for trial in [trial for trial in result.trials if trial.status == "failed"][:3]:
         say(f"Trial {trial.number} failed: {trial.reason or 'no reason was given'}", "yellow")
-    if result.best is not None:
-        if result.searched:
-            section("Best hyperparameters", _hyperparameters(result))
-        section("Accuracy", _accuracy(result, console))
+    for title, table in _found(result, console):
+        section(title, table)
     say()
     say(verdict(result), _mood(result))
     if counted := against_floors(result):
@@ -64,7 +65,7 @@ def show(result: StudyResult, console: Console | None = None) -> None:
     if result.best is not None and (limit := limit_sentence(result.best_hit_10, result.best.test)):
         say(limit)
     if result.importances:
-        section("What mattered", _importances(result))
+        section(f"What mattered{of_model(result)}", _importances(result))
     elif result.unimportant:
         say(result.unimportant)
     for note in result.notes:
@@ -72,6 +73,18 @@ def show(result: StudyResult, console: Console | None = None) -> None:
         say(f"Note: {visible(note)}", "yellow")
     if result.best is not None:
         _next_steps(console, _after_study(result))
+
+
+def _found(result: StudyResult, console: Console) -> Iterator[tuple[str, Table]]:
+    """Yields the tables of what was found, with their titles."""
+    if result.best is None:
+        return
+    if result.several:
+        yield "Leaderboard", _contenders(result, console)
+    if result.searched:
+        yield f"Best hyperparameters{of_model(result)}", _hyperparameters(result)
+    if not result.several:
+        yield "Accuracy", _accuracy(result, console)
 
 
 def _after_study(result: StudyResult) -> list[tuple[str, str]]:
@@ -173,6 +186,30 @@ def _accuracy(result: StudyResult, console: Console) -> Table:
     found = gains(result)
     change = [percent(found[name].relative) if name in found else "" for name in names]
     return _leaderboard(result.metric, names, rows, console, change if found else None)
+
+
+def _contenders(result: StudyResult, console: Console) -> Table:
+    """Draws the leaderboard: models and floors, the best on validation first."""
+    assert result.best is not None
+    wide, rows = console.options.update(max_width=1000), board(result)
+    names, costs = main_metrics(result.metric, result.best.test), list(COSTS)
+    names.sort(key=lambda name: name != result.metric)
+    while True:
+        heads = [f"{'' if place else 'test'}\n{name}" for place, name in enumerate(names)]
+        tests = ["against\nthe best", "\np (Holm)"]
+        table = _table("", f"valid.\n{result.metric}", *heads, *tests, *costs, gap=1)
+        for row in rows:
+            cells = [*_cells(row.valid, [result.metric]), *_cells(row.test, names)]
+            cells += [row.difference, row.p_value, *(row.costs[cost] for cost in costs)]
+            table.add_row(row.who, *cells, style="bold" if row.is_best else "")
+        if console.measure(table, options=wide).maximum <= console.width:
+            return table
+        if len(names) > 1:
+            names = names[:-1]
+        elif costs:
+            costs = costs[:-1]
+        else:
+            return table
 
 
 def _leaderboard(

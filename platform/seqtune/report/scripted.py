@@ -53,11 +53,15 @@ class EventView(StudyView):
         tell("note", text=line)
 
     def trial_started(
-        self, number: int, params: Mapping[str, object], is_default: bool = False
+        self,
+        number: int,
+        params: Mapping[str, object],
+        is_default: bool = False,
+        model: str = "",
     ) -> None:
         """A trial begins, or goes on."""
-        super().trial_started(number, params, is_default)
-        tell("trial", trial=number, params=dict(params))
+        super().trial_started(number, params, is_default, model)
+        tell("trial", trial=number, params=dict(params), **({"model": model} if model else {}))
 
     def trial_result(self, number: int, epoch: int, value: float, best: float) -> None:
         """A trial was evaluated."""

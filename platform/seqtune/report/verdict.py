@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from seqtune.metrics import MAIN
 from seqtune.options import DEFAULTS
-from seqtune.results import StudyResult, TrainResult
-from seqtune.significance import Comparison, compare
-from seqtune.words import brief, duration, p_text, percent
+from seqtune.results import Contender, Finalist, StudyResult, TrainResult
+from seqtune.significance import Comparison, compare, holm
+from seqtune.words import both, brief, duration, p_text, percent
 
 if TYPE_CHECKING:
     from seqtune.floors import Floor
@@ -38,12 +38,68 @@ def gains(result: StudyResult) -> dict[str, Comparison]:
     return {name: compare(name, best, default) for name in names}
 
 
+class Standing(NamedTuple):
+    """A model of a study, and how it does on test against the best on validation."""
+
+    contender: Contender
+    against: Comparison | None  # it minus the best; None for the best
+    p_holm: float | None
+
+
+def standings(result: StudyResult) -> list[Standing]:
+    """Returns the models, the best on validation first, with paired tests corrected by Holm."""
+    if not result.contenders:
+        return []
+    first, *others = result.contenders
+    found = [compare(result.metric, one.best.test_ranks, first.best.test_ranks) for one in others]
+    corrected = holm([one.p_value for one in found])
+    beside = zip(others, found, corrected, strict=True)
+    return [Standing(first, None, None), *(Standing(*one) for one in beside)]
+
+
+def best_model(result: StudyResult) -> str:
+    """Says which model is best, and of which others the test can tell it; empty of one model."""
+    if not result.several or result.best is None:
+        return ""
+    _, *others = standings(result)
+    missing = [m for m in result.models if m not in {one.model for one in result.contenders}]
+    groups: dict[str, list[str]] = {"above": [], "level": [], "below": []}
+    for one in others:
+        assert one.against is not None
+        assert one.p_holm is not None
+        sure = one.p_holm < SURE
+        where = ("above" if one.against.difference < 0 else "below") if sure else "level"
+        groups[where].append(one.contender.model)
+    said = [
+        f"{words} {both(groups[where])}"
+        for where, words in (
+            ("above", "it is surely above"),
+            ("level", "it cannot be told from"),
+            ("below", "it is surely below"),
+        )
+        if groups[where]
+    ]
+    found = f"{result.best.model} is the best of {len(result.models)} models on validation"
+    if said:
+        found += f"; on test {', '.join(said)} ({result.metric}, paired t-tests, Holm)"
+    if missing:
+        found += f"; {both(missing)} got to no evaluation"
+    return f"{found}."
+
+
 def verdict(result: StudyResult) -> str:
-    """Says whether tuning was worth it, as far as the trials that have ended tell."""
+    """Says which model is best and whether tuning was worth it, as far as ended trials tell."""
     if result.best is None:
         return "No trial got as far as an evaluation, so there is no best one."
+    return " ".join(filter(None, [best_model(result), _worth(result)]))
+
+
+def _worth(result: StudyResult) -> str:
+    assert result.best is not None
     if result.default is None:
-        return f"What tuning gained is unknown: the {result.baseline} (trial 0) did not finish."
+        own = [row.number for row in result.trials if row.model == result.model]
+        which = f"the {result.baseline} (trial {min(own, default=0)})"
+        return f"What tuning gained is unknown: {which} did not finish."
     ended = _ended(result)
     so_far = f"{len(ended)} of {result.planned} trials {'has' if len(ended) == 1 else 'have'} ended"
     if is_early(result):
@@ -195,6 +251,11 @@ def changes(result: StudyResult) -> Iterator[tuple[str, str, str, bool]]:
         yield name, before, after, bool(result.tuned and default and before != after)
 
 
+def of_model(result: StudyResult) -> str:
+    """Ends the title of what is said of one model of several: `` of sasrec``."""
+    return f" of {result.model}" if result.several else ""
+
+
 def short(baseline: str) -> str:
     """Names what trial 0 runs in a word, for labels: ``defaults``, or ``file``."""
     return "defaults" if baseline == DEFAULTS else "file"
@@ -203,3 +264,50 @@ def short(baseline: str) -> str:
 def label(baseline: str) -> str:
     """Names the column or the row of trial 0: ``default``, or ``file``."""
     return short(baseline).removesuffix("s")
+
+
+# What a model costs, under the titles of two lines.
+COSTS = ("train\ntime", "request\nms", "weights\nMB", "cover-\nage@10")
+
+
+class Place(NamedTuple):
+    """A row of the leaderboard, its numbers ready to read but for the metrics."""
+
+    who: str
+    valid: Mapping[str, float]
+    test: Mapping[str, float]
+    difference: str
+    p_value: str
+    costs: Mapping[str, str]
+    is_best: bool = False
+
+
+def board(result: StudyResult) -> list[Place]:
+    """Returns the rows of the leaderboard: models and floors, the best on validation first."""
+    rows = [
+        Place(
+            f"{one.contender.model} (trial {one.contender.best.number})",
+            one.contender.best.valid,
+            one.contender.best.test,
+            "" if one.against is None else f"{one.against.difference:+.4f}",
+            "" if one.p_holm is None else p_text(one.p_holm).removeprefix("p ").removeprefix("= "),
+            dict(zip(COSTS, _costs(one.contender.best), strict=True)),
+            one.against is None,
+        )
+        for one in standings(result)
+    ]
+    for floor in result.floors:
+        costs = dict.fromkeys(COSTS, "") | {COSTS[0]: duration(floor.seconds)}
+        rows.append(Place(floor.name, floor.valid, floor.test, "", "", costs))
+    return sorted(rows, key=lambda row: -row.valid.get(result.metric, 0.0))
+
+
+def _costs(finalist: Finalist) -> list[str]:
+    seconds, ms, size = finalist.train_seconds, finalist.request_ms, finalist.megabytes
+    coverage = finalist.test.get("coverage@10")
+    return [
+        "" if seconds is None else duration(seconds),
+        "" if ms is None else f"{ms:.1f}",
+        "" if size is None else f"{size:.1f}",
+        "" if coverage is None else f"{coverage:.2f}",
+    ]

@@ -79,14 +79,21 @@ class StudyView:
         self._print(Text(line, "yellow"))
 
     def trial_started(
-        self, number: int, params: Mapping[str, object], is_default: bool = False
+        self,
+        number: int,
+        params: Mapping[str, object],
+        is_default: bool = False,
+        model: str = "",
     ) -> None:
-        """A trial starts, or starts again."""
+        """A trial starts, or starts again; the ``model`` is named in a study of several."""
         with self._lock:
             state = self._state
+            state.models[number] = model
             if is_default:
-                state.default_trial, state.usual = number, params
-            text = f"the {self.baseline}" if is_default else difference(params, state.usual)
+                state.default_trials[model], state.usual[model] = number, params
+            usual = state.usual.get(model, {})
+            text = f"the {self.baseline}" if is_default else difference(params, usual)
+            text = f"{model}: {text}" if model else text
             state.running[number] = Running(time.monotonic(), text)
             state.concurrency = max(state.concurrency, len(state.running))
 
@@ -121,6 +128,8 @@ class StudyView:
                 state.known[number] = Ended(status, value, trial.params if trial else "")
             if state.best is not None:
                 state.curve.append(state.best)
+            if status == "failed":
+                state.failed = f"trial {number}: {reason}"
             line = self._ended_line(number, status, value, reason, trial)
         if replayed:
             return
@@ -157,8 +166,10 @@ class StudyView:
         self, number: int, status: str, value: float | None, reason: str, trial: Running | None
     ) -> str:
         state = self._state
-        first = f" ({short(self.baseline)})" if number == state.default_trial else ""
-        who = f"trial {number}{first}"
+        model = state.models.get(number, "")
+        is_default = state.default_trials.get(model) == number
+        words = [model] * bool(model) + [short(self.baseline)] * is_default
+        who = f"trial {number}" + (f" ({', '.join(words)})" if words else "")
         parts = [status]
         if value is not None:
             parts.append(f"{self.metric} {value:.4f}")

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from seqtune.catalogue import declaration
-from seqtune.errors import UserError
+from seqtune.errors import UserError, nearest
 from seqtune.options import DEFAULTS, ModelOptions, StudyOptions, bounds
-from seqtune.params import build, check, check_name, fitted, parse_assignment
+from seqtune.params import (
+    Params,
+    aliases,
+    build,
+    check,
+    check_name,
+    fitted,
+    parse_assignment,
+)
 from seqtune.space.advice import poor_values
 from seqtune.space.read import load_space
 from seqtune.space.space import Given, Space, declared_defaults
-from seqtune.space.warprec import read
+from seqtune.space.warprec import models_of, read
 from seqtune.words import duration, written
 
 # A first look should not take long: these hold on the demo set where nothing else is asked for.
@@ -44,11 +52,31 @@ class Asked(Generic[Options]):
 
 @dataclass(frozen=True)
 class AskedStudy(Asked[StudyOptions]):
-    """What a study shall be: ``values`` are those that all trials share."""
+    """What a study shall be: ``values`` are those that all trials of its first model share."""
 
-    space: Space
-    baseline: str  # what trial 0 runs, in words
+    spaces: tuple[Space, ...]  # one for each model
+    baseline: str  # what the first trial of each model runs, in words
     time_budget: float | None  # seconds; that of a first look where none is given
+
+    @property
+    def space(self) -> Space:
+        """The space of the first model, which is the only one of most studies."""
+        return self.spaces[0]
+
+    @property
+    def several(self) -> bool:
+        """Whether the study compares models."""
+        return len(self.spaces) > 1
+
+    @property
+    def trained(self) -> Space:
+        """The space of the first model that is trained; of a study of none, the first."""
+        return next((one for one in self.spaces if one.epochs), self.space)
+
+    @property
+    def searched(self) -> tuple[str, ...]:
+        """The names of the hyperparameters that are searched, of all models."""
+        return tuple(dict.fromkeys(d.name for space in self.spaces for d in space.dimensions))
 
 
 def ask_training(options: Options) -> Asked[Options]:
@@ -58,7 +86,8 @@ def ask_training(options: Options) -> Asked[Options]:
         UserError: one sentence for the first mistake in ``--set``, in the file of ``--params``, or
             in how they fit together.
     """
-    given, chosen = _given(options), _chosen(options)
+    model = options.model
+    given, chosen = _given(options, model, [model]), _chosen(options, model, [model])
     values = {**_single(given, chosen), **chosen}
     sources = ["--set"] if chosen or not given.place else []
     sources += [given.place] if given.place else []
@@ -68,27 +97,51 @@ def ask_training(options: Options) -> Asked[Options]:
 
 
 def ask_study(options: StudyOptions) -> AskedStudy:
-    """Reads and checks the search space and whatever fixes or replaces a part of it.
+    """Reads and checks the search space of each model and whatever fixes or replaces a part of it.
 
     Raises:
         UserError: one sentence for the first mistake, with the place and the nearest fix.
     """
-    given, chosen = _given(options), _chosen(options)
-    space = load_space(options.space, options.model, chosen, given=given)
-    searched = [dimension.name for dimension in space.dimensions]
-    poor = poor_values(options.model, _without(given, chosen), space.defaults(), searched)
-    from_file = bool(given.values) and not given.dimensions
-    baseline = f"values of {Path(given.place).name}" if from_file else DEFAULTS
-    fixed = _fixed_notes(space, baseline, {*chosen, *given.values})
-    notes = (*given.notes, *space.notes, *fixed, *poor)
+    several = len(options.models) > 1
+    found = [_ask_space(options, model) for model in options.models]
+    spaces, baselines = [space for space, *_ in found], [baseline for _, baseline, _ in found]
+    notes = [
+        f"{space.model}: {note}" if several else note for space, _, own in found for note in own
+    ]
+    if several:
+        spaces = [replace(space, prefix=f"{space.model}.") for space in spaces]
     budget = options.time_budget
     if options.data == DEMO:
         budget = budget or DEMO_BUDGET
-        if not {"epochs"} & {*given.lines, *chosen}:
-            space = _first_look(space)
-        notes = (_first_look_note(space, budget), *notes)
-    said = frozenset([*given.lines, *chosen])
-    return AskedStudy(options, space.fixed, notes, said, space, baseline, budget)
+        spaces = [one if "epochs" in one.said else _first_look(one) for one in spaces]
+        longest = max(spaces, key=lambda space: space.epochs)
+        notes.insert(0, _first_look_note(longest, budget))
+    baseline = next((one for one in baselines if one != DEFAULTS), DEFAULTS)
+    first = spaces[0]
+    return AskedStudy(
+        options, first.fixed, tuple(notes), first.said, tuple(spaces), baseline, budget
+    )
+
+
+def _ask_space(options: StudyOptions, model: str) -> tuple[Space, str, tuple[str, ...]]:
+    """Returns the space of a model, what its first trial runs, and what there is to note."""
+    given = _given(options, model, options.models)
+    chosen = _chosen(options, model, options.models)
+    space = load_space(_space_file(options, model), model, chosen, given=given)
+    searched = [dimension.name for dimension in space.dimensions]
+    poor = poor_values(model, _without(given, chosen), space.defaults(), searched)
+    from_file = bool(given.values) and not given.dimensions
+    baseline = f"values of {Path(given.place).name}" if from_file else DEFAULTS
+    fixed = _fixed_notes(space, baseline, {*chosen, *given.values})
+    return space, baseline, (*given.notes, *space.notes, *fixed, *poor)
+
+
+def _space_file(options: StudyOptions, model: str) -> str | None:
+    """Returns the file of a model's space: that of ``--space``, or in it where it is a folder."""
+    if options.space is None or not (place := Path(options.space).expanduser()).is_dir():
+        return options.space
+    own = place / f"{model}.yaml"
+    return str(own) if own.is_file() else None
 
 
 def fit_training(asked: Asked[Options], n_items: int) -> Asked[Options]:
@@ -109,15 +162,24 @@ def fit_study(asked: AskedStudy, n_items: int) -> AskedStudy:
     Raises:
         UserError: a value that was given cannot work with these data.
     """
-    space, name, most = asked.space, "neg_samples", n_items - 1
-    _check_batch(space.fixed, bounds(asked.options.workers_per_trial)[1])
-    start, notes = fitted(space.params, space.start, n_items, space.place, asked.given)
+    found = [_fit_space(space, n_items, asked.options) for space in asked.spaces]
+    spaces = tuple(space for space, _ in found)
+    notes = [
+        f"{space.model}: {note}" if asked.several else note for space, own in found for note in own
+    ]
+    values = spaces[0].fixed
+    return replace(asked, spaces=spaces, values=values, notes=(*asked.notes, *notes))
+
+
+def _fit_space(space: Space, n_items: int, options: StudyOptions) -> tuple[Space, tuple[str, ...]]:
+    name, most = "neg_samples", n_items - 1
+    _check_batch(space.fixed, bounds(options.workers_per_trial)[1])
+    start, notes = fitted(space.params, space.start, n_items, space.place, space.said)
     dimensions = tuple(d.capped(most) if d.name == name else d for d in space.dimensions)
     fixed = dict(space.fixed)
     if name in start and name not in {d.name for d in dimensions}:
         fixed[name] = start[name]
-    space = replace(space, fixed=fixed, dimensions=dimensions, start=start)
-    return replace(asked, space=space, values=fixed, notes=(*asked.notes, *notes))
+    return replace(space, fixed=fixed, dimensions=dimensions, start=start), notes
 
 
 def _check_batch(values: Mapping[str, Any], workers: int) -> None:
@@ -142,22 +204,42 @@ def _fixed_notes(space: Space, baseline: str, asked: Collection[str]) -> list[st
     return [f"trial 0 runs the {baseline} with {', '.join(other)}, which the search space fixes"]
 
 
-def _given(options: ModelOptions) -> Given:
+def _given(options: ModelOptions, model: str, models: Sequence[str]) -> Given:
+    """Returns what the file of ``--params`` says of a model; it may leave out some of several."""
     if options.params is None:
         return Given()
-    return read(options.params, options.model, declaration(options.model).params)
+    named = models_of(options.params)
+    if model not in named and named & {*models}:
+        return Given()
+    return read(options.params, model, declaration(model).params)
 
 
-def _chosen(options: ModelOptions) -> dict[str, Any]:
-    """Returns the values of ``--set``, and that of ``--seed``."""
-    params, values = declaration(options.model).params, {}
+def _chosen(options: ModelOptions, model: str, models: Sequence[str]) -> dict[str, Any]:
+    """Returns the values of ``--set`` that are for a model, and that of ``--seed``.
+
+    ``n_layers=2`` is for each of the ``models`` that has it, ``sasrec.n_layers=2`` for one.
+    """
+    params, values = declaration(model).params, dict[str, Any]()
     for text in options.set:
         name, value = parse_assignment(text)
+        whose, dot, own = name.rpartition(".")
+        if dot and whose.lower() not in models:
+            raise UserError(f"--set {text}: there is no model {whose} here{nearest(whose, models)}")
+        if dot and whose.lower() != model:
+            continue
+        name = own
+        others = [declaration(one).params for one in models if one != model]
+        if not dot and not _knows(params, name) and any(_knows(one, name) for one in others):
+            continue
         name = check_name(params, name, "--set")
         if name in values:
             raise UserError(f"--set {text}: {name} is set twice; keep one")
         values[name] = check(params, name, value, "--set")
     return values if options.seed is None else {"seed": options.seed, **values}
+
+
+def _knows(params: type[Params], name: str) -> bool:
+    return name in params.model_fields or name in aliases(params)
 
 
 def _without(given: Given, chosen: Collection[str]) -> Given:

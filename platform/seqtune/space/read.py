@@ -96,7 +96,9 @@ def load_space(
     sampled = {d.name for d in ordered}
     fixed |= {name: value for name, value in values.items() if name not in sampled}
     start = {name: value for name, value in values.items() if name in sampled}
-    space = Space(model, fixed, ordered, place, {}, (*notes, *dropped), declared, start)
+    said = frozenset([*given.lines, *chosen])
+    told = (*notes, *dropped)
+    space = Space(model, fixed, ordered, place, {}, told, declared, start, said=said)
     sources = [f"--set {', '.join(chosen)}"] if chosen else []
     sources += [given.place] if values and given.place != place else []
     return with_start(space, " with ".join([*sources, place]))

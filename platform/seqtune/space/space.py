@@ -44,14 +44,15 @@ class Dimension:
         """Tells whether the dimension is sampled, given the values of the other ones."""
         return all(value_of[name] in values for name, values in self.when)
 
-    def suggest(self, trial: BaseTrial) -> Any:
-        """Draws a value."""
+    def suggest(self, trial: BaseTrial, prefix: str = "") -> Any:
+        """Draws a value; Optuna knows it by the name with the ``prefix``."""
+        name = prefix + self.name
         if self.choice:
-            return trial.suggest_categorical(self.name, self.choice)
+            return trial.suggest_categorical(name, self.choice)
         if self.integer:
             low, high, step = int(self.low), int(self.high), int(self.step or 1)
-            return trial.suggest_int(self.name, low, high, step=step, log=self.log)
-        value = trial.suggest_float(self.name, self.low, self.high, step=self.step, log=self.log)
+            return trial.suggest_int(name, low, high, step=step, log=self.log)
+        value = trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
         return round(value, 10) if self.step else value  # 0.1 + 2 * 0.1 is not 0.3
 
     def contains(self, value: Any) -> bool:
@@ -146,7 +147,8 @@ class Space:
     ``dimensions`` stand in an order in which conditions come before what depends on them.
     ``start`` is the point of trial 0: the model's defaults, moved into the space where
     they are outside; ``notes`` says what was moved or dropped. ``given`` are values that
-    stand in for defaults of what is sampled: ``start`` has them as they are.
+    stand in for defaults of what is sampled: ``start`` has them as they are. Optuna knows the
+    dimensions by their names behind ``prefix``: ``sasrec.`` in a study of several models.
     """
 
     model: str
@@ -157,6 +159,8 @@ class Space:
     notes: tuple[str, ...] = ()
     declared: type[Params] | None = None  # None: the model's own file says
     given: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    prefix: str = ""
+    said: frozenset[str] = frozenset()  # what --set, --seed or --params say
 
     @property
     def params(self) -> type[Params]:
@@ -170,7 +174,7 @@ class Space:
         effective = declared_defaults(self.params) | dict(self.given) | values
         for dimension in self.dimensions:
             if dimension.holds(effective):
-                value = dimension.suggest(trial)
+                value = dimension.suggest(trial, self.prefix)
                 values[dimension.name] = effective[dimension.name] = value
             elif dimension.name in self.given:
                 values[dimension.name] = self.given[dimension.name]
@@ -179,6 +183,10 @@ class Space:
     def defaults(self) -> dict[str, Any]:
         """Returns the point that trial 0 runs; see ``notes`` for what it changes."""
         return dict(self.start)
+
+    def first(self) -> dict[str, Any]:
+        """Returns the same as Optuna knows it."""
+        return {f"{self.prefix}{name}": value for name, value in self.start.items()}
 
     @property
     def epochs(self) -> int:

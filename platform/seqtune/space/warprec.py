@@ -70,6 +70,12 @@ def read(path: str, model: str, params: type[Params]) -> Given:
     return Given(path, values, tuple(dimensions), tuple(notes), lines)
 
 
+def models_of(path: str) -> set[str]:
+    """Returns the models that a file says something about, in lower case."""
+    blocks = _content(path).get("models")
+    return {name.lower() for name in blocks} if isinstance(blocks, Keys) else set()
+
+
 def _content(path: str) -> Keys:
     try:
         text = Path(path).expanduser().read_text(encoding="utf-8")

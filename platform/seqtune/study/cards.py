@@ -70,10 +70,12 @@ def share_cards(
     if not found:
         return None
     card = min(found, key=lambda one: one.memory)
-    params = trial_params(plan.model, asked.space.defaults())
-    check_fits(plan.model, params, dataset, card.memory, f"a GPU ({card.name})")
+    built = {one.model: trial_params(one.model, one.defaults()) for one in asked.spaces}
+    for model, params in built.items():
+        check_fits(model, params, dataset, card.memory, f"a GPU ({card.name})")
     try:
-        needed = need(plan.model, params, dataset, plan.protocol, "cuda")
+        needs = [need(model, one, dataset, plan.protocol, "cuda") for model, one in built.items()]
+        needed = max(needs, key=lambda one: one.total)
     except Exception as error:
         note(f"not known how much of a GPU a trial takes, so each has one: {last_line(error)}")
         return None
@@ -81,7 +83,8 @@ def share_cards(
     most = options.concurrency or options.trials
     sharing = Sharing(card, needed.total, plan.cpus, math.ceil(most / n_gpus))
     note(f"{card.name}, {size(card.memory)}: a trial takes about {needed}; {sharing.of_a_card()}")
-    if card.generation >= AMPERE and getattr(params, "precision", "") == "fp32":
+    precisions = {getattr(one, "precision", "") for one in built.values()}
+    if card.generation >= AMPERE and "fp32" in precisions:
         note("trials compute in fp32; this card also has tf32 and bf16: --set precision=tf32")
     if sharing.trials > 1 and not card.mps:
         note(

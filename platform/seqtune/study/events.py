@@ -70,7 +70,7 @@ class Messenger(tune.Callback):
         self.sharing = sharing
         self.watches, self.weights, self.gauges = watches, weights, gauges
         self.counting: Counting | None = counting  # until its floors are told
-        self.metric, self.searched = plan.metric, {d.name for d in searcher.space.dimensions}
+        self.metric, self.spaces = plan.metric, searcher.spaces
         self.searcher, self.plan, self.view, self.tracker = searcher, plan, view, tracker
         self.waiting = Waiting(plan, view.note)
 
@@ -91,20 +91,22 @@ class Messenger(tune.Callback):
 
         MLflow is told again: the driver may have died before it could.
         """
-        number, last = trial.number, rows[-1] if rows else {}
-        self._started(number, trial.user_attrs["params"])
+        number, last, about = trial.number, rows[-1] if rows else {}, trial.user_attrs
+        self._started(number, about["model"], about["params"])
         for row in rows:
             self._evaluated(number, row | {"replayed": True})
-        self._ended(number, STATUS[trial.state], last, replayed=True)
+        self._ended(number, about["model"], STATUS[trial.state], last, replayed=True)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """A trial starts, or starts again after a crash."""
-        self._started(trial.config["number"], trial.config["params"])
+        self._started(trial.config["number"], trial.config["model"], trial.config["params"])
 
-    def _started(self, number: int, params: dict[str, Any]) -> None:
-        searched = {name: value for name, value in params.items() if name in self.searched}
-        self.view.trial_started(number, searched, is_default=number == 0)
-        self.tracker.trial_started(number, params)
+    def _started(self, number: int, model: str, params: dict[str, Any]) -> None:
+        names = {dimension.name for dimension in self.spaces[model].dimensions}
+        searched = {name: value for name, value in params.items() if name in names}
+        several, first = len(self.spaces) > 1, number < len(self.spaces)
+        self.view.trial_started(number, searched, first, model if several else "")
+        self.tracker.trial_started(number, params | {"model": model}, {"seqtune.model": model})
         self.gauges.started(number)
 
     def on_trial_result(
@@ -131,7 +133,7 @@ class Messenger(tune.Callback):
         ended = (
             "failed" if reason else "complete" if trial.last_result.get("finished") else "pruned"
         )
-        self._ended(trial.config["number"], ended, trial.last_result, reason)
+        self._ended(*_who(trial), ended, trial.last_result, reason)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """A trial has died, and is tried again.
@@ -157,7 +159,7 @@ class Messenger(tune.Callback):
         """A trial has failed for good."""
         reason = self._reason(trial)
         self.searcher.give_reason(trial.trial_id, reason)
-        self._ended(trial.config["number"], "failed", trial.last_result, reason)
+        self._ended(*_who(trial), "failed", trial.last_result, reason)
 
     def _reason(self, trial: Any) -> str:
         # Tune's get_error looks into the storage, where the file comes after this call.
@@ -167,6 +169,7 @@ class Messenger(tune.Callback):
     def _ended(
         self,
         number: int,
+        model: str,
         status: str,
         last: dict[str, Any],
         reason: str = "",
@@ -175,8 +178,13 @@ class Messenger(tune.Callback):
         best = last.get("best") if status != "failed" else None
         self.view.trial_ended(number, status, best, reason, replayed=replayed)
         track_end(self.tracker, self.plan, number, status, best, last.get("best_epoch"), reason)
-        self.weights.ended(number, best)
+        self.weights.ended(number, model, best)
         self.gauges.ended(number, status)
+
+
+def _who(trial: Any) -> tuple[int, str]:
+    """Returns the number of one of Tune's trials, and its model."""
+    return trial.config["number"], trial.config["model"]
 
 
 def track_end(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -11,7 +13,7 @@ from seqtune.data import Dataset
 from seqtune.errors import DamagedError
 from seqtune.meter import TimeIsUp
 from seqtune.results import Finalist
-from seqtune.state import Row, State, best_of, load_state
+from seqtune.state import Row, State, all_told, best_of, load_state, told
 from seqtune.storage import Folder
 from seqtune.study.loop import device, fresh_start, threads, train_here
 from seqtune.study.plan import Plan, trial_params
@@ -20,16 +22,20 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+REQUESTS = 50  # that a checkpoint is asked to answer
+
 
 def test(
     plan: Plan,
     number: int,
     params: dict[str, Any],
     dataset: Dataset,
-    to: Folder | None,
+    to: Sequence[Folder],
     epochs: Sequence[int],
 ) -> Finalist:
-    """Evaluates the best weights of a trial on the test items, and writes them as a checkpoint.
+    """Evaluates the best weights of a trial on the test items, and writes them as checkpoints.
+
+    Where there is a checkpoint, it is asked for recommendations, to see how long an answer takes.
 
     Its hyperparameters come back with the ``eval_every`` that was used, so that they repeat it.
     Weights that are lost are trained again, through ``epochs``: those with an evaluation, up to the
@@ -50,10 +56,38 @@ def test(
         params = params | {"eval_every": state["eval_every"]}
     found, ranks = evaluate_on_test(plan, params, best["weights"], dataset)
     valid = best["metrics"]
-    if to is not None:
-        about = {"trial": number, "metric": plan.metric, "valid": valid, "test": found}
-        write_checkpoint(plan, params, best["weights"], dataset, about, to=to)
-    return Finalist(number, params, valid, found, ranks, note)
+    about = {"trial": number, "metric": plan.metric, "valid": valid, "test": found}
+    for one in to:
+        write_checkpoint(plan, params, best["weights"], dataset, about, to=one)
+    return Finalist(
+        number,
+        plan.model,
+        params,
+        valid,
+        found,
+        ranks,
+        note,
+        train_seconds=sum(row["train_seconds"] for row in all_told(told(folder), state)),
+        request_ms=request_ms(to[0], dataset) if to else None,
+        megabytes=sum(one.numel() * one.element_size() for one in best["weights"].values()) / 1e6,
+    )
+
+
+def request_ms(checkpoint: Folder, dataset: Dataset) -> float:
+    """Returns the milliseconds in which a checkpoint answers one user: the median of some."""
+    import numpy as np
+
+    from seqtune.checkpoint import load
+
+    recommender, times = load(checkpoint, device()), list[float]()
+    step = max(1, dataset.n_users // REQUESTS)
+    for user in range(0, dataset.n_users, step):
+        span = slice(dataset.offsets[user], dataset.offsets[user + 1])
+        history = dataset.items[span].astype(np.int64)
+        began = time.perf_counter()
+        recommender.rank([history])
+        times.append(time.perf_counter() - began)
+    return 1000 * statistics.median(times)
 
 
 def _train_again(

@@ -18,8 +18,9 @@ from seqtune.data import Dataset
 from seqtune.errors import Halted
 from seqtune.floors import Floor
 from seqtune.options import StudyOptions, TrainOptions, command, shared
-from seqtune.results import Finalist, StudyResult, TrialRow, best_trial
+from seqtune.results import Contender, Finalist, StudyResult, TrialRow, best_trial
 from seqtune.space.asked import AskedStudy
+from seqtune.storage import Folder
 from seqtune.study import final
 from seqtune.study.counting import Counting
 from seqtune.study.deaths import last_line
@@ -30,12 +31,13 @@ from seqtune.study.store import best_value, open_study, optuna_storage, trial_ro
 from seqtune.track import Tracker
 from seqtune.words import written
 
+BEST = "best"  # the folder of each model's best checkpoint, in a study of several
 PAUSES = (2, 5, 10, 20, 40, 60, 60)  # seconds in which a machine may have memory again
 
 
 @dataclass(frozen=True)
 class Finals:
-    """What is known when the trials have ended: all of them, and two of them tested."""
+    """What is known when the trials have ended: all of them, and those of each model tested."""
 
     rows: tuple[TrialRow, ...]
     study: optuna.Study  # in memory, as its pictures show it
@@ -50,11 +52,27 @@ class Finals:
         chosen = best_trial(self.rows)
         return self.finalists[chosen.number] if chosen else None
 
+    @property
+    def contenders(self) -> tuple[Contender, ...]:
+        """The best of each model, the best on validation first."""
+        models = dict.fromkeys(row.model for row in self.rows)
+        own = {model: tuple(r for r in self.rows if r.model == model) for model in models}
+        chosen = [row for model in models if (row := best_trial(own[model])) is not None]
+        chosen.sort(key=lambda row: (-(row.value or 0), row.number))
+        return tuple(
+            Contender(
+                best=self.finalists[row.number],
+                default=self.finalists.get(own[row.model][0].number),
+                trials=len(own[row.model]),
+            )
+            for row in chosen
+        )
+
 
 def find_finals(
     plan: Plan, data: Any, storage: str, name: str, tracker: Tracker, counting: Counting
 ) -> Finals:
-    """Evaluates the best trial and the defaults on test, once, on a machine like a trial's.
+    """Evaluates the best trial of each model and its defaults on test, on machines like a trial's.
 
     ``data`` is a reference to the dataset. MLflow is told of the trials that had not ended.
     """
@@ -63,20 +81,28 @@ def find_finals(
     for row in rows:
         if row.status == "unfinished":
             track_end(tracker, plan, row.number, row.status, row.value, row.epoch)
-    best = best_trial(rows)
-    tested = {row.number: row for row in rows[:1] if row.value is not None}
-    tested |= {best.number: best} if best else {}
+    best, models = best_trial(rows), list(dict.fromkeys(row.model for row in rows))
+    tested: dict[int, list[Folder]] = {}  # number -> where its checkpoint goes
+    for model in models:
+        own = tuple(row for row in rows if row.model == model)
+        if own[0].value is not None and own[0].status != "failed":
+            tested[own[0].number] = []
+        if (chosen := best_trial(own)) is not None:
+            tested[chosen.number] = [plan.folder / BEST / model] if len(models) > 1 else []
+    if best is not None:
+        tested[best.number].insert(0, plan.folder / "champion")
     test = ray.remote(num_cpus=plan.cpus, num_gpus=plan.gpus, max_retries=2)(final.test)
     starts: dict[int, Callable[[], Any]] = {}
-    for number, row in tested.items():
-        champion = plan.folder / "champion" if best and number == best.number else None
+    for number, folders in tested.items():
+        row = rows[number]
         told = opened.study.get_trials(deepcopy=False)[number].intermediate_values
         epochs = [epoch for epoch in sorted(told) if epoch <= (row.epoch or 0)] or [row.epoch or 1]
-        values = dict(row.params)
-        starts[number] = partial(test.remote, plan, number, values, data, champion, epochs)
+        values, own_plan = dict(row.params), plan.of(row.model)
+        starts[number] = partial(test.remote, own_plan, number, values, data, folders, epochs)
     jobs = {number: start() for number, start in starts.items()}
     shown = _shown(opened.study)
-    shares = importances(opened.study)  # while the tests run
+    one_of_several = best.model if best and len(models) > 1 else None
+    shares = importances(opened.study, one_of_several)  # while the tests run
     opened.close()
     finalists = {number: _outcome(job, starts[number]) for number, job in jobs.items()}
     floors = counting.floors()
@@ -118,6 +144,7 @@ def _shown(study: optuna.Study) -> optuna.Study:
                 params=trial.params,
                 distributions=trial.distributions,
                 intermediate_values=trial.intermediate_values,
+                user_attrs={"model": trial.user_attrs["model"]},
             )
         )
     return shown
@@ -147,16 +174,17 @@ def make_result(
         notes += (f"{why} when {ended} of {planned} trials had ended; {goes_on}",)
     return StudyResult(
         name=options.study,
-        model=options.model,
+        models=options.models,
         data_name=dataset.name,
         metric=options.metric,
         protocol=plan.protocol.sentence(dataset),
         trials=finals.rows,
-        default=finals.finalists.get(0),
+        default=finals.contenders[0].default if best else None,
         best=best,
+        contenders=finals.contenders,
         importances=finals.importances.shares,
         unimportant=finals.importances.why,
-        searched=tuple(d.name for d in asked.space.dimensions),
+        searched=_searched(asked, best.model if best else asked.space.model),
         planned=planned,
         seconds=seconds,
         checkpoint=(plan.folder / "champion").uri if best else "",
@@ -170,6 +198,11 @@ def make_result(
     )
 
 
+def _searched(asked: AskedStudy, model: str) -> tuple[str, ...]:
+    space = next(space for space in asked.spaces if space.model == model)
+    return tuple(dimension.name for dimension in space.dimensions)
+
+
 def _quoted(storage: str) -> str:
     return f'"{storage}"' if storage.startswith("$") else shlex.quote(storage)
 
@@ -177,5 +210,6 @@ def _quoted(storage: str) -> str:
 def train_command(options: StudyOptions, best: Finalist) -> str:
     """Returns the command that trains a trial again."""
     values = {**shared(options, TrainOptions), "params": None, "resume": False, "time_budget": None}
+    values["model"] = best.model
     values |= {"set": tuple(f"{name}={written(value)}" for name, value in best.params.items())}
     return command(TrainOptions(**values, workers=options.workers_per_trial))

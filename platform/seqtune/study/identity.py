@@ -34,7 +34,7 @@ class About:
     same: dict[str, str]  # what a resumed study must share with its beginning
     options: dict[str, Any] = field(default_factory=dict)  # of its last beginning, none private
     share: dict[str, Any] | None = None  # how trials share the CPUs, where that was measured
-    space: dict[str, Any] | None = None  # what is searched
+    spaces: dict[str, Any] = field(default_factory=dict)  # what is searched, by model
     format: int = FORMAT
 
 
@@ -49,7 +49,7 @@ class Identity:
 
     def keep(self, study: Study) -> Identity:
         """Writes ``study.json``, and the same into Optuna: from then on the study exists."""
-        about = replace(self.about, space=study.user_attrs["space"])
+        about = replace(self.about, spaces=study.user_attrs["spaces"])
         study.set_user_attr(ABOUT, asdict(about))
         write_about(self.folder, about)
         return replace(self, about=about)

@@ -30,7 +30,7 @@ class Importances:
     why: str = ""
 
 
-def importances(study: optuna.Study) -> Importances:
+def importances(study: optuna.Study, model: str | None = None) -> Importances:
     """Estimates how much of the variance between trials is due to each hyperparameter.
 
     Shares of 1 by fANOVA (Hutter et al. 2014, with main effects alone): the means over 64 trees,
@@ -44,8 +44,13 @@ def importances(study: optuna.Study) -> Importances:
     A trial that was pruned counts with the best value it reached: with early stopping most trials
     are pruned, and why they were is what hyperparameters explain. A conditional hyperparameter
     counts with the middle of its values where it was not sampled.
+
+    Of a study of several models, the trials of one ``model`` are looked at.
     """
     ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    if model is not None:
+        ended = [trial for trial in ended if trial.user_attrs["model"] == model]
+    prefix = f"{model}." if model is not None else ""
     values = {trial.number: value for trial in ended if (value := best_value(trial)) is not None}
     known = [trial for trial in ended if trial.number in values]
     if len(known) < FEWEST:
@@ -55,7 +60,7 @@ def importances(study: optuna.Study) -> Importances:
     if len(known) > MOST:
         drawn = np.random.default_rng(0).choice(len(known), MOST, replace=False)
         known = [known[place] for place in sorted(drawn)]
-    filled, names = _filled(known, values)
+    filled, names = _filled(known, values, prefix)
     silent = f"The {len(ended)} trials do not say which hyperparameter mattered: "
     if not names:
         return Importances((), f"{silent}none was searched.")
@@ -76,18 +81,27 @@ def _apart(low: NDArray[np.float64], high: NDArray[np.float64]) -> bool:
     return len(low) == 1 or bool(low.max() > high.min())
 
 
-def _filled(known: list[FrozenTrial], values: dict[int, float]) -> tuple[optuna.Study, list[str]]:
+def _filled(
+    known: list[FrozenTrial], values: dict[int, float], prefix: str
+) -> tuple[optuna.Study, list[str]]:
     """Returns a study in which every trial has a value for what varies, and the names of that."""
     distributions = {
-        name: d for t in known for name, d in t.distributions.items() if not d.single()
+        name.removeprefix(prefix): d
+        for t in known
+        for name, d in t.distributions.items()
+        if name.startswith(prefix) and not d.single()
+    }
+    own = {
+        trial.number: {name.removeprefix(prefix): value for name, value in trial.params.items()}
+        for trial in known
     }
     middles = {
-        name: _middle([trial.params[name] for trial in known if name in trial.params])
+        name: _middle([params[name] for params in own.values() if name in params])
         for name in distributions
     }
     filled = optuna.create_study(direction="maximize")
     for trial in known:
-        params = {name: trial.params.get(name, middle) for name, middle in middles.items()}
+        params = {n: own[trial.number].get(n, middle) for n, middle in middles.items()}
         value = values[trial.number]
         filled.add_trial(create_trial(params=params, distributions=distributions, value=value))
     return filled, list(distributions)

@@ -52,7 +52,7 @@ def train_once(asked: Asked[TrainOptions], view: TrainView, *, track: bool = Fal
     """
     began = time.monotonic()
     options = asked.options
-    workers, most = team(options.model, options.workers)
+    workers, most = team([options.model], options.workers)
     if options.time_budget is not None and most > 1:
         raise UserError("--time-budget: several workers cannot stop together; leave --workers out")
     dataset = read(options)

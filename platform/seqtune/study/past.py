@@ -17,9 +17,9 @@ from seqtune.study.plan import Plan, trial_params
 
 def curve(plan: Plan, trial: FrozenTrial) -> tuple[list[dict[str, Any]], str]:
     """Returns what an ended trial has reported, and a note where its folder was set aside."""
-    folder, note = plan.trial_folder(trial.number), ""
+    folder, note, model = plan.trial_folder(trial.number), "", trial.user_attrs["model"]
     try:
-        owner = plan.owner(trial_params(plan.model, trial.user_attrs["params"]))
+        owner = plan.of(model).owner(trial_params(model, trial.user_attrs["params"]))
         if rows := told(folder, owner):
             return [dict(flat(row)) for row in rows], ""
     except DamagedError as error:

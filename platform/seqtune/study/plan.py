@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from seqtune.catalogue import declaration
 from seqtune.data import Protocol
 from seqtune.params import Params, build
 from seqtune.storage import Folder
@@ -18,7 +19,7 @@ LENGTH = ("epochs", "patience", "eval_every")  # a resumed training may be of an
 class Plan:
     """What the trials of a study share."""
 
-    model: str
+    model: str  # of several: all their names, until ``of`` says which a trial has
     metric: str
     protocol: Protocol
     folder: Folder  # of the study
@@ -29,6 +30,12 @@ class Plan:
     concurrency: int = 1  # trials at a time
     grows: bool = False  # more at a time as machines join
     study: str = ""  # its id
+
+    def of(self, model: str) -> Plan:
+        """Returns the plan for trials of a model; one that is not trained needs no workers."""
+        if declaration(model).is_trained:
+            return replace(self, model=model)
+        return replace(self, model=model, workers=1, most=1)
 
     @property
     def together(self) -> bool:

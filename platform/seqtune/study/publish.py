@@ -44,7 +44,10 @@ def publish(
     for name, content in _report_files(result, study):
         report.write(name, content)
     users = dataset.user_ids[plan.protocol.split(dataset).test.users]
-    for name, finalist in (("default", result.default), ("best", result.best)):
+    tested = {"default": result.default, "best": result.best}
+    if result.several:
+        tested |= {one.model: one.best for one in result.contenders}
+    for name, finalist in tested.items():
         if finalist is not None:
             ranks = ranks_file(users, finalist.test_ranks)
             report.write(f"ranks-{name}.parquet", ranks)
@@ -80,7 +83,9 @@ def _told(result: StudyResult, links: Links | None, registered: Registered | Non
 
 def _metrics(result: StudyResult) -> dict[str, float]:
     """Returns what the run of the study shows: best trial, defaults, and what counting reaches."""
-    both = (("", result.best), ("default/", result.default))
+    both = [("", result.best), ("default/", result.default)]
+    if result.several:
+        both += [(f"{one.model}/", one.best) for one in result.contenders]
     return logged(result.floors) | {
         f"{whose}{part}/{name}": value
         for whose, finalist in both

@@ -107,12 +107,12 @@ def _opened(folder: Folder, name: str) -> tuple[Opened, list[str]]:
 def _complete(opened: Opened, folder: Folder, about: About) -> list[str]:
     """Adds the trials that Optuna lacks, and what it has to know of the study."""
     if ABOUT not in opened.study.user_attrs:
-        opened.study.set_user_attr("space", about.space)
+        opened.study.set_user_attr("spaces", about.spaces)
         opened.study.set_user_attr(ABOUT, asdict(about))
     stored, lost = len(opened.study.get_trials(deepcopy=False)), []
     numbers = range(stored, max(record.numbers(folder / "trials"), default=-1) + 1)
     for number in numbers:
-        trial, why = _read(folder / "trials" / f"{number:04d}", about.id, number)
+        trial, why = _read(folder / "trials" / f"{number:04d}", about, number)
         if why:
             lost.append(f"trial {number} counts as failed: {why}")
         opened.study.add_trial(trial)
@@ -120,10 +120,10 @@ def _complete(opened: Opened, folder: Folder, about: About) -> list[str]:
     return added + lost
 
 
-def _read(folder: Folder, owner: str, number: int) -> tuple[FrozenTrial, str]:
+def _read(folder: Folder, about: About, number: int) -> tuple[FrozenTrial, str]:
     """Returns a trial as its folder has it; as a failed one, and why, where that is lost."""
     try:
-        trial = record.read(folder, owner)
+        trial = record.read(folder, about.id)
         if trial is not None and trial.number == number:
             return trial, ""
         why = f"{folder / record.NAME} is missing, or of another trial"
@@ -137,7 +137,12 @@ def _read(folder: Folder, owner: str, number: int) -> tuple[FrozenTrial, str]:
         value=None,
         params={},
         distributions={},
-        user_attrs={"params": {}, "reason": "its files were lost", "tune_trial_id": ""},
+        user_attrs={
+            "model": next(iter(about.spaces)),  # as likely as any other
+            "params": {},
+            "reason": "its files were lost",
+            "tune_trial_id": "",
+        },
         system_attrs={},
         intermediate_values={},
         datetime_start=now,

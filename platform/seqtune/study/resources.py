@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -31,7 +31,7 @@ def cpus_wanted(options: StudyOptions) -> float | None:
     """Returns the CPUs that Ray shall believe in, where the user asks for more than there are."""
     if options.concurrency is None:
         return None
-    least, _ = team(options.model, options.workers_per_trial)
+    least, _ = team(options.models, options.workers_per_trial)
     wanted = options.concurrency * least * (options.cpus_per_trial or 1)
     return max(math.ceil(wanted), len(os.sched_getaffinity(0)))
 
@@ -48,7 +48,7 @@ def make_plan(
     Raises:
         UserError: not even one trial fits, nor will.
     """
-    workers, most = team(options.model, options.workers_per_trial)
+    workers, most = team(options.models, options.workers_per_trial)
     cpus, gpus = shape(options.cpus_per_trial, options.gpus_per_trial, joined)
     flags = "--workers-per-trial, --cpus-per-trial or --gpus-per-trial"
     fitting = fit(workers, cpus, gpus, joined, flags) // workers
@@ -70,9 +70,10 @@ def make_plan(
     )
 
 
-def team(model: str, workers: Workers) -> tuple[int, int]:
+def team(models: Sequence[str], workers: Workers) -> tuple[int, int]:
     """Returns the least and the most workers of a trial: one, where there is nothing to train."""
-    return bounds(workers) if declaration(model).is_trained else (1, 1)
+    trained = any(declaration(model).is_trained for model in models)
+    return bounds(workers) if trained else (1, 1)
 
 
 def check_memory(model: str, values: dict[str, Any], dataset: Dataset) -> None:
@@ -188,12 +189,12 @@ def share_cpus(
     if options.resume:
         kept = Share(**identity.about.share) if identity.about.share else None
         return kept if kept and (kept.concurrency, kept.cpus) in possible else None
-    values = asked.space.defaults()
-    epochs = asked.space.epochs
+    space = asked.trained
+    values, epochs = space.defaults(), space.epochs
     if not pays(dataset.n_interactions, epochs, options.trials, asked.time_budget):
         return None
     try:
-        return choose(plan, values, data, possible)
+        return choose(plan.of(space.model), values, data, possible)
     except Exception as error:
         note(f"not measured how many trials at a time get most done: {last_line(error)}")
         return None

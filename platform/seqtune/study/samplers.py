@@ -51,12 +51,12 @@ class Draws:
             self._scratch.add_trial(trial)
 
     def draw(self, number: int, allowed: Callable[[Mapping[str, Any]], bool]) -> Draft | None:
-        """Returns the point of a trial: the start of the space for the first, else a new one.
+        """Returns the point of the model's trial n: the start of the space, then new ones.
 
         None where ``DRAWS`` draws gave no point that is ``allowed``.
         """
         if number == 0:
-            fixed = FixedTrial(dict(self.space.start), number=0)
+            fixed = FixedTrial(self.space.first(), number=0)
             return Draft(self.space.suggest(fixed), fixed.params, fixed.distributions)
         seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
         self._scratch.sampler = optuna.samplers.TPESampler(seed=seed)

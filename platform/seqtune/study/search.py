@@ -15,8 +15,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,45 +27,51 @@ from seqtune.errors import UserError
 from seqtune.space import Space
 from seqtune.storage import Folder
 from seqtune.study import record
-from seqtune.study.samplers import DRAWS, Draws
+from seqtune.study.points import ENDED, Points
 from seqtune.study.store import (
     OPTUNA_STORAGE,
     Opened,
     best_epoch,
-    keep_space,
+    keep_spaces,
     let_rest,
     open_study,
     reopen,
 )
 
-ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
-
 
 @dataclass
 class _Running:
-    """A trial that Tune runs, and what it has reported: epoch -> value."""
+    """A trial that Tune runs, and what it has reported: epoch -> value, and -> seconds."""
 
     trial: Trial
     reported: dict[int, float]
+    seconds: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def model(self) -> str:
+        """The model that it trains."""
+        return str(self.trial.user_attrs["model"])
 
 
 class OptunaSearcher(Searcher):
     """Hands out the trials of an Optuna study.
 
-    ``suggest`` returns ``{"number": 3, "params": {...}}``, and ``share``, the CPUs and GPUs of the
-    trial, where these are not the same for all. A trainable reports ``epoch``, the
-    metric, ``best`` (the best value so far), ``best_epoch``, and ``finished``, which is true in the
-    last report of a trial that ended by itself; ``failed`` with a reason marks a trial as failed
-    that reported instead of raising.
+    ``suggest`` returns ``{"number": 3, "model": "sasrec", "params": {...}}``, and ``share``, the
+    CPUs and GPUs of the trial, where these are not the same for all. A trainable reports ``epoch``,
+    the metric, ``best`` (the best value so far), ``best_epoch``, and ``finished``, which is true in
+    the last report of a trial that ended by itself; ``failed`` with a reason marks a trial as
+    failed that reported instead of raising. ``train_seconds`` and ``eval_seconds`` say what a model
+    has cost.
 
     Args:
-        space: what is searched.
+        spaces: what is searched, a space for each model; ``Allocation`` says which is next.
         storage: URL of the database (``storage_url`` gives a local one). ``$NAME`` in it is read
             from the environment when the study is opened; the URL is never pickled, since it may
             hold a password.
         name: of the study.
         metric: key of the reports; larger is better.
         trials: how many trials the study has in the end, counting failed ones.
+        budget: seconds that it may take.
         seed: of the sampler.
         resume: go on with the trials that the storage holds. Interrupted ones are handed out again
             in their order, to continue; then new ones. ``past`` has those that had ended well.
@@ -77,18 +83,17 @@ class OptunaSearcher(Searcher):
 
     _opened: Opened | None
     _handles: dict[int, _Running]
-    _taken: set[str]  # points that are trials already
-    _count: int  # trials that there are
-    _draws: Draws
+    _points: Points
 
     def __init__(
         self,
-        space: Space,
+        spaces: Sequence[Space],
         storage: str,
         name: str,
         *,
         metric: str,
         trials: int = 20,
+        budget: float | None = None,
         seed: int = 0,
         resume: bool = False,
         say: Callable[[str], None] | None = None,
@@ -96,8 +101,9 @@ class OptunaSearcher(Searcher):
         owner: str = "",
     ) -> None:
         super().__init__(metric=metric, mode="max")
-        self.space, self.storage, self.name, self.say = space, storage, name, say
-        self.trials, self.seed, self.resume = trials, seed, resume
+        self.spaces = {space.model: space for space in spaces}
+        self.storage, self.name, self.say = storage, name, say
+        self.trials, self.budget, self.seed, self.resume = trials, budget, seed, resume
         self.folder, self.owner = folder, owner
         self.limit: Callable[[], int] | None = None  # says how many trials may run now
         self.share: Callable[[], dict[str, float]] | None = None  # what the next trial gets
@@ -107,6 +113,7 @@ class OptunaSearcher(Searcher):
         self._numbers: dict[str, int] = {}  # Tune's id -> number, of trials to be told
         self._failed: dict[str, int] = {}  # the same, of trials that wait for their reason
         self._most, self._held_until = 0, 0.0  # trials at a time, until when
+        self._began = time.monotonic()
         self._forget()
 
     # What Tune calls
@@ -121,7 +128,8 @@ class OptunaSearcher(Searcher):
             return None
         if self._again:
             stored = opened.study.get_trials(deepcopy=False)[self._again.pop(0)]
-            number, params = stored.number, stored.user_attrs["params"]
+            number, about = stored.number, stored.user_attrs
+            model, params = about["model"], about["params"]
             handle = self._handle(number)
             if stored.user_attrs["tune_trial_id"] != trial_id:  # the dead driver's
                 handle.trial.set_user_attr("tune_trial_id", trial_id)
@@ -129,10 +137,10 @@ class OptunaSearcher(Searcher):
             created = self._create(opened, trial_id)
             if created is None:
                 return Searcher.FINISHED
-            number, params = created
+            number, model, params = created
         self._numbers[trial_id] = number
         share = {"share": self.share()} if self.share is not None else {}
-        return {"number": number, "params": params} | share
+        return {"number": number, "model": model, "params": params} | share
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """Records the value of an epoch; one that was recorded before the driver died is kept."""
@@ -140,6 +148,10 @@ class OptunaSearcher(Searcher):
             return
         running = self._handle(self._numbers[trial_id])
         epoch, value = int(result["epoch"]), float(result[self.metric])
+        if epoch not in running.seconds:
+            took = float(result.get("train_seconds", 0)) + float(result.get("eval_seconds", 0))
+            running.seconds[epoch] = took
+            self._points.allocation.evaluated(running.model, value, took)
         if epoch not in running.reported:
             running.trial.report(value, epoch)
             running.reported[epoch] = value
@@ -195,9 +207,7 @@ class OptunaSearcher(Searcher):
             "past",
             "_opened",
             "_handles",
-            "_taken",
-            "_count",
-            "_draws",
+            "_points",
         )
         return {key: value for key, value in vars(self).items() if key not in dropped}
 
@@ -229,15 +239,12 @@ class OptunaSearcher(Searcher):
                         "--name"
                     )
                 self._expect_all(opened, len(stored))
-                keep_space(opened.study, self.space, begun=bool(stored))
+                keep_spaces(opened.study, self.spaces, begun=bool(stored))
                 self._again = [t.number for t in stored if not t.state.is_finished()]
                 self.past = [t for t in stored if t.state in ENDED]
-            self._count = len(stored)
-            self._taken = {self._identity(t.user_attrs["params"]) for t in stored}
-            ended = [t for t in stored if t.state in ENDED]
-            for trial in sorted(ended, key=lambda t: str(t.datetime_complete)):
-                self._draws.learn(trial)
-            self._opened = opened
+            for trial in sorted(stored, key=lambda t: str(t.datetime_complete)):
+                self._points.recall(trial)
+            self._opened, self._began = opened, time.monotonic()
         return self._opened
 
     def hold_back(self, seconds: float = 600.0) -> None:
@@ -269,35 +276,24 @@ class OptunaSearcher(Searcher):
     # Inside
 
     def _forget(self) -> None:
-        self._opened, self._handles, self._taken, self._count = None, {}, set(), 0
-        self._draws = Draws(self.space, self.seed)
+        self._opened, self._handles = None, {}
+        self._points = Points(self.spaces, self.trials, self.budget, self.seed, self.notes.append)
 
-    def _identity(self, values: Mapping[str, Any]) -> str:
-        # All hyperparameters: n_layers=2 given and n_layers=2 by default are the same point.
-        return self.space.build(values).model_dump_json()
-
-    def _is_new(self, values: Mapping[str, Any]) -> bool:
-        return self.space.allows(values) and self._identity(values) not in self._taken
-
-    def _create(self, opened: Opened, trial_id: str) -> tuple[int, dict[str, Any]] | None:
-        """Stores a new trial; None where the study has all its trials or the space no new point."""
-        if self._count >= self.trials:
+    def _create(self, opened: Opened, trial_id: str) -> tuple[int, str, dict[str, Any]] | None:
+        """Stores a new trial; None where the study has all its trials or no space a new point."""
+        if self._points.count >= self.trials:
             return None
-        draft = self._draws.draw(self._count, self._is_new)
-        if draft is None:
-            self.notes.append(
-                f"the study ends after {self._count} of {self.trials} trials: {DRAWS} draws gave "
-                "no point of the search space that is new and obeys the model's rules"
-            )
+        drawn = self._points.draw(time.monotonic() - self._began)
+        if drawn is None:
             return None
-        attributes = {"params": draft.values, "tune_trial_id": trial_id}
+        model, draft = drawn
+        attributes = {"model": model, "params": draft.values, "tune_trial_id": trial_id}
         opened.study.enqueue_trial(draft.params, user_attrs=attributes)
         trial = opened.study.ask(fixed_distributions=draft.distributions)
         self._handles[trial.number] = _Running(trial, {})
         self._keep(record.begun(trial))
-        self._taken.add(self._identity(draft.values))
-        self._count += 1
-        return trial.number, draft.values
+        self._points.begun(model, draft.values)
+        return trial.number, model, draft.values
 
     def _handle(self, number: int) -> _Running:
         if number not in self._handles:
@@ -309,12 +305,12 @@ class OptunaSearcher(Searcher):
         self, number: int, state: TrialState, value: float | None = None, **attributes: Any
     ) -> None:
         running = self._handle(number)
+        attributes["seconds"] = round(sum(running.seconds.values()), 3)
         for name, attribute in attributes.items():  # a finished trial takes no more of them
             running.trial.set_user_attr(name, attribute)
         told = self.open().study.tell(running.trial, value, state=state)
         self._keep(told)
-        if state in ENDED:
-            self._draws.learn(told)
+        self._points.ended(told)
         del self._handles[number]
 
     def _keep(self, trial: FrozenTrial) -> None:

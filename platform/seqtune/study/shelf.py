@@ -162,6 +162,7 @@ def _trials(folder: Folder, running: bool) -> Iterator[tuple[TrialRow, float | N
         at = stored.datetime_complete or stored.datetime_start
         row = TrialRow(
             number=number,
+            model=stored.user_attrs["model"],
             status=STATUS[stored.state] if ended else "running" if running else "unfinished",
             params=stored.user_attrs["params"],
             value=value,

@@ -135,24 +135,25 @@ def let_rest(opened: Opened) -> None:
             opened.storage.set_trial_state_values(stored._trial_id, TrialState.WAITING)
 
 
-def keep_space(study: optuna.Study, space: Space, begun: bool) -> None:
-    """Stores the space with a new study; raises where a begun one has another."""
-    now = json.loads(json.dumps(space.as_dict()))
+def keep_spaces(study: optuna.Study, spaces: Mapping[str, Space], begun: bool) -> None:
+    """Stores the space of each model with a new study; raises where a begun one has others."""
+    now = json.loads(json.dumps({model: space.as_dict() for model, space in spaces.items()}))
     if not begun:
-        study.set_user_attr("space", now)
+        study.set_user_attr("spaces", now)
         return
-    before = study.user_attrs["space"]
-    changed = sorted(
-        name
-        for part in ("fixed", "space")
-        for name in before[part].keys() | now[part].keys()
-        if before[part].get(name) != now[part].get(name)
-    )
-    if before["model"] != now["model"]:
+    before = study.user_attrs["spaces"]
+    if before.keys() != now.keys():
         raise UserError(
-            f"study {study.study_name!r} is of model {before['model']}, not {now['model']}; "
+            f"study {study.study_name!r} is of model {','.join(before)}, not {','.join(now)}; "
             "give another --name"
         )
+    changed = sorted(
+        f"{spaces[model].prefix}{name}"
+        for model in now
+        for part in ("fixed", "space")
+        for name in before[model][part].keys() | now[model][part].keys()
+        if before[model][part].get(name) != now[model][part].get(name)
+    )
     if changed:
         raise UserError(
             f"study {study.study_name!r} was started with another search space "
@@ -187,6 +188,7 @@ def _row(stored: FrozenTrial) -> TrialRow:
     reported = stored.intermediate_values
     return TrialRow(
         number=stored.number,
+        model=stored.user_attrs["model"],
         status=STATUS[stored.state],
         params=stored.user_attrs["params"],
         value=value,

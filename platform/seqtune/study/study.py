@@ -51,6 +51,7 @@ from seqtune.study.tracked import tracked
 from seqtune.study.tuner import search_all
 from seqtune.study.weights import Weights
 from seqtune.track import store_uri
+from seqtune.words import models_text
 
 
 def run(
@@ -71,7 +72,8 @@ def run(
     view.preparing("reading data")
     dataset = read(asked.options)
     asked = fit_study(asked, dataset.n_items)
-    check_memory(asked.options.model, asked.space.defaults(), dataset)
+    for space in asked.spaces:
+        check_memory(space.model, space.defaults(), dataset)
     protocol = protocol_of(asked.options, dataset, asked.seed)
     uri = store_uri(asked.options.tracking_uri, Folder.at(asked.options.storage))
     with claimed(asked.options, dataset, protocol, view.preparing) as identity:
@@ -95,7 +97,7 @@ def _run(
     if options.resume:
         searcher.open()  # what is lost is said before Ray starts
     view.preparing("starting Ray")
-    dashboard = team(options.model, options.workers_per_trial)[1] > 1
+    dashboard = team(options.models, options.workers_per_trial)[1] > 1
     with cluster.connected(cpus_wanted(options), dashboard, abandon) as joined:
         INTERRUPTS.listen()
         INTERRUPTS.check()
@@ -118,11 +120,11 @@ def _run(
                 _study_params(asked),
                 tags(asked.options, dataset, protocol),
                 metric=options.metric,
-                dimensions=[d.name for d in asked.space.dimensions],
+                dimensions=[*(["model"] if asked.several else []), *asked.searched],
             )
             counting = Counting(plan, data)
             watches = (INTERRUPTS, identity.lease, joined.pulse)
-            weights = Weights(plan, options.keep_weights)
+            weights = Weights(plan, options.keep_weights, len(asked.spaces))
             gauges = Gauges(plan, export=joined.grows)
             messenger = Messenger(
                 searcher, plan, view, tracker, watches, counting, weights, gauges, sharing
@@ -165,11 +167,12 @@ def _planned(
 
 def _searcher(asked: AskedStudy, identity: Identity, say: Callable[[str], None]) -> OptunaSearcher:
     return OptunaSearcher(
-        asked.space,
+        asked.spaces,
         optuna_storage(identity.folder),
         asked.options.study,
         metric=asked.options.metric,
         trials=asked.options.trials,
+        budget=asked.time_budget,
         seed=asked.seed,
         resume=asked.options.resume,
         say=say,
@@ -180,12 +183,12 @@ def _searcher(asked: AskedStudy, identity: Identity, say: Callable[[str], None])
 
 def _introduce(view: StudyView, asked: AskedStudy, dataset: Dataset, plan: Plan, why: str) -> None:
     """Says what is about to run: notes first, then model, data, protocol and resources."""
-    options, names = asked.options, len(asked.space.dimensions)
+    options, names = asked.options, len(asked.searched)
     for note in (*asked.notes, *dataset.notes, *busy(), *alone(plan, options.workers_per_trial)):
         view.note(note)
     reason = f" ({why})" if why else ""
     view.study_started(
-        options.model,
+        models_text(options.models),
         f"{dataset.describe()}\n{plan.protocol.sentence(dataset)}",
         options.trials,
         f"{names} hyperparameters searched, {options.trials} trials, {plan.describe()}{reason}",
@@ -206,4 +209,4 @@ def _study_params(asked: AskedStudy) -> dict[str, Any]:
         if one.flag.panel in (WHAT, DATA, SEARCH)
     }
     given = {name: value for name, value in asked_for.items() if value not in (None, ())}
-    return given | {"seed": asked.seed, "space": asked.space.place}
+    return given | {"seed": asked.seed, "space": ", ".join(one.place for one in asked.spaces)}

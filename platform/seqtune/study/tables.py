@@ -53,6 +53,7 @@ def trials(known: Known) -> pd.DataFrame:
     rows = [
         {
             "trial": row.number,
+            "model": row.model,
             "status": row.status,
             known.metric: row.value,
             "epoch": row.epoch,

@@ -50,6 +50,7 @@ def run(config: dict[str, Any], plan: Plan, data: list[Any]) -> None:
     import ray
     from ray import tune
 
+    plan = plan.of(config["model"])
     if share := config.get("share"):
         plan = replace(plan, cpus=share["CPU"], gpus=share["GPU"])
     fresh_start(threads(plan))

@@ -79,13 +79,14 @@ def search_all(
     ``data`` is a reference to the dataset.
     """
     keep_keys_private()
-    scheduler = make_scheduler(asked.options.scheduler, asked.space.epochs)
+    epochs = {space.model: space.epochs for space in asked.spaces}
+    scheduler = make_scheduler(asked.options.scheduler, epochs)
     for ended in searcher.past:
         rows, note = curve(plan, ended)
         if note:
             messenger.view.note(f"trial {ended.number}: {note}")
         if isinstance(scheduler, Asha):
-            scheduler.remember(ended.number, rows)
+            scheduler.remember(ended.number, ended.user_attrs["model"], rows)
         messenger.retell(ended, rows)
     options, wishes = asked.options, Wishes(plan.folder)
     anything = plan.grows or (searcher.share is not None and options.concurrency is None)

@@ -81,9 +81,11 @@ class Tracker:
             dimensions=dimensions,
         )
 
-    def trial_started(self, number: int, params: Mapping[str, Any]) -> None:
+    def trial_started(
+        self, number: int, params: Mapping[str, Any], tags: Mapping[str, Any] | None = None
+    ) -> None:
         """Opens the run of a trial, or the one that an earlier driver left."""
-        self._tell("trial", number=number, params=params)
+        self._tell("trial", number=number, params=params, tags=tags or {})
 
     def trial_result(
         self, number: int | None, step: int, metrics: Mapping[str, Any], time: float | None = None

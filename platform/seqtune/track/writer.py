@@ -88,7 +88,7 @@ class Writer:
             case "study":
                 self._start_study(op)
             case "trial":
-                self._start_trial(op["number"], op["params"])
+                self._start_trial(op["number"], op["params"], op["tags"])
             case "results":
                 self._log_results(op["results"])
             case "trial_end":
@@ -159,15 +159,20 @@ class Writer:
             self.own = Trial(self._study_run(), last_step=None)
         return self.own
 
-    def _trial(self, number: int) -> Trial:
+    def _trial(self, number: int, own: Mapping[str, str] | None = None) -> Trial:
         if number not in self.trials:
             parent = self._study_run()
-            tags = self.tags | {TRIAL: str(number), STATUS: "running", PARENT: parent}
+            tags = self.tags | {
+                TRIAL: str(number),
+                STATUS: "running",
+                PARENT: parent,
+                **(own or {}),
+            }
             self.trials[number] = Trial(self._new_run(f"trial {number:03d}", tags))
         return self.trials[number]
 
-    def _start_trial(self, number: int, params: Mapping[str, Any]) -> None:
-        trial = self._trial(number)
+    def _start_trial(self, number: int, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+        trial = self._trial(number, tags)
         missing = {name: value for name, value in params.items() if name not in trial.params}
         self._log(trial.run_id, params=missing)
         trial.params |= {name: str(value) for name, value in missing.items()}

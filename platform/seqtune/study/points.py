@@ -1,0 +1,105 @@
+"""The points of a study that are new: of which model, and where in its space."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from optuna.distributions import CategoricalDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from seqtune.space import Space
+from seqtune.study.allocation import Allocation
+from seqtune.study.samplers import DRAWS, Draft, Draws
+from seqtune.study.store import best_value
+
+ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+class Points:
+    """Hands out points that obey the rules of their model and are no trial yet.
+
+    Args:
+        spaces: model -> its space.
+        trials: that the study has in the end.
+        budget: seconds that it may take.
+        seed: of the draws.
+        say: gets a sentence where a space has no new point.
+    """
+
+    def __init__(
+        self,
+        spaces: Mapping[str, Space],
+        trials: int,
+        budget: float | None,
+        seed: int,
+        say: Callable[[str], None],
+    ) -> None:
+        self.spaces, self.trials, self._say = spaces, trials, say
+        self.count = 0  # trials that there are
+        self.allocation = Allocation(list(spaces), trials, budget)
+        self._taken: set[str] = set()
+        self._draws = {model: Draws(space, seed) for model, space in spaces.items()}
+
+    def begun(self, model: str, values: Mapping[str, Any]) -> None:
+        """A point has become a trial."""
+        self._taken.add(self._identity(model, values))
+        self.allocation.begun(model)
+        self.count += 1
+
+    def ended(self, trial: FrozenTrial) -> None:
+        """A trial of this driver has ended."""
+        model: str = trial.user_attrs["model"]
+        self.allocation.ended(model, trial.user_attrs.get("seconds", 0.0))
+        if trial.state in ENDED:
+            self._draws[model].learn(trial)
+
+    def recall(self, trial: FrozenTrial) -> None:
+        """Takes a trial of an earlier driver into account."""
+        about = trial.user_attrs
+        self.begun(about["model"], about["params"])
+        if not trial.state.is_finished():
+            return  # what it took is told again
+        value = best_value(trial)
+        reached = -math.inf if value is None else value
+        self.allocation.evaluated(about["model"], reached, about.get("seconds", 0.0))
+        self.ended(trial)
+
+    def draw(self, elapsed: float) -> tuple[str, Draft] | None:
+        """Returns the model whose turn it is and its new point; None where there is none.
+
+        ``elapsed`` are the seconds since the study began. The draft has the model among its
+        parameters where there are several.
+        """
+        while (model := self.allocation.choose(elapsed)) is not None:
+            space, n = self.spaces[model], self.allocation.spent[model].begun
+            draft = self._draws[model].draw(n, partial(self._is_new, space))
+            if draft is not None:
+                return model, self._with_model(model, draft)
+            self.allocation.exhausted(model)
+            if len(self.spaces) > 1:
+                self._say(f"{model} has no more points after {n} trials")
+        self._say(
+            f"the study ends after {self.count} of {self.trials} trials: {DRAWS} draws gave no "
+            "point of the search space that is new and obeys the model's rules"
+        )
+        return None
+
+    def _with_model(self, model: str, draft: Draft) -> Draft:
+        if len(self.spaces) == 1:
+            return draft
+        models = CategoricalDistribution(list(self.spaces))
+        return Draft(
+            draft.values,
+            draft.params | {"model": model},
+            draft.distributions | {"model": models},
+        )
+
+    def _is_new(self, space: Space, values: Mapping[str, Any]) -> bool:
+        return space.allows(values) and self._identity(space.model, values) not in self._taken
+
+    def _identity(self, model: str, values: Mapping[str, Any]) -> str:
+        # All hyperparameters: n_layers=2 given and n_layers=2 by default are the same point.
+        return f"{model} {self.spaces[model].build(values).model_dump_json()}"
