@@ -57,7 +57,7 @@ def check_models(names: str, place: str = "--model") -> tuple[str, ...]:
     """Returns the models of ``sasrec,gru4rec``, of ``all`` or of ``fast``, each once."""
     found: dict[str, None] = {}
     for name in names.split(","):
-        match word := name.strip().lower():
+        match word := (name.strip() if "," in names else name).lower():
             case "all":
                 found |= dict.fromkeys([*FAST, *model_names()])
             case "fast":

@@ -169,7 +169,9 @@ def test_mlflow_has_a_run_of_the_study_and_one_of_each_trial(
     for number, one in enumerate(study.trials()):
         run = children[number]
         values = one.intermediate_values
-        kept = {name: str(value) for name, value in one.user_attrs["params"].items()}
+        kept = {name: str(value) for name, value in one.user_attrs["params"].items()} | {
+            "model": "sasrec"
+        }
         assert run.data.params == kept
         assert run.data.metrics["best/ndcg_10"] == max(values.values())
         for curve in ("ndcg_10", "hr_10", "train_ce", "train_seconds"):

@@ -137,11 +137,24 @@ def _ask_space(options: StudyOptions, model: str) -> tuple[Space, str, tuple[str
 
 
 def _space_file(options: StudyOptions, model: str) -> str | None:
-    """Returns the file of a model's space: that of ``--space``, or in it where it is a folder."""
-    if options.space is None or not (place := Path(options.space).expanduser()).is_dir():
+    """Returns the file of a model's space: that of ``--space``, or in it where it is a folder.
+
+    Raises:
+        UserError: the folder has a space of none of the models.
+    """
+    if not options.space:
         return options.space
-    own = place / f"{model}.yaml"
-    return str(own) if own.is_file() else None
+    place = Path(options.space).expanduser()
+    try:
+        if not place.is_dir():
+            return options.space
+    except OSError:  # no file can have that name, and to read it says so
+        return options.space
+    there = {one: place / f"{one}.yaml" for one in options.models}
+    if not any(file.is_file() for file in there.values()):
+        names = " nor ".join(file.name for file in there.values())
+        raise UserError(f"--space {options.space}: the folder has no {names}; give another")
+    return str(there[model]) if there[model].is_file() else None
 
 
 def fit_training(asked: Asked[Options], n_items: int) -> Asked[Options]:
