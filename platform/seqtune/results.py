@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from seqtune.floors import Floor
 
 
+BEST = "best"  # the folder of each model's best checkpoint, in a study of several
+
+
 @dataclass(frozen=True)
 class TrialRow:
     """One trial of a study."""

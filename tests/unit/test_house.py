@@ -291,7 +291,7 @@ def mistake_in(words: list[str]) -> str | None:
     import typer
     from typer.exceptions import TyperException
 
-    from seqtune.catalogue import check_model, declaration
+    from seqtune.catalogue import check_models, declaration
     from seqtune.cli.app import app
     from seqtune.cli.mistakes import usage_sentence
     from seqtune.errors import UserError
@@ -308,10 +308,9 @@ def mistake_in(words: list[str]) -> str | None:
         return f"no command {name}; there are: {', '.join(group.commands)}"
     try:
         given = command.make_context(name, rest).params
-        if model := given.get("model"):
-            params = declaration(check_model(model)).params
-            for assignment in given["set"]:
-                check(params, *parse_assignment(assignment), place="--set")
+        for model in check_models(given["model"]) if given.get("model") else ():
+            for assignment in given.get("set", ()):
+                check(declaration(model).params, *parse_assignment(assignment), place="--set")
     except TyperException as error:
         return usage_sentence(error)
     except UserError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
@@ -89,12 +90,13 @@ def report(folder: Folder, value: float, planned: int = 4, seed: int = 0) -> Non
     ranks = np.ceil(rng.random(200) ** 2 * 60 / value).astype(np.float32)
     test = {f"{m}@{k}": value for m in ("ndcg", "hr", "mrr") for k in (5, 10, 20)}
     tested = {"valid": {"ndcg@10": value + 0.01}, "test": test}
-    best = {"number": 1, "params": {"n_layers": 1}, **tested}
-    default = {"number": 0, "params": {"n_layers": 0}, **tested}
+    best = {"number": 1, "model": "sasrec", "params": {"n_layers": 1}, **tested}
+    default = {"number": 0, "model": "sasrec", "params": {"n_layers": 0}, **tested}
     found = {
         "planned": planned,
         "best": best,
         "default": default,
+        "contenders": [{"best": best, "default": default}],
         "floors": [{"name": "popularity", "test": test}],
         "checkpoint": f"{folder.uri}/champion",
         "train_command": "seqtune train --model sasrec",
@@ -373,3 +375,29 @@ def test_ages_are_said_in_the_largest_unit() -> None:
     ages = [shelf.age(now - s) for s in (5, 70, 7300, 86400 * 3)]
     assert ages == ["now", "1 minute", "2 hours", "3 days"]
     assert shelf.age(None) == "-"
+
+
+def test_of_several_models_each_has_its_best(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trials = [
+        replace_model(one, m) for one, m in zip(ALL_ENDED, ["stan", "caser"] * 2, strict=True)
+    ]
+    make(tmp_path, "many", trials, same={"model": "stan,caser"})
+    run = CliRunner().invoke
+    where = ["--storage", str(tmp_path)]
+    told = run(app, ["status", "many", *where]).output
+    assert "best: trial 1 of caser, ndcg@10 0.4000" in told
+    assert "stan: 2 trials, best 0.3000 in trial 0" in told
+    assert "caser: 2 trials, best 0.4000 in trial 1" in told
+    own = json.loads(run(app, ["best", "many", "--model", "stan", "--json", *where]).output)
+    assert (own["model"], own["trial"], own["valid"]) == ("stan", 0, {"ndcg@10": 0.3})
+    with pytest.raises(UserError, match="--model sasrec: is not in many"):
+        run(app, ["best", "many", "--model", "sasrec", *where], catch_exceptions=False)
+
+
+def replace_model(one: FrozenTrial, model: str) -> FrozenTrial:
+    """The same trial, of another model."""
+    other = copy.deepcopy(one)
+    other.user_attrs["model"] = model
+    return other

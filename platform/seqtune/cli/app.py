@@ -11,7 +11,7 @@ import typer
 from typer.exceptions import TyperException
 
 from seqtune import __version__
-from seqtune.cli import bench, data, models, recommend, repair, studies, train, tune
+from seqtune.cli import bench, data, models, outcomes, recommend, repair, studies, train, tune
 from seqtune.cli.mistakes import refuse_twice, say, usage_sentence
 from seqtune.errors import UserError
 
@@ -28,12 +28,12 @@ app.command(context_settings=HELP)(train.train)
 app.command(context_settings=HELP)(recommend.recommend)
 app.command(context_settings=HELP)(bench.bench)
 app.command("list", context_settings=HELP)(studies.list_)
-for verb in (studies.status, studies.stop, studies.best, studies.report, studies.compare):
+for verb in (
+    *(studies.status, studies.stop),
+    *(outcomes.best, outcomes.report, outcomes.compare, outcomes.export),
+    *(studies.delete, studies.ui, models.models),
+):
     app.command(context_settings=HELP)(verb)
-app.command(context_settings=HELP)(studies.export)
-app.command(context_settings=HELP)(studies.delete)
-app.command(context_settings=HELP)(studies.ui)
-app.command(context_settings=HELP)(models.models)
 app.add_typer(data.app, name="data", context_settings=HELP)
 app.command(context_settings=HELP)(repair.repair)
 

@@ -1,4 +1,4 @@
-"""``seqtune list``, ``status``, ``best`` and the like: studies, from any terminal."""
+"""``seqtune list``, ``status``, ``stop``, ``delete`` and ``ui``: studies, from any terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from seqtune.cli.ready import check_name, lasting
 from seqtune.errors import UserError
 from seqtune.options import RESULTS
 from seqtune.storage import Folder, check_place
-from seqtune.words import brief, written
+from seqtune.words import brief
 
 if TYPE_CHECKING:
     from seqtune.study.shelf import Known
@@ -47,12 +47,12 @@ def list_(storage: Storage = RESULTS, json_: AsJson = False) -> None:
     """Lists the studies in a storage folder: how each does, and the best that it has found."""
     from seqtune.study.shelf import age, all_studies
 
-    found = all_studies(_place(storage))
+    found = all_studies(place_of(storage))
     if json_:
         print(json.dumps([_plain(one) for one in found], indent=2))
         return
     if not found:
-        print(f"There are no studies in {Folder.at(_place(storage)).uri}.")
+        print(f"There are no studies in {Folder.at(place_of(storage)).uri}.")
         return
     rows = [
         [
@@ -65,7 +65,7 @@ def list_(storage: Storage = RESULTS, json_: AsJson = False) -> None:
         ]
         for one in found
     ]
-    _table(["study", "model", "state", "trials", "best on validation", "last change"], rows)
+    show_table(["study", "model", "state", "trials", "best on validation", "last change"], rows)
 
 
 def status(
@@ -81,7 +81,7 @@ def status(
 
     check_name("NAME", name)
     while True:
-        known = shelf.find(name, _place(storage))
+        known = shelf.find(name, place_of(storage))
         print(json.dumps(_plain(known), indent=2) if json_ else "\n".join(_status(known)))
         if not watch or known.state != shelf.RUNNING:
             return
@@ -100,7 +100,10 @@ def _status(known: Known) -> list[str]:
     lines.append(f"{known.ended} of {known.planned} trials have ended ({known.counts() or 'none'})")
     if (best := known.best) is not None:
         where = f", epoch {best.epoch}" if best.epoch else ""
-        lines.append(f"best: trial {best.number}, {known.metric} {best.value:.4f}{where}")
+        which = f"trial {best.number}" + f" of {best.model}" * (len(known.models) > 1)
+        lines.append(f"best: {which}, {known.metric} {best.value:.4f}{where}")
+    if len(known.models) > 1:
+        lines += [_model_line(known, model) for model in known.models]
     for row in known.trials:
         if row.status == "running":
             told = "-" if row.value is None else f"{row.value:.4f}, epoch {row.epoch}"
@@ -111,6 +114,12 @@ def _status(known: Known) -> list[str]:
     if known.state == shelf.STOPPED and known.about is not None:
         lines.append(f"go on with: {known.about.command} --resume")
     return lines
+
+
+def _model_line(known: Known, model: str) -> str:
+    n, best = sum(row.model == model for row in known.trials), known.best_of(model)
+    reached = "none evaluated" if best is None else f"best {best.value:.4f} in trial {best.number}"
+    return f"{model}: {n} trial{'s' * (n != 1)}, {reached}"
 
 
 def stop(
@@ -127,7 +136,7 @@ def stop(
     from seqtune.study import shelf
 
     check_name("NAME", name)
-    known = shelf.find(name, _place(storage))
+    known = shelf.find(name, place_of(storage))
     if known.state != shelf.RUNNING:
         raise UserError(f"{name}: does not run ({known.state}), so there is nothing to stop")
     if trial is not None and trial not in {r.number for r in known.trials if r.status == "running"}:
@@ -137,106 +146,10 @@ def stop(
         print(f"Trial {trial} of {name} ends after its next evaluation, as if it had been pruned.")
         return
     print(f"{name} was asked to stop; it tests its best trial and writes its report.")
-    while wait and shelf.find(name, _place(storage)).state == shelf.RUNNING:
+    while wait and shelf.find(name, place_of(storage)).state == shelf.RUNNING:
         time.sleep(1)
     if wait:
         print(f"{name} has stopped. Its report: seqtune report {name}")
-
-
-def best(name: Name, storage: Storage = RESULTS, json_: AsJson = False) -> None:
-    """Prints the best trial of a study: its hyperparameters, what it reaches, its checkpoint."""
-    from seqtune.study import shelf
-
-    known = shelf.find(name, _place(storage))
-    shelf.whole(known)
-    if known.best is None:
-        raise UserError(f"{name}: no trial has been evaluated yet")
-    tested = (known.report or {}).get("best") or {}
-    tested = tested if tested.get("number") == known.best.number else {}
-    found: dict[str, Any] = {
-        "study": name,
-        "model": known.model,
-        "trial": known.best.number,
-        "params": tested.get("params") or known.best.params,
-        "valid": tested.get("valid") or {known.metric: known.best.value},
-        "test": tested.get("test") or {},
-        "checkpoint": known.report["checkpoint"] if tested and known.report else "",
-        "train_command": known.report["train_command"] if tested and known.report else "",
-    }
-    if json_:
-        print(json.dumps(found, indent=2))
-        return
-    valid = found["valid"].get(known.metric)
-    which = f"trial {found['trial']} of {known.model}"
-    print(f"{name}: {which}, {known.metric} {valid:.4f} on validation")
-    if found["test"]:
-        print(f"on test: {', '.join(f'{n} {v:.4f}' for n, v in _main(known, found['test']))}")
-    else:
-        print("on test: not known before the study ends")
-    print("hyperparameters:")
-    for param, value in found["params"].items():
-        print(f"  {param}: {written(value)}")
-    for what, line in (("checkpoint", "checkpoint"), ("train it again", "train_command")):
-        if found[line]:
-            print(f"{what}: {found[line]}")
-
-
-def report(name: Name, storage: Storage = RESULTS, json_: AsJson = False) -> None:
-    """Prints the report of a study that has ended."""
-    from seqtune.study import shelf
-
-    known = shelf.find(name, _place(storage))
-    shelf.whole(known)
-    content = (known.folder / "report").read("report.json" if json_ else "report.md")
-    if content is None:
-        raise UserError(
-            f"{name}: has no report yet ({known.state}); seqtune status {name} says how it does"
-        )
-    if json_ or not sys.stdout.isatty():
-        print(content.decode())
-        return
-    from rich.console import Console
-    from rich.markdown import Markdown
-
-    Console().print(Markdown(content.decode()))
-
-
-def compare(names: Names, storage: Storage = RESULTS, json_: AsJson = False) -> None:
-    """Compares the champions of studies on test, where data, protocol and metric are the same."""
-    from seqtune.study.comparison import compared
-
-    if len(names) < 2:
-        raise UserError("NAME...: name two studies or more")
-    if len(set(names)) < len(names):
-        raise UserError("NAME...: a study is named twice")
-    found = compared(names, _place(storage))
-    if json_:
-        print(json.dumps(found.plain(), indent=2))
-        return
-    _table(found.header, found.rows)
-    print(found.verdict)
-
-
-def export(
-    name: Name,
-    out: Annotated[str, typer.Option(help="Write this file.", metavar="FILE")],
-    what: Annotated[
-        str,
-        typer.Option(help="Write its trials, curves, or leaderboard.", metavar="WHAT"),
-    ] = "trials",
-    format_: Annotated[
-        str | None,
-        typer.Option(
-            "--format", help="csv, parquet or latex; else by the name of FILE.", metavar="FORMAT"
-        ),
-    ] = None,
-    storage: Storage = RESULTS,
-) -> None:
-    """Writes the trials of a study, their curves or its leaderboard as a table."""
-    from seqtune.study.tables import write
-
-    n = write(name, _place(storage), what, out, format_)
-    print(f"{n:,} rows are in {out}")
 
 
 def delete(
@@ -256,7 +169,7 @@ def delete(
     from seqtune.study import shelf
     from seqtune.track import forget, store_uri
 
-    place = _place(storage)
+    place = place_of(storage)
     known = shelf.find(name, place)
     if known.state == shelf.RUNNING:
         raise UserError(f"{name}: is run by {known.driver}; stop it first: seqtune stop {name}")
@@ -282,7 +195,7 @@ def ui(
     from seqtune.track import store_uri
     from seqtune.track.store import quiet
 
-    uri = store_uri(None, Folder.at(_place(storage)))
+    uri = store_uri(None, Folder.at(place_of(storage)))
     page = uri if uri.startswith("http") else f"http://127.0.0.1:{port}"
     print(f"{page}/#/experiments shows all studies; Ctrl-C ends it", flush=True)
     if open_:
@@ -295,7 +208,8 @@ def ui(
     os.execvp(mlflow, ["mlflow", *words])
 
 
-def _place(storage: str) -> str:
+def place_of(storage: str) -> str:
+    """Returns where studies are, checked; the default outlives a Ray job."""
     check_place("--storage", storage)
     return lasting(storage)
 
@@ -306,7 +220,7 @@ def _plain(known: Known) -> dict[str, Any]:
         "name": known.name,
         "state": known.state,
         "driver": known.driver,
-        "model": known.model,
+        "models": known.models,
         "metric": known.metric,
         "trials": [vars(row) for row in known.trials],
         "ended": known.ended,
@@ -318,13 +232,8 @@ def _plain(known: Known) -> dict[str, Any]:
     }
 
 
-def _main(known: Known, values: dict[str, float]) -> list[tuple[str, float]]:
-    from seqtune.report.verdict import main_metrics
-
-    return [(name, values[name]) for name in main_metrics(known.metric, values)]
-
-
-def _table(header: list[str], rows: list[list[str]]) -> None:
+def show_table(header: list[str], rows: list[list[str]]) -> None:
+    """Prints a table; its second column may be broken into lines."""
     from rich import box
     from rich.console import Console
     from rich.table import Table

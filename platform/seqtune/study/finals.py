@@ -18,7 +18,7 @@ from seqtune.data import Dataset
 from seqtune.errors import Halted
 from seqtune.floors import Floor
 from seqtune.options import StudyOptions, TrainOptions, command, shared
-from seqtune.results import Contender, Finalist, StudyResult, TrialRow, best_trial
+from seqtune.results import BEST, Contender, Finalist, StudyResult, TrialRow, best_trial
 from seqtune.space.asked import AskedStudy
 from seqtune.storage import Folder
 from seqtune.study import final
@@ -31,7 +31,6 @@ from seqtune.study.store import best_value, open_study, optuna_storage, trial_ro
 from seqtune.track import Tracker
 from seqtune.words import written
 
-BEST = "best"  # the folder of each model's best checkpoint, in a study of several
 PAUSES = (2, 5, 10, 20, 40, 60, 60)  # seconds in which a machine may have memory again
 
 

@@ -21,6 +21,7 @@ from seqtune.study import record
 from seqtune.study.identity import About, read_about
 from seqtune.study.lease import alive
 from seqtune.study.store import STATUS, best_value
+from seqtune.words import models_text
 
 RUNNING, STOPPED, ENDED, DAMAGED = "running", "stopped", "ended", "damaged"
 OVER = ("complete", "pruned", "failed")
@@ -42,9 +43,14 @@ class Known:
     changed: float | None  # seconds since 1970 when a trial began or ended last
 
     @property
+    def models(self) -> tuple[str, ...]:
+        """The models that are tuned."""
+        return tuple(self.about.same.get("model", "?").split(",")) if self.about else ("?",)
+
+    @property
     def model(self) -> str:
-        """The model that is tuned."""
-        return self.about.same.get("model", "?") if self.about else "?"
+        """The same, as people read it."""
+        return models_text(self.models)
 
     @property
     def metric(self) -> str:
@@ -66,6 +72,10 @@ class Known:
     def best(self) -> TrialRow | None:
         """The trial with the best validation value, the first of equals."""
         return best_trial(self.trials)
+
+    def best_of(self, model: str) -> TrialRow | None:
+        """Returns the best trial of one of its models."""
+        return best_trial(tuple(row for row in self.trials if row.model == model))
 
     def counts(self) -> str:
         """Says how its trials do: ``11 complete, 8 pruned, 1 running``."""

@@ -79,7 +79,7 @@ def curves(known: Known) -> pd.DataFrame:
 
 
 def leaderboard(known: Known) -> pd.DataFrame:
-    """Returns what was tested: floors, defaults and the best trial, with all their metrics.
+    """Returns what was tested: floors, and each model's defaults and best, the winner last.
 
     Raises:
         UserError: the study has no report yet.
@@ -88,11 +88,12 @@ def leaderboard(known: Known) -> pd.DataFrame:
 
     if not known.report or not known.report.get("best"):
         raise UserError(f"{known.name}: nothing was tested yet ({known.state})")
-    best, default = known.report["best"], known.report["default"]
     rows = [{"system": one["name"], **one["test"]} for one in known.report["floors"]]
-    if default and default["number"] != best["number"]:
-        rows.append({"system": f"{known.model} (defaults)", **default["test"]})
-    rows.append({"system": f"{known.model} (trial {best['number']})", **best["test"]})
+    for contender in reversed(known.report["contenders"]):
+        best, default = contender["best"], contender["default"]
+        if default and default["number"] != best["number"]:
+            rows.append({"system": f"{best['model']} (defaults)", **default["test"]})
+        rows.append({"system": f"{best['model']} (trial {best['number']})", **best["test"]})
     return pd.DataFrame(rows)
 
 

@@ -1,0 +1,149 @@
+"""``seqtune best``, ``report``, ``compare`` and ``export``: what studies have found."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from seqtune.cli.flags import complete_model
+from seqtune.cli.studies import AsJson, Name, Names, Storage, place_of, show_table
+from seqtune.errors import UserError, nearest
+from seqtune.options import RESULTS
+from seqtune.words import written
+
+if TYPE_CHECKING:
+    from seqtune.results import TrialRow
+    from seqtune.study.shelf import Known
+
+
+def best(
+    name: Name,
+    storage: Storage = RESULTS,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Of several models, look at this one.",
+            metavar="NAME",
+            autocompletion=complete_model,
+            show_default="the best",
+        ),
+    ] = None,
+    json_: AsJson = False,
+) -> None:
+    """Prints the best trial of a study: its hyperparameters, what it reaches, its checkpoint."""
+    from seqtune.study import shelf
+
+    known = shelf.find(name, place_of(storage))
+    shelf.whole(known)
+    if model is not None and model not in known.models:
+        raise UserError(f"--model {model}: is not in {name}{nearest(model, known.models)}")
+    row = known.best if model is None else known.best_of(model)
+    if row is None:
+        raise UserError(f"{name}: no trial{f' of {model}' if model else ''} has been evaluated yet")
+    found = _best(known, row)
+    if json_:
+        print(json.dumps(found, indent=2))
+        return
+    valid = found["valid"].get(known.metric)
+    which = f"trial {found['trial']} of {found['model']}"
+    print(f"{name}: {which}, {known.metric} {valid:.4f} on validation")
+    if found["test"]:
+        print(f"on test: {', '.join(f'{n} {v:.4f}' for n, v in _main(known, found['test']))}")
+    else:
+        print("on test: not known before the study ends")
+    print("hyperparameters:")
+    for param, value in found["params"].items():
+        print(f"  {param}: {written(value)}")
+    for what, line in (("checkpoint", "checkpoint"), ("train it again", "train_command")):
+        if found[line]:
+            print(f"{what}: {found[line]}")
+
+
+def _best(known: Known, row: TrialRow) -> dict[str, Any]:
+    """Returns what is known of a trial, with its test where it is the best of its model."""
+    from seqtune.results import BEST
+
+    told = known.report or {}
+    all_tested = [told.get("best"), *(one["best"] for one in told.get("contenders", []))]
+    tested: dict[str, Any] = next(
+        (one for one in all_tested if one and one["number"] == row.number), {}
+    )
+    is_champion = bool(tested) and told["best"]["number"] == row.number
+    own = f"{known.folder.uri}/{BEST}/{row.model}" if tested else ""
+    return {
+        "study": known.name,
+        "model": row.model,
+        "trial": row.number,
+        "params": tested.get("params") or row.params,
+        "valid": tested.get("valid") or {known.metric: row.value},
+        "test": tested.get("test") or {},
+        "checkpoint": told["checkpoint"] if is_champion else own,
+        "train_command": told["train_command"] if is_champion else "",
+    }
+
+
+def report(name: Name, storage: Storage = RESULTS, json_: AsJson = False) -> None:
+    """Prints the report of a study that has ended."""
+    from seqtune.study import shelf
+
+    known = shelf.find(name, place_of(storage))
+    shelf.whole(known)
+    content = (known.folder / "report").read("report.json" if json_ else "report.md")
+    if content is None:
+        raise UserError(
+            f"{name}: has no report yet ({known.state}); seqtune status {name} says how it does"
+        )
+    if json_ or not sys.stdout.isatty():
+        print(content.decode())
+        return
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    Console().print(Markdown(content.decode()))
+
+
+def compare(names: Names, storage: Storage = RESULTS, json_: AsJson = False) -> None:
+    """Compares the champions of studies on test, where data, protocol and metric are the same."""
+    from seqtune.study.comparison import compared
+
+    if len(names) < 2:
+        raise UserError("NAME...: name two studies or more")
+    if len(set(names)) < len(names):
+        raise UserError("NAME...: a study is named twice")
+    found = compared(names, place_of(storage))
+    if json_:
+        print(json.dumps(found.plain(), indent=2))
+        return
+    show_table(found.header, found.rows)
+    print(found.verdict)
+
+
+def export(
+    name: Name,
+    out: Annotated[str, typer.Option(help="Write this file.", metavar="FILE")],
+    what: Annotated[
+        str,
+        typer.Option(help="Write its trials, curves, or leaderboard.", metavar="WHAT"),
+    ] = "trials",
+    format_: Annotated[
+        str | None,
+        typer.Option(
+            "--format", help="csv, parquet or latex; else by the name of FILE.", metavar="FORMAT"
+        ),
+    ] = None,
+    storage: Storage = RESULTS,
+) -> None:
+    """Writes the trials of a study, their curves or its leaderboard as a table."""
+    from seqtune.study.tables import write
+
+    n = write(name, place_of(storage), what, out, format_)
+    print(f"{n:,} rows are in {out}")
+
+
+def _main(known: Known, values: dict[str, float]) -> list[tuple[str, float]]:
+    from seqtune.report.verdict import main_metrics
+
+    return [(name, values[name]) for name in main_metrics(known.metric, values)]
