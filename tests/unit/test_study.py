@@ -578,7 +578,7 @@ def test_test_numbers_are_computed_on_the_test_items(tmp_path: Path) -> None:
     ranks = evaluate(model, data, split, split.test, mask_seen=True).ranks
     assert not np.array_equal(ranks, best["ranks"])
 
-    found = final.test(plan, 2, params, TINY, [], [1])
+    found = final.examine(plan, 2, params, TINY, [], [1])
     assert np.array_equal(found.test_ranks, ranks)
     assert found.test["hr@10"] == metrics.compute(ranks)["hr@10"]
     assert found.valid == best["metrics"]
@@ -586,13 +586,13 @@ def test_test_numbers_are_computed_on_the_test_items(tmp_path: Path) -> None:
     assert found.number == 2
 
     unmasked = plan_in(tmp_path, protocol=Protocol(mask_seen=False))
-    assert not np.array_equal(final.test(unmasked, 2, params, TINY, [], [1]).test_ranks, ranks)
+    assert not np.array_equal(final.examine(unmasked, 2, params, TINY, [], [1]).test_ranks, ranks)
 
 
 def test_the_metric_of_the_study_is_among_those_of_the_test(tmp_path: Path) -> None:
     plan = plan_in(tmp_path, metric="hr@7")
     params = train_trial(plan, 0)
-    assert "hr@7" in final.test(plan, 0, params, TINY, [], [1]).test
+    assert "hr@7" in final.examine(plan, 0, params, TINY, [], [1]).test
 
 
 def test_a_checkpoint_holds_the_weights_of_its_trial_and_what_training_counted(
@@ -600,7 +600,7 @@ def test_a_checkpoint_holds_the_weights_of_its_trial_and_what_training_counted(
 ) -> None:
     plan = plan_in(tmp_path)
     params = [train_trial(plan, number, seed=number) for number in (0, 1)]
-    finalist = final.test(plan, 1, params[1], TINY, [plan.folder / "champion"], [1])
+    finalist = final.examine(plan, 1, params[1], TINY, [plan.folder / "champion"], [1])
     loaded = checkpoint.load(plan.folder / "champion")
     saved = [state.load_state(plan.trial_folder(number)) for number in (0, 1)]
     own, other = (state.best_of(one)["weights"] for one in saved if one is not None)

@@ -303,7 +303,7 @@ def test_the_hyperparameters_of_a_tested_trial_repeat_it(
     monkeypatch.setattr(train, "cadence", lambda *_: 4)
     plan, p = plan_in(Folder.at(tmp_path)), params(eval_every=0)
     trained = loop.train_here(plan, p, plan.trial_folder(3), SPLIT.dataset, lambda row: None)
-    finalist = final.test(plan, 3, p.model_dump(), SPLIT.dataset, [], [1])
+    finalist = final.examine(plan, 3, p.model_dump(), SPLIT.dataset, [], [1])
     assert finalist.params == p.model_dump() | {"eval_every": 4}
     assert_same(train.train("sasrec", params(eval_every=4), SPLIT), trained)
 

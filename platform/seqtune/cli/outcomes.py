@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from seqtune.cli.flags import complete_model
-from seqtune.cli.studies import AsJson, Name, Names, Storage, place_of, show_table
+from seqtune.cli.mistakes import say
+from seqtune.cli.studies import (
+    AsJson,
+    Name,
+    Names,
+    Storage,
+    TrackingUri,
+    place_of,
+    show_table,
+)
 from seqtune.errors import UserError, nearest
 from seqtune.options import RESULTS
 from seqtune.words import written
@@ -71,7 +80,8 @@ def _best(known: Known, row: TrialRow) -> dict[str, Any]:
     tested: dict[str, Any] = next(
         (one for one in all_tested if one and one["number"] == row.number), {}
     )
-    is_champion = bool(tested) and told["best"]["number"] == row.number
+    is_best = bool(tested) and told["best"]["number"] == row.number
+    is_champion = is_best and not told.get("promoted")
     own = f"{known.folder.uri}/{BEST}/{row.model}" if tested else ""
     return {
         "study": known.name,
@@ -81,7 +91,7 @@ def _best(known: Known, row: TrialRow) -> dict[str, Any]:
         "valid": tested.get("valid") or {known.metric: row.value},
         "test": tested.get("test") or {},
         "checkpoint": told["checkpoint"] if is_champion else own,
-        "train_command": told["train_command"] if is_champion else "",
+        "train_command": told["train_command"] if is_best else "",
     }
 
 
@@ -119,6 +129,38 @@ def compare(names: Names, storage: Storage = RESULTS, json_: AsJson = False) -> 
         return
     show_table(found.header, found.rows)
     print(found.verdict)
+
+
+def promote(
+    name: Name,
+    trial: Annotated[int, typer.Option(help="Promote this trial.", metavar="N", min=0)],
+    storage: Storage = RESULTS,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Read the interactions here.", metavar="FILE", show_default="where they were"
+        ),
+    ] = None,
+    tracking_uri: TrackingUri = None,
+    json_: AsJson = False,
+) -> None:
+    """Makes another trial the champion: tests it, writes its checkpoint, moves the alias."""
+    from seqtune.study.promote import promote
+
+    place = place_of(storage)
+    found = promote(name, place, trial, data=data, tracking_uri=tracking_uri, say=say)
+    if json_:
+        own = {n: v for n, v in vars(found.finalist).items() if n != "test_ranks"}
+        registered = vars(found.registered) if found.registered else None
+        own |= {"checkpoint": found.checkpoint, "registered": registered}
+        print(json.dumps(own | {"sentence": found.sentence}, indent=2))
+        return
+    print(found.sentence)
+    print(f"checkpoint: {found.checkpoint}")
+    if found.registered:
+        print(f"registered as {found.registered.uri}")
+    else:
+        print("MLflow has not taken it; promote it again when MLflow answers")
 
 
 def export(

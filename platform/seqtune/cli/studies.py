@@ -40,6 +40,14 @@ Storage = Annotated[
     str,
     typer.Option(help="Look in this folder: a path, s3:// or gs://.", metavar="FOLDER"),
 ]
+TrackingUri = Annotated[
+    str | None,
+    typer.Option(
+        help="Look for its runs in this MLflow server or store.",
+        metavar="URI",
+        show_default="a SQLite file in --storage",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.", metavar="")]
 
 
@@ -102,6 +110,8 @@ def _status(known: Known) -> list[str]:
         where = f", epoch {best.epoch}" if best.epoch else ""
         which = f"trial {best.number}" + f" of {best.model}" * (len(known.models) > 1)
         lines.append(f"best: {which}, {known.metric} {best.value:.4f}{where}")
+    if promoted := (known.report or {}).get("promoted"):
+        lines.append(f"champion: trial {promoted['number']}, promoted by hand")
     if len(known.models) > 1:
         lines += [_model_line(known, model) for model in known.models]
     for row in known.trials:
@@ -155,14 +165,7 @@ def stop(
 def delete(
     name: Name,
     storage: Storage = RESULTS,
-    tracking_uri: Annotated[
-        str | None,
-        typer.Option(
-            help="Look for its runs in this MLflow server or store.",
-            metavar="URI",
-            show_default="a SQLite file in --storage",
-        ),
-    ] = None,
+    tracking_uri: TrackingUri = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.", metavar="")] = False,
 ) -> None:
     """Deletes a study: its folder, its runs in MLflow, and the versions of models that it made."""

@@ -25,17 +25,19 @@ if TYPE_CHECKING:
 REQUESTS = 50  # that a checkpoint is asked to answer
 
 
-def test(
+def examine(
     plan: Plan,
     number: int,
     params: dict[str, Any],
     dataset: Dataset,
     to: Sequence[Folder],
     epochs: Sequence[int],
+    chosen: str = "on validation",
 ) -> Finalist:
     """Evaluates the best weights of a trial on the test items, and writes them as checkpoints.
 
-    Where there is a checkpoint, it is asked for recommendations, to see how long an answer takes.
+    These say how the trial was ``chosen``, and one of them is asked for recommendations, to see how
+    long an answer takes.
 
     Its hyperparameters come back with the ``eval_every`` that was used, so that they repeat it.
     Weights that are lost are trained again, through ``epochs``: those with an evaluation, up to the
@@ -57,6 +59,7 @@ def test(
     found, ranks = evaluate_on_test(plan, params, best["weights"], dataset)
     valid = best["metrics"]
     about = {"trial": number, "metric": plan.metric, "valid": valid, "test": found}
+    about["chosen"] = chosen
     for one in to:
         write_checkpoint(plan, params, best["weights"], dataset, about, to=one)
     return Finalist(

@@ -90,7 +90,7 @@ def find_finals(
             tested[chosen.number] = [plan.folder / BEST / model] if len(models) > 1 else []
     if best is not None:
         tested[best.number].insert(0, plan.folder / "champion")
-    test = ray.remote(num_cpus=plan.cpus, num_gpus=plan.gpus, max_retries=2)(final.test)
+    test = ray.remote(num_cpus=plan.cpus, num_gpus=plan.gpus, max_retries=2)(final.examine)
     starts: dict[int, Callable[[], Any]] = {}
     for number, folders in tested.items():
         row = rows[number]

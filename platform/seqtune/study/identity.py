@@ -91,13 +91,37 @@ def _begun(options: StudyOptions, folder: Folder, now: dict[str, str]) -> About:
         return About(f"{name}-{uuid.uuid4().hex[:8]}", asked, now, open_options(options, name))
     if saved is None:
         raise _missing(name, options)
+    if differs := _difference(saved, now):
+        raise UserError(
+            f"--resume: study {name!r} was started with another {differs}; give the same, or "
+            "another --name without --resume"
+        )
+    return replace(saved, options=open_options(options, name))
+
+
+def _difference(saved: About, now: dict[str, str]) -> str:
+    """Says what of a study is not as it was; empty where all is."""
     for what, value in now.items():
         if (before := saved.same.get(what)) != value:
-            raise UserError(
-                f"--resume: study {name!r} was started with another {what} ({before}, now "
-                f"{value}); give the same, or another --name without --resume"
-            )
-    return replace(saved, options=open_options(options, name))
+            return f"{what} ({before}, now {value})"
+    return ""
+
+
+def check_same(
+    options: StudyOptions, dataset: Dataset, protocol: Protocol, about: About, place: str
+) -> None:
+    """Raises where data or protocol are not those of a study."""
+    if differs := _difference(about, _same(options, dataset, protocol)):
+        raise UserError(f"{place}: the study was made with another {differs}")
+
+
+def asked_options(about: About) -> StudyOptions:
+    """Returns the options that a study began with the last time."""
+    kept: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in about.options.items()
+    }
+    return StudyOptions(**kept)
 
 
 def open_options(options: StudyOptions, name: str) -> dict[str, Any]:

@@ -46,13 +46,21 @@ class Registered:
 
 
 def register(
-    client: Any, folder: Folder, name: str, run: Any, metric: str, verdict: str
+    client: Any,
+    folder: Folder,
+    name: str,
+    run: Any,
+    metric: str,
+    verdict: str,
+    *,
+    promoted: bool = False,
 ) -> Registered:
     """Logs a checkpoint as a model of a run, and registers it as a version of the model ``name``.
 
     The alias ``champion`` moves to it from a version that it beats on the same data, by the same
     protocol and metric. It stays on any other: several studies may share a name, and somebody may
-    serve what the alias points to. ``metric`` is MLflow's name of what the study maximised.
+    serve what the alias points to. One that was ``promoted`` by hand gets it from any. ``metric``
+    is MLflow's name of what the study maximised.
 
     Weights that the run has logged before keep their version.
     """
@@ -61,11 +69,12 @@ def register(
         raise FileNotFoundError(f"{folder / 'model.safetensors'}")
     tags = {n: value for n, value in run.data.tags.items() if n.startswith("seqtune.")}
     tags[CHECKPOINT] = hashlib.sha256(weights).hexdigest()
+    tags["seqtune.chosen"] = "by hand" if promoted else "on validation"
     tags |= {METRIC: metric, VALUE: str(run.data.metrics.get(f"best/{metric}", math.nan))}
     description = described(tags, verdict)
     version = _version(client, folder, name, run, tags, description)
     client.update_model_version(name, version, description)
-    left = _why_left(client, name, version, tags)
+    left = "" if promoted else _why_left(client, name, version, tags)
     if not left:
         client.set_registered_model_alias(name, ALIAS, version)
     return Registered(name, version, left)

@@ -117,13 +117,17 @@ class Tracker:
         """Uploads files (all of a folder by default) as artifacts of a trial, or of the study."""
         self._tell("upload", folder=folder.uri, names=names, to=to, number=trial)
 
-    def champion(self, folder: Folder, name: str, trial: int, verdict: str = "") -> None:
+    def champion(
+        self, folder: Folder, name: str, trial: int, verdict: str = "", *, promoted: bool = False
+    ) -> None:
         """Logs a checkpoint as a servable model and registers it; ``registered`` says how.
 
-        ``verdict`` is a sentence for the model's description.
+        ``verdict`` is a sentence for the model's description. One that was ``promoted`` by hand
+        gets the alias from whatever has it.
         """
         self.registered = None
-        self._tell("champion", folder=folder.uri, name=name, number=trial, verdict=verdict)
+        about = {"name": name, "number": trial, "verdict": verdict, "promoted": promoted}
+        self._tell("champion", folder=folder.uri, **about)
 
     def study_ended(
         self,

@@ -260,7 +260,9 @@ class Writer:
     def _champion(self, op: Op) -> None:
         run = self.client.get_run(self._trial(op["number"]).run_id)
         folder, name = Folder.at(op["folder"]), op["name"]
-        self.registered = register(self.client, folder, name, run, self.metric, op["verdict"])
+        self.registered = register(
+            self.client, folder, name, run, self.metric, op["verdict"], promoted=op["promoted"]
+        )
         version = self.registered.version
         self._log(self._study_run(), tags={CHAMPION: f"models:/{name}/{version}"})
 

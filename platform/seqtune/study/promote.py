@@ -1,0 +1,187 @@
+"""Another champion than the best on validation: the command ``seqtune promote``."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqtune.data import Dataset, protocol_of, read
+from seqtune.errors import UserError
+from seqtune.results import BEST, Finalist, TrialRow
+from seqtune.significance import Comparison, compare
+from seqtune.space.asked import ask_study
+from seqtune.state import ranks_file
+from seqtune.storage import Folder
+from seqtune.study import final, record
+from seqtune.study.identity import asked_options, check_same
+from seqtune.study.lease import HeldError, Lease
+from seqtune.study.plan import Plan
+from seqtune.study.shelf import RUNNING, Known, find, whole
+from seqtune.study.tracked import tracked
+from seqtune.track import Registered, store_uri
+from seqtune.words import p_text, percent
+
+TITLE = "## Promoted by hand"
+RANKS = "ranks-promoted.parquet"
+
+
+@dataclass(frozen=True)
+class Promoted:
+    """A trial that was made the champion."""
+
+    finalist: Finalist
+    sentence: str
+    checkpoint: str
+    registered: Registered | None  # None where MLflow has not taken it
+
+
+def promote(
+    name: str,
+    storage: str,
+    number: int,
+    *,
+    data: str | None = None,
+    tracking_uri: str | None = None,
+    say: Callable[[str], None] = print,
+) -> Promoted:
+    """Tests a trial of a study that does not run, and makes it the champion.
+
+    Its checkpoint takes the place of the champion's, the alias in MLflow moves to it, and report,
+    checkpoint and model say that it was chosen by hand, with the test of the best one known.
+
+    Args:
+        name: of the study.
+        storage: the folder where it lies.
+        number: of the trial.
+        data: where the interactions are now; None: where they were.
+        tracking_uri: of MLflow; None: the SQLite file in ``storage``.
+        say: gets what a person should know.
+
+    Raises:
+        UserError: the study runs, has no report or no such trial, or the data are other ones.
+    """
+    known = find(name, storage)
+    about, row = whole(known), _row(known, number)
+    options = asked_options(about)
+    if data is not None:
+        options = replace(options, data=data)
+    dataset = read(options)
+    protocol = protocol_of(options, dataset, ask_study(options).seed)
+    check_same(options, dataset, protocol, about, "--data")
+    plan = Plan(options.model, options.metric, protocol, known.folder, study=about.id)
+    uri = store_uri(tracking_uri, Folder.at(storage))
+    with _held(known), tracked(uri, name, about.id, known.folder, say) as tracker:
+        _keep_best(known)
+        finalist = final.examine(
+            plan.of(row.model),
+            number,
+            dict(row.params),
+            dataset,
+            [known.folder / "champion"],
+            _epochs(known.folder, row),
+            chosen="by hand, with the test of the study known",
+        )
+        before = _ranks(known.folder / "report", "ranks-best.parquet")
+        against = compare(options.metric, finalist.test_ranks, before)
+        sentence = _sentence(known, finalist, against)
+        _report(known, finalist, against, sentence, dataset, plan)
+        tracker.champion(known.folder / "champion", name, number, sentence, promoted=True)
+        tracker.upload(known.folder / "report", ["report.json", "report.md", RANKS], to="report")
+        tracker.settle(60)
+        tracker.close(timeout=60 if tracker.answers else 5)
+        return Promoted(finalist, sentence, (known.folder / "champion").uri, tracker.registered)
+
+
+def _row(known: Known, number: int) -> TrialRow:
+    if known.state == RUNNING:
+        raise UserError(f"{known.name}: is run by {known.driver}; wait until it has ended")
+    if not known.report or not known.report.get("best"):
+        raise UserError(
+            f"{known.name}: has no tested champion yet ({known.state}), so there is nothing that "
+            "another trial could take the place of"
+        )
+    row = next((one for one in known.trials if one.number == number), None)
+    if row is None:
+        raise UserError(f"--trial {number}: {known.name} has trials 0 to {len(known.trials) - 1}")
+    if row.value is None or row.status == "failed":
+        reason = f"it failed: {row.reason}" if row.reason else "it was never evaluated"
+        raise UserError(f"--trial {number}: cannot be promoted, since {reason}")
+    return row
+
+
+@contextmanager
+def _held(known: Known) -> Iterator[None]:
+    try:
+        lease = Lease(known.folder)
+    except HeldError as held:
+        raise UserError(f"{known.name}: is run by {held}; wait until it has ended") from None
+    try:
+        yield
+    finally:
+        lease.release()
+
+
+def _keep_best(known: Known) -> None:
+    """Copies the checkpoint of the best trial, which had none but the champion's."""
+    assert known.report is not None
+    champion, to = known.folder / "champion", known.folder / BEST / known.report["model"]
+    if known.report.get("promoted") or to.names():
+        return
+    for name in champion.names():
+        to.write(name, champion.read(name) or b"")
+
+
+def _epochs(folder: Folder, row: TrialRow) -> list[int]:
+    """Returns the epochs that were evaluated, up to the best one."""
+    stored = record.read(folder / "trials" / f"{row.number:04d}")
+    told = stored.intermediate_values if stored else {}
+    return [epoch for epoch in sorted(told) if epoch <= (row.epoch or 0)] or [row.epoch or 1]
+
+
+def _ranks(folder: Folder, name: str) -> NDArray[np.float32]:
+    import pyarrow.parquet as pq
+
+    content = folder.read(name)
+    if content is None:
+        raise UserError(f"{folder / name} is missing; seqtune tune --resume writes it again")
+    return np.asarray(pq.read_table(io.BytesIO(content))["rank"].to_numpy(), np.float32)
+
+
+def _sentence(known: Known, finalist: Finalist, against: Comparison) -> str:
+    assert known.report is not None
+    best, metric = known.report["best"], known.metric
+    return (
+        f"Trial {finalist.number} of {finalist.model} was promoted by hand: {metric} "
+        f"{finalist.valid[metric]:.4f} on validation, where trial {best['number']}, the best, has "
+        f"{best['valid'][metric]:.4f}; on test {against.difference:+.4f} "
+        f"({percent(against.relative)}, {p_text(against.p_value)}). Whoever chooses with the test "
+        "known has used it up: this test says less than that of the best on validation."
+    )
+
+
+def _report(
+    known: Known,
+    finalist: Finalist,
+    against: Comparison,
+    sentence: str,
+    dataset: Dataset,
+    plan: Plan,
+) -> None:
+    """Writes it into the report, in the place of what was promoted before."""
+    folder = known.folder / "report"
+    own: dict[str, Any] = {n: v for n, v in vars(finalist).items() if n != "test_ranks"}
+    report = (known.report or {}) | {
+        "promoted": own | {"against_best": asdict(against), "sentence": sentence}
+    }
+    folder.write("report.json", json.dumps(report, indent=2).encode())
+    before = (folder.read("report.md") or b"").decode().partition(f"\n{TITLE}")[0]
+    folder.write("report.md", f"{before}\n{TITLE}\n\n{sentence}\n".encode())
+    users = dataset.user_ids[plan.protocol.split(dataset).test.users]
+    folder.write(RANKS, ranks_file(users, finalist.test_ranks))
