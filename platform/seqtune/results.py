@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -78,6 +79,15 @@ class Share:
 
 
 @dataclass(frozen=True)
+class Group:
+    """Some of the test users, and what the study's metric is for them."""
+
+    name: str
+    n: int
+    values: dict[str, float]  # by who ranked their items
+
+
+@dataclass(frozen=True)
 class StudyResult:
     """Everything that a finished study has to say.
 
@@ -112,6 +122,8 @@ class StudyResult:
     floors: tuple[Floor, ...] = ()  # what counting reaches; empty where it could not be counted
     unimportant: str = ""  # why it is not known which hyperparameters mattered
     contenders: tuple[Contender, ...] = ()  # each model's best, the best on validation first
+    groups: tuple[Group, ...] = ()  # of test users
+    facts: Mapping[str, str] = field(default_factory=dict)  # what the study was made of, as tags
 
     @property
     def model(self) -> str:

@@ -32,7 +32,7 @@ from seqtune.report import handbook, reference
 from seqtune.words import duration
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ("torch", "ray", "mlflow", "optuna", "pandas", "pyarrow", "scipy", "matplotlib", "sklearn")
+HEAVY = ("torch", "ray", "mlflow", "optuna", "pandas", "pyarrow", "scipy", "plotly", "sklearn")
 
 Run = Callable[..., tuple[int, str, str]]
 

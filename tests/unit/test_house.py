@@ -92,7 +92,7 @@ def test_only_one_room_starts_ray() -> None:
 
 
 def test_the_command_line_starts_without_heavy_libraries() -> None:
-    heavy = ("torch", "ray", "mlflow", "optuna", "pandas", "pyarrow", "scipy", "matplotlib")
+    heavy = ("torch", "ray", "mlflow", "optuna", "pandas", "pyarrow", "scipy", "plotly")
     code = f"import sys, seqtune.cli; print(*[m for m in {heavy} if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -5,26 +5,26 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import optuna
 import pytest
-from matplotlib import pyplot
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
+from plotly.offline import get_plotlyjs
 from rich.console import Console
 
 from seqtune import metrics
 from seqtune.floors import Floor
 from seqtune.report.documents import to_json, to_markdown
-from seqtune.report.plots import figures, plots
+from seqtune.report.page import to_html
+from seqtune.report.pictures import pictures
 from seqtune.report.report import show, show_training
 from seqtune.report.verdict import against_floors, counts, gains, verdict
-from seqtune.results import Finalist, Share, StudyResult, TrainResult, TrialRow
+from seqtune.results import Contender, Finalist, Share, StudyResult, TrainResult, TrialRow
 from seqtune.words import bar, brief, percent
 
 DEFAULTS = {"learning_rate": 1e-3, "n_heads": 2, "ssl_type": "us_x", "ssl_lambda": 0.1}
@@ -367,7 +367,7 @@ def test_commands_are_never_broken(width: int) -> None:
     result = study(train_command="seqtune train " + "--set tau=0.5 " * 20 + "--set [x]=1")
     lines = [line.strip() for line in shown(result, width).splitlines()]
     for command in (
-        result.report,
+        f"{result.report}/report.html",
         result.checkpoint,
         result.train_command,
         result.serve_command,
@@ -525,57 +525,42 @@ def drawn(result: StudyResult) -> optuna.Study:
     return shown
 
 
-def test_every_picture_is_drawn(tmp_path: Path) -> None:
-    result = study()
-    style = dict(matplotlib.rcParams)
-    files = plots(result, drawn(result), tmp_path / "plots")
-    assert [file.name for file in files] == [
-        "learning_curves.png",
-        "history.png",
-        "slices.png",
-        "parallel_coordinates.png",
-        "importances.png",
-    ]
-    for file in files:
-        content = file.read_bytes()
-        assert content.startswith(b"\x89PNG")
-        assert len(content) > 5_000  # more than an empty page
-    assert pyplot.get_fignums() == []  # nothing that is global stays behind
-    assert {k: v for k, v in matplotlib.rcParams.items() if v != style[k]}.keys() <= {"backend"}
+def names(result: StudyResult) -> list[str]:
+    return [one.name for one in pictures(result, drawn(result))]
+
+
+ALL = ["history", "learning_curves", "parallel_coordinates", "slices", "contour", "timeline"]
+
+
+def test_every_picture_is_drawn() -> None:
+    assert sorted(names(study())) == sorted([*ALL, "importances"])
 
 
 def test_best_and_defaults_are_marked_where_they_are() -> None:
     result = study()
-    assert result.best is not None
-    for name, figure in figures(result, drawn(result)):
-        words = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
-        if name != "importances":
-            assert words[-2:] == ["defaults (trial 0)", "best (trial 7)"]
-        for axes in figure.axes if name == "slices" else ():
-            points, marks = axes.collections[0], axes.collections[2:]
-            places = {tuple(place) for place in np.asarray(points.get_offsets()).tolist()}
-            marked = [tuple(np.asarray(mark.get_offsets())[0].tolist()) for mark in marks]
-            assert set(marked) <= places
-            if axes.get_xlabel() != "ssl_lambda":  # which is not in use by the best one
-                assert [y for _, y in marked] == [0.05, 0.09]
-            if axes.get_xlabel() == "learning_rate":
-                assert [x for x, _ in marked] == [0.001, result.best.params["learning_rate"]]
+    shown = {one.name: one.figure for one in pictures(result, drawn(result))}
+    marks = {line.name: (line.x[0], line.y[0]) for line in shown["history"].data if len(line.x)}
+    assert marks["defaults (trial 0)"] == (0, 0.05)
+    assert marks["best (trial 7)"] == (7, 0.09)
+    pruned = next(line for line in shown["history"].data if line.name == "pruned")
+    assert list(pruned.x) == [t.number for t in result.trials if t.status == "pruned"]
+    named = [line.name for line in shown["learning_curves"].data if line.showlegend]
+    assert named == ["defaults (trial 0)", "best (trial 7)"]
 
 
 @pytest.mark.parametrize(
-    ("n", "names"),
+    ("n", "expected"),
     [
-        (1, ["learning_curves"]),
-        (2, ["learning_curves", "history"]),
-        (3, ["learning_curves", "history", "slices", "parallel_coordinates"]),
+        (1, {"learning_curves", "timeline"}),
+        (2, {"learning_curves", "history", "timeline"}),
+        (3, {*ALL}),
     ],
 )
-def test_pictures_that_make_no_sense_are_skipped(tmp_path: Path, n: int, names: list[str]) -> None:
-    result = study(n=n, winner=n - 1, importances=())
-    assert [file.stem for file in plots(result, drawn(result), tmp_path)] == names
+def test_pictures_that_make_no_sense_are_skipped(n: int, expected: set[str]) -> None:
+    assert {*names(study(n=n, winner=n - 1, importances=()))} == expected
 
 
-def test_odd_studies_are_drawn(tmp_path: Path) -> None:
+def test_odd_studies_are_drawn() -> None:
     same = study()
     same = replace(same, trials=tuple(replace(row, value=0.05) for row in same.trials))
     one = {"n_heads": 2}  # a single hyperparameter that never varies
@@ -587,12 +572,88 @@ def test_odd_studies_are_drawn(tmp_path: Path) -> None:
         study(default=None),
         study(best=None, default=None),
     ):
-        assert len(plots(result, drawn(result), tmp_path)) == 5
+        assert {*names(result)} == {*ALL, "importances"}
     for trials in (alone, tuple(replace(row, params={}) for row in alone)):
         nothing = study(trials=trials, importances=())
-        files = plots(nothing, drawn(nothing), tmp_path)
-        assert [file.stem for file in files] == ["learning_curves", "history"]
+        assert {*names(nothing)} == {"history", "learning_curves", "timeline"}
 
 
-def test_a_study_where_all_failed_has_no_pictures(tmp_path: Path) -> None:
-    assert plots(failed_study(), drawn(failed_study()), tmp_path) == []
+def test_a_study_where_all_failed_has_no_pictures() -> None:
+    assert names(failed_study()) == []
+
+
+def test_the_page_needs_no_network_and_shows_what_was_found() -> None:
+    result = study(notes=("a note with <tags>",), facts={"seqtune.version.torch": "2.13.0"})
+    page = to_html(result, drawn(result))
+    assert len(page.encode()) < 6_000_000
+    outside = page.replace(get_plotlyjs(), "")  # plotly's code names places that it may fetch from
+    assert "http" not in outside.replace("http://127.0.0.1", "")
+    assert "a note with &lt;tags&gt;" in page
+    assert "<dt>torch</dt><dd>2.13.0</dd>" in page
+    ids = re.findall(r'id="([^"]+)"', outside)
+    assert len(ids) == len({*ids})
+    for one in pictures(result, drawn(result)):
+        assert f'id="plot-{one.name}"' in page
+    assert set(re.findall(r'href="#([^"]+)"', outside)) <= {*ids}
+
+
+def test_a_page_of_a_study_without_a_result_says_why() -> None:
+    assert "No trial got as far as an evaluation" in to_html(failed_study(), drawn(failed_study()))
+
+
+def several() -> StudyResult:
+    """A study of two models, of which the first to be named is second."""
+    one = study()
+    assert one.best is not None
+    assert one.default is not None
+    worse = replace(one.default, number=1, model="stan", request_ms=2.0, megabytes=1.5)
+    best = replace(one.best, train_seconds=61.0)
+    rows = tuple(replace(row, model="stan" if row.number == 1 else "duorec") for row in one.trials)
+    both = (Contender(best, one.default, 11), Contender(worse, None, 1))
+    return replace(one, best=best, models=("stan", "duorec"), trials=rows, contenders=both)
+
+
+def test_several_models_are_a_leaderboard() -> None:
+    result = replace(several(), floors=floors(several().best.test_ranks, 0.8))
+    text = shown(result, 140)
+    lines = [line.split() for line in text.splitlines()]
+    first = [line[0] for line in lines if line and line[0] in ("duorec", "stan", "popularity")]
+    assert first[-3:] != []
+    assert "Leaderboard" in text
+    assert "duorec is the best of 2 models on validation" in " ".join(text.split())
+    assert "surely below it stan" not in text
+    assert "1m 01s" in text
+    board = to_json(result)["standings"]
+    assert [one["model"] for one in board] == ["stan"]
+    assert board[0]["difference"] < 0
+    markdown = to_markdown(result)
+    assert "| **duorec (trial 7)** |" in markdown
+    assert "## Hyperparameters of duorec" in markdown
+    assert "Leaderboard" in to_html(result, drawn_several(result))
+
+
+def drawn_several(result: StudyResult) -> optuna.Study:
+    """The study as Optuna has it, whose hyperparameters say whose they are."""
+    plain, found = drawn(result), optuna.create_study(direction="maximize")
+    for row, trial in zip(result.trials, plain.trials, strict=True):
+        trial.params = {f"{row.model}.{name}": value for name, value in trial.params.items()}
+        trial.distributions = {f"{row.model}.{n}": d for n, d in trial.distributions.items()}
+        found.add_trial(trial)
+    return found
+
+
+def test_what_the_test_says_of_the_other_models() -> None:
+    result = several()
+    second = result.contenders[1].best
+    level = replace(
+        result, contenders=(result.contenders[0], Contender(result.contenders[0].best, None, 1))
+    )
+    assert "on test it is surely above stan" in verdict(result)
+    assert "it cannot be told from duorec" in verdict(level)
+    assert result.best is not None
+    upset = Contender(replace(second, test_ranks=np.ones_like(second.test_ranks)), None, 1)
+    assert "it is surely below stan" in verdict(
+        replace(result, contenders=(result.contenders[0], upset))
+    )
+    nothing = replace(result, contenders=result.contenders[:1])
+    assert "stan got to no evaluation" in verdict(nothing)

@@ -569,7 +569,7 @@ def test_equal_spaces_have_equal_data(load: Load) -> None:
 @pytest.mark.parametrize("model", ["sasrec", "toy"])
 def test_loading_needs_no_heavy_import(model: str, tmp_path: Path) -> None:
     # In a process of its own: here, other tests have imported everything.
-    heavy = ("torch", "ray", "optuna", "mlflow", "pandas", "scipy", "matplotlib", "numpy")
+    heavy = ("torch", "ray", "optuna", "mlflow", "pandas", "scipy", "plotly", "numpy")
     program = (
         "import sys; from seqtune.space import load_space; from seqtune.errors import UserError\n"
         f"try: load_space(None, {model!r}).defaults()\n"

@@ -19,7 +19,6 @@ from seqtune.report.verdict import (
     is_early,
     label,
     limit_sentence,
-    main_metrics,
     of_model,
     standings,
     verdict,
@@ -94,24 +93,24 @@ def to_markdown(result: StudyResult) -> str:
     if result.best is not None:
         lines += ["", limit_sentence(result.best_hit_10, result.best.test), ""]
         if result.several:
-            lines += ["## Leaderboard", "", *_table(*_board(result))]
+            lines += ["## Leaderboard", "", *_table(*board_table(result))]
         lines += [f"## Hyperparameters{of_model(result)}", ""]
         rows = [
             [f"`{name}`", before, f"**{after}**" if changed else after]
             for name, before, after, changed in changes(result)
         ]
         lines += _table(["", label(result.baseline), f"best (trial {result.best.number})"], rows)
-        lines += [f"## Accuracy{of_model(result)}", "", *_table(*_all_metrics(result))]
+        lines += [f"## Accuracy{of_model(result)}", "", *_table(*metrics_table(result))]
     if result.importances:
         shares = [
             [f"`{one.name}`", share_text(one.share, one.low, one.high)]
             for one in result.importances
         ]
         header = ["hyperparameter", "share of the variance (90 % interval)"]
-        lines += [f"## What mattered{of_model(result)}", "", *_table(header, shares)]
+        lines += [f"## What mattered{of_model(result, 'in')}", "", *_table(header, shares)]
     elif result.unimportant:
         lines += ["## What mattered", "", result.unimportant]
-    lines += ["", "## Trials", "", *_table(*_trials(result))]
+    lines += ["", "## Trials", "", *_table(*trials_table(result))]
     lines += [f"- {visible(note)}" for note in result.notes]
     browse = (result.ui_command, result.dashboard_command)
     steps = (result.train_command, result.serve_command, *browse)
@@ -120,10 +119,11 @@ def to_markdown(result: StudyResult) -> str:
     return "\n".join(lines)
 
 
-def _board(result: StudyResult) -> tuple[list[str], list[list[str]]]:
+def board_table(result: StudyResult) -> tuple[list[str], list[list[str]]]:
     """Returns header and rows of the leaderboard."""
     assert result.best is not None
-    names = main_metrics(result.metric, result.best.test)
+    known = [name for name in ("hr@10", "mrr@10", "ndcg@10") if name in result.best.test]
+    names = list(dict.fromkeys([result.metric, *known]))[:3]
     costs = [cost.replace("-\n", "").replace("\n", " ") for cost in COSTS]
     header = ["", f"validation {result.metric}", *(f"test {name}" for name in names)]
     rows = []
@@ -134,7 +134,8 @@ def _board(result: StudyResult) -> tuple[list[str], list[list[str]]]:
     return [*header, "against the best", "p (Holm)", *costs], rows
 
 
-def _trials(result: StudyResult) -> tuple[list[str], list[list[str]]]:
+def trials_table(result: StudyResult) -> tuple[list[str], list[list[str]]]:
+    """Returns header and rows: a row for each trial, the best first."""
     names = list(dict.fromkeys(name for row in result.trials for name in row.params))
     if not result.several:
         names = list(result.searched)
@@ -155,7 +156,7 @@ def _trials(result: StudyResult) -> tuple[list[str], list[list[str]]]:
     return [*columns, *(f"`{name}`" for name in names)], rows
 
 
-def _all_metrics(result: StudyResult) -> tuple[list[str], list[list[str]]]:
+def metrics_table(result: StudyResult) -> tuple[list[str], list[list[str]]]:
     """Returns header and rows: a row for each metric, the floors' test beside the champion's."""
     assert result.best is not None
     best, default = result.best, result.default if result.tuned else None

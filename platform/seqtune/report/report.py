@@ -65,7 +65,7 @@ def show(result: StudyResult, console: Console | None = None) -> None:
     if result.best is not None and (limit := limit_sentence(result.best_hit_10, result.best.test)):
         say(limit)
     if result.importances:
-        section(f"What mattered{of_model(result)}", _importances(result))
+        section(f"What mattered{of_model(result, 'in')}", _importances(result))
     elif result.unimportant:
         say(result.unimportant)
     for note in result.notes:
@@ -91,7 +91,7 @@ def _after_study(result: StudyResult) -> list[tuple[str, str]]:
     champion = f", registered as {result.champion}@champion" if result.champion else ""
     optuna = "study.db is" if "study.db" in result.dashboard_command else "the study is in"
     return [
-        ("the report, with every metric, every trial and pictures", result.report),
+        ("the report, with every metric, every trial and pictures", f"{result.report}/report.html"),
         (f"the best checkpoint{champion}", result.checkpoint),
         ("train it again", result.train_command),
         ("serve it over HTTP", result.serve_command),

@@ -251,9 +251,9 @@ def changes(result: StudyResult) -> Iterator[tuple[str, str, str, bool]]:
         yield name, before, after, bool(result.tuned and default and before != after)
 
 
-def of_model(result: StudyResult) -> str:
+def of_model(result: StudyResult, word: str = "of") -> str:
     """Ends the title of what is said of one model of several: `` of sasrec``."""
-    return f" of {result.model}" if result.several else ""
+    return f" {word} {result.model}" if result.several else ""
 
 
 def short(baseline: str) -> str:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
 from typing import Any
 
 import optuna
 import ray
-from optuna.trial import TrialState, create_trial
+from optuna.trial import TrialState
 from ray.exceptions import OutOfMemoryError, WorkerCrashedError
 
 from seqtune.data import Dataset
 from seqtune.errors import Halted
 from seqtune.floors import Floor
+from seqtune.machines import described, machines
 from seqtune.options import StudyOptions, TrainOptions, command, shared
+from seqtune.report.verdict import strongest
 from seqtune.results import BEST, Contender, Finalist, StudyResult, TrialRow, best_trial
 from seqtune.space.asked import AskedStudy
 from seqtune.storage import Folder
@@ -25,6 +28,8 @@ from seqtune.study import final
 from seqtune.study.counting import Counting
 from seqtune.study.deaths import last_line
 from seqtune.study.events import track_end
+from seqtune.study.groups import groups
+from seqtune.study.identity import tags
 from seqtune.study.importance import Importances, importances
 from seqtune.study.plan import Plan
 from seqtune.study.store import best_value, open_study, optuna_storage, trial_rows
@@ -134,18 +139,13 @@ def _outcome(job: Any, again: Callable[[], Any]) -> Finalist:
 def _shown(study: optuna.Study) -> optuna.Study:
     """Copies a study so that each trial with a value is complete: Optuna draws no other."""
     shown = optuna.create_study(direction="maximize")
-    for trial in study.get_trials(deepcopy=False):
+    for trial in study.get_trials(deepcopy=True):
         value = best_value(trial)
-        shown.add_trial(
-            create_trial(
-                state=TrialState.FAIL if value is None else TrialState.COMPLETE,
-                value=value,
-                params=trial.params,
-                distributions=trial.distributions,
-                intermediate_values=trial.intermediate_values,
-                user_attrs={"model": trial.user_attrs["model"]},
-            )
-        )
+        trial.state = TrialState.FAIL if value is None else TrialState.COMPLETE
+        trial.value = value
+        trial.datetime_start = trial.datetime_start or datetime.now()
+        trial.datetime_complete = trial.datetime_complete or datetime.now()
+        shown.add_trial(trial)
     return shown
 
 
@@ -195,6 +195,19 @@ def make_result(
         notes=notes,
         baseline=asked.baseline,
     )
+
+
+def with_background(
+    result: StudyResult, options: StudyOptions, dataset: Dataset, plan: Plan
+) -> StudyResult:
+    """Adds for whom the best of each model and the strongest floor are good, and what it ran on."""
+    facts = tags(options, dataset, plan.protocol) | {"seqtune.machines": described(machines())}
+    systems = {one.model: one.best.test_ranks for one in result.contenders}
+    if systems and result.floors:
+        floor = strongest(result.floors, result.metric, "test")
+        systems[floor.name] = floor.test_ranks
+    found = groups(plan.protocol.split(dataset), result.metric, systems)
+    return replace(result, facts=facts, groups=found)
 
 
 def _searched(asked: AskedStudy, model: str) -> tuple[str, ...]:

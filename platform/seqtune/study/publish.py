@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import optuna
 
@@ -96,10 +94,8 @@ def _metrics(result: StudyResult) -> dict[str, float]:
 
 
 def _report_files(result: StudyResult, study: optuna.Study) -> Iterator[tuple[str, bytes]]:
-    from seqtune.report.plots import plots
+    from seqtune.report.page import to_html
 
     yield "report.md", to_markdown(result).encode()
     yield "report.json", json.dumps(to_json(result), indent=2).encode()
-    with tempfile.TemporaryDirectory() as scratch:
-        for picture in plots(result, study, Path(scratch)):
-            yield picture.name, picture.read_bytes()
+    yield "report.html", to_html(result, study).encode()

@@ -28,7 +28,7 @@ from seqtune.storage import Folder
 from seqtune.study.cards import Sharing, share_cards, with_share
 from seqtune.study.counting import Counting
 from seqtune.study.events import Messenger
-from seqtune.study.finals import find_finals, make_result
+from seqtune.study.finals import find_finals, make_result, with_background
 from seqtune.study.gauges import Gauges
 from seqtune.study.identity import Identity, claimed, tags
 from seqtune.study.plan import Plan
@@ -138,6 +138,7 @@ def _run(
             for note in searcher.notes:
                 view.note(note)
             result = make_result(asked, dataset, plan, began, finals, why_ended)
+            result = with_background(result, options, dataset, plan)
             view.preparing("writing the report and registering the champion in MLflow")
             return publish(result, dataset, plan, tracker, finals.study)
 
