@@ -187,7 +187,10 @@ def test_mlflow_has_the_ranks_and_the_report(study: Any) -> None:
     held = leave_one_out(dataset).valid.sample(VALID_USERS, seed=0)
     users = dataset.user_ids[held.users].tolist()
     for run in children.values():
-        assert [one.path for one in client.list_artifacts(run.info.run_id)] == ["ranks.parquet"]
+        assert [one.path for one in client.list_artifacts(run.info.run_id)] == [
+            "ranks.parquet",
+            "seqtune.lock.json",
+        ]
         place = Path(run.info.artifact_uri.removeprefix("file://")) / "ranks.parquet"
         table = pq.read_table(io.BytesIO(place.read_bytes()))
         assert table["user"].to_pylist() == users

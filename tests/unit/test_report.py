@@ -20,7 +20,7 @@ from rich.console import Console
 from seqtune import metrics
 from seqtune.floors import Floor
 from seqtune.report.documents import to_json, to_markdown
-from seqtune.report.page import to_html
+from seqtune.report.page import to_html, with_banner
 from seqtune.report.pictures import pictures
 from seqtune.report.report import show, show_training
 from seqtune.report.verdict import against_floors, counts, gains, verdict
@@ -595,6 +595,16 @@ def test_the_page_needs_no_network_and_shows_what_was_found() -> None:
     for one in pictures(result, drawn(result)):
         assert f'id="plot-{one.name}"' in page
     assert set(re.findall(r'href="#([^"]+)"', outside)) <= {*ids}
+
+
+def test_a_page_has_one_banner_at_most() -> None:
+    page = to_html(failed_study(), drawn(failed_study()))
+    first = with_banner(page, "Trial 3 <was> promoted.")
+    assert first.count("<main>") == 1
+    assert "Trial 3 &lt;was&gt; promoted." in first.partition("<h1>")[0]
+    second = with_banner(first, "Trial 4 was promoted.")
+    assert "Trial 3" not in second.partition("<h1>")[0].partition("<main>")[2]
+    assert with_banner(second, "Trial 3 <was> promoted.") == first
 
 
 def test_a_page_of_a_study_without_a_result_says_why() -> None:

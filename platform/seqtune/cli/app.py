@@ -30,7 +30,8 @@ app.command(context_settings=HELP)(bench.bench)
 app.command("list", context_settings=HELP)(studies.list_)
 for verb in (
     *(studies.status, studies.stop),
-    *(outcomes.best, outcomes.report, outcomes.compare, outcomes.export, outcomes.promote),
+    *(outcomes.best, outcomes.report, outcomes.compare, outcomes.export),
+    *(outcomes.promote, outcomes.rerun),
     *(studies.delete, studies.ui, models.models),
 ):
     app.command(context_settings=HELP)(verb)

@@ -21,6 +21,7 @@ from seqtune.cli.studies import (
 )
 from seqtune.errors import UserError, nearest
 from seqtune.options import RESULTS
+from seqtune.storage import Folder
 from seqtune.words import written
 
 if TYPE_CHECKING:
@@ -161,6 +162,41 @@ def promote(
         print(f"registered as {found.registered.uri}")
     else:
         print("MLflow has not taken it; promote it again when MLflow answers")
+
+
+def rerun(
+    run: Annotated[str, typer.Argument(help="Id of a run in MLflow.", metavar="RUN_ID")],
+    storage: Storage = RESULTS,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Read the interactions here.", metavar="FILE", show_default="where they were"
+        ),
+    ] = None,
+    tracking_uri: TrackingUri = None,
+    json_: AsJson = False,
+) -> None:
+    """Trains again what a run of MLflow has trained, and says whether the numbers are the same."""
+    from seqtune.report.scripted import silent_console
+    from seqtune.report.view import TrainView
+    from seqtune.study.rerun import rerun
+    from seqtune.track import store_uri
+
+    root = Folder.at(place_of(storage))
+    out = root / "reruns" / run
+    if out.names():
+        out.set_aside()
+    view = TrainView("", silent_console() if json_ else None)
+    found = rerun(
+        run, store_uri(tracking_uri, root), out, data=data, note=view.note, report=view.told
+    )
+    if json_:
+        told = {"same": found.same, "then": found.lock.valid, "now": found.now}
+        print(json.dumps(told | {"changed": found.changed, "epoch": found.lock.epoch}, indent=2))
+    else:
+        print(found.sentence)
+    if not found.same:
+        raise typer.Exit(1)
 
 
 def export(

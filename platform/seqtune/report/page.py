@@ -26,6 +26,7 @@ from seqtune.results import StudyResult
 from seqtune.words import models_text
 
 PAGE = Path(__file__).with_name("page.html")
+BANNER = '<p class="verdict">'
 AXIS = {"slices": 150, "parallel_coordinates": 110}  # pixels that each hyperparameter needs
 
 
@@ -51,6 +52,14 @@ def to_html(result: StudyResult, study: optuna.Study) -> str:
         body="\n".join(body),
         figures=json.dumps(figures).replace("</", "<\\/"),
     )
+
+
+def with_banner(page: str, sentence: str) -> str:
+    """Puts a sentence above all else of a page, in the place of the one that was there."""
+    before, _, rest = page.partition("<main>")
+    if rest.startswith(BANNER):
+        rest = rest.partition("</p>")[2]
+    return f"{before}<main>{BANNER}{escape(sentence)}</p>{rest}"
 
 
 def _parts(result: StudyResult, drawn: list[Picture]) -> Iterator[tuple[str, str]]:

@@ -209,12 +209,17 @@ class TrainView:
 
     def evaluated(self, row: Row) -> None:
         """Shows a row of the training loop: epoch, losses, the metric, seconds."""
+        self.told(row, self.metric)
+
+    def told(self, row: Row, metric: str = "") -> None:
+        """Shows a row with one of its metrics: the first, where none is named."""
+        metric = metric or next(iter(row["metrics"]))
         losses = [f"{name} {value:.4f}" for name, value in row["losses"].items()]
         seconds = duration(row["train_seconds"] + row["eval_seconds"])
         words = [
             f"epoch {row['epoch']:>3}",
             *losses,
-            f"{self.metric} {row['metrics'][self.metric]:.4f}",
+            f"{metric} {row['metrics'][metric]:.4f}",
         ]
         is_best = row["epoch"] == row["best_epoch"]
         text = Text("  ".join([*words, f"{seconds:>5}"]))

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 from optuna.trial import FrozenTrial
 from ray import tune
 
+from seqtune.errors import DamagedError
 from seqtune.machines import described, machines, needs
 from seqtune.report.view import StudyView
 from seqtune.state import curves
-from seqtune.study import deaths
+from seqtune.study import deaths, lock
 from seqtune.study.cards import OUT, Sharing
 from seqtune.study.counting import Counting
 from seqtune.study.gauges import Gauges
@@ -198,8 +200,11 @@ def track_end(
 ) -> None:
     """Tells MLflow how a trial ended."""
     folder = plan.trial_folder(number)
-    if best is not None and "ranks.parquet" in folder.names():  # a damaged folder is set aside
-        tracker.upload(folder, ["ranks.parquet"], trial=number)
+    if best is not None:
+        with suppress(DamagedError):  # whoever goes on with the trial sets its folder aside
+            lock.complete(folder, plan.metric)
+        if names := [one for one in ("ranks.parquet", lock.NAME) if one in folder.names()]:
+            tracker.upload(folder, names, trial=number)
     found = {} if best is None else {plan.metric: best, "epoch": epoch}
     ended = "finished" if status == "complete" else status
     tracker.trial_ended(number, ended, found, reason or None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 import uuid
 from collections.abc import Callable
@@ -25,9 +26,10 @@ from seqtune.schema import FORMAT, checked
 from seqtune.space.asked import Asked, fit_training
 from seqtune.state import Row, best_of, curves, flat, load_state, ranks_file, told
 from seqtune.storage import Folder, refusing
-from seqtune.study import deaths
+from seqtune.study import deaths, lock
 from seqtune.study.counting import count
 from seqtune.study.final import evaluate_on_test, write_checkpoint
+from seqtune.study.lock import data_options
 from seqtune.study.loop import hopeless, train_here
 from seqtune.study.plan import LENGTH, Plan, trial_params
 from seqtune.study.resources import alone, check_data, check_memory, fit, shape, team
@@ -69,12 +71,15 @@ def train_once(asked: Asked[TrainOptions], view: TrainView, *, track: bool = Fal
     built = trial_params(plan.model, values)
     for note in (*asked.notes, *dataset.notes, *alone(plan, options.workers)):
         view.note(note)
+    plan = replace(plan, source=data_options(options), fingerprint=dataset.fingerprint)
     training = _training_folder(plan, options, dataset, built)
     try:
         before = told(training, plan.owner(built))
         load_state(training, plan.owner(built))
     except DamagedError as error:
         raise UserError(f"--resume: {error}; train anew without --resume") from None
+    if not before:
+        lock.begin(folder, plan, built, len(os.sched_getaffinity(0)))
     view.started(options.model, f"{dataset.describe()}\n{protocol.sentence(dataset)}", folder.uri)
     try:
         with _tracked(plan, uri, view) as tracker:
@@ -145,6 +150,7 @@ def _told(result: TrainResult, plan: Plan, tracker: Tracker | None) -> TrainResu
     both = (("valid", result.valid), ("test", result.test))
     found = {f"{part}/{name}": value for part, values in both for name, value in values.items()}
     tracker.upload(plan.folder, CHECKPOINT, to="checkpoint")
+    tracker.upload(plan.folder, [lock.NAME])
     tracker.study_ended("finished", found | logged(result.floors) | {"best/epoch": result.epoch})
     tracker.settle(30)
     tracker.close(timeout=120 if tracker.answers else 5)
@@ -154,6 +160,7 @@ def _told(result: TrainResult, plan: Plan, tracker: Tracker | None) -> TrainResu
 def _forget(folder: Folder) -> None:
     """Removes what a training has left that was refused before its first evaluation."""
     folder.remove("training.json")
+    folder.remove(lock.NAME)
     (folder / "training").delete()
     if folder.local is not None:
         with suppress(OSError):  # it was there before, with something else in it
@@ -256,6 +263,7 @@ def _finish(
         users = dataset.user_ids[plan.protocol.split(dataset).test.users]
         plan.folder.write("ranks-test.parquet", ranks_file(users, ranks))
     about = {"metric": plan.metric, "valid": valid, "test": found}
+    lock.complete(plan.folder, plan.metric, told(training))
     write_checkpoint(plan, values, best["weights"], dataset, about, to=plan.folder)
     return TrainResult(
         model=plan.model,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from seqtune.catalogue import declaration
@@ -30,6 +31,8 @@ class Plan:
     concurrency: int = 1  # trials at a time
     grows: bool = False  # more at a time as machines join
     study: str = ""  # its id
+    source: Mapping[str, Any] = field(default_factory=dict)  # how the interactions are read
+    fingerprint: str = ""  # of them
 
     def of(self, model: str) -> Plan:
         """Returns the plan for trials of a model; one that is not trained needs no workers."""

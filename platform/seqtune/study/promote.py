@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from seqtune.data import Dataset, protocol_of, read
 from seqtune.errors import UserError
+from seqtune.report.page import with_banner
 from seqtune.results import BEST, Finalist, TrialRow
 from seqtune.significance import Comparison, compare
 from seqtune.space.asked import ask_study
@@ -30,6 +31,7 @@ from seqtune.words import p_text, percent
 
 TITLE = "## Promoted by hand"
 RANKS = "ranks-promoted.parquet"
+FILES = ["report.html", "report.json", "report.md", RANKS]  # of the report, which it changes
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def promote(
         sentence = _sentence(known, finalist, against)
         _report(known, finalist, against, sentence, dataset, plan)
         tracker.champion(known.folder / "champion", name, number, sentence, promoted=True)
-        tracker.upload(known.folder / "report", ["report.json", "report.md", RANKS], to="report")
+        tracker.upload(known.folder / "report", FILES, to="report")
         tracker.settle(60)
         tracker.close(timeout=60 if tracker.answers else 5)
         return Promoted(finalist, sentence, (known.folder / "champion").uri, tracker.registered)
@@ -183,5 +185,7 @@ def _report(
     folder.write("report.json", json.dumps(report, indent=2).encode())
     before = (folder.read("report.md") or b"").decode().partition(f"\n{TITLE}")[0]
     folder.write("report.md", f"{before}\n{TITLE}\n\n{sentence}\n".encode())
+    page = (folder.read("report.html") or b"").decode()
+    folder.write("report.html", with_banner(page, sentence).encode())
     users = dataset.user_ids[plan.protocol.split(dataset).test.users]
     folder.write(RANKS, ranks_file(users, finalist.test_ranks))

@@ -31,6 +31,7 @@ from seqtune.study.events import Messenger
 from seqtune.study.finals import find_finals, make_result, with_background
 from seqtune.study.gauges import Gauges
 from seqtune.study.identity import Identity, claimed, tags
+from seqtune.study.lock import data_options
 from seqtune.study.plan import Plan
 from seqtune.study.publish import publish
 from seqtune.study.repair import fetch
@@ -155,6 +156,7 @@ def _planned(
     """Decides who gets what; also returns how trials share a GPU, and why they share CPUs so."""
     options = asked.options
     plan = make_plan(options, protocol, identity.folder, joined, identity.about.id)
+    plan = replace(plan, source=data_options(options), fingerprint=dataset.fingerprint)
     if joined.grows:
         check_seen(identity.folder, "--storage")
         check_data(dataset)

@@ -12,7 +12,7 @@ from typing import Any
 from seqtune.data import Dataset
 from seqtune.errors import DamagedError
 from seqtune.state import Row, all_told, flat, load_state, told
-from seqtune.study import deaths
+from seqtune.study import deaths, lock
 from seqtune.study.loop import fresh_start, hopeless, threads, train_here
 from seqtune.study.plan import Plan, trial_params
 from seqtune.study.workers import train_in_group
@@ -70,6 +70,8 @@ def run(config: dict[str, Any], plan: Plan, data: list[Any]) -> None:
             tune.report({**flat(row), "replayed": True})
         if rows and rows[-1]["finished"]:
             return
+        if not rows:
+            lock.begin(folder, plan, params, threads(plan))
         if plan.together:
             train_in_group(
                 plan,

@@ -9,10 +9,10 @@ resumed study may report its past again.
 One experiment per study, a parent run for the study and a child run per trial.
 """
 
-from seqtune.track.champion import Registered, fetch
+from seqtune.track.champion import Registered, fetch, fetch_file
 from seqtune.track.forget import forget
 from seqtune.track.pages import Links
 from seqtune.track.store import store_uri
 from seqtune.track.tracker import Tracker
 
-__all__ = ["Links", "Registered", "Tracker", "fetch", "forget", "store_uri"]
+__all__ = ["Links", "Registered", "Tracker", "fetch", "fetch_file", "forget", "store_uri"]

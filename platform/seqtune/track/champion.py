@@ -194,6 +194,25 @@ def requirements() -> list[str]:
     return [f"{name}=={version(name).partition('+')[0]}" for name in names]
 
 
+def fetch_file(uri: str, run: str, name: str) -> bytes:
+    """Returns a file of a run.
+
+    Raises:
+        UserError: there is no such run, or it has no such file.
+    """
+    quiet()
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            return Path(MlflowClient(uri).download_artifacts(run, name, scratch)).read_bytes()
+    except (MlflowException, OSError) as error:
+        raise UserError(
+            f"{run}: has no {name} in {shown(uri)} ({brief(error)}); is it another --tracking-uri?"
+        ) from None
+
+
 def fetch(uri: str, tracking_uri: str, to: Path) -> Folder:
     """Downloads the checkpoint of a registered model: ``models:/NAME@ALIAS`` or ``/VERSION``."""
     parts = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", uri)

@@ -1,4 +1,4 @@
-"""Another champion than the best: its checkpoint, its report, and its alias in MLflow."""
+"""What is done with a study that has ended: another champion, a trial run again."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from mlflow import MlflowClient
 
 from seqtune.cli import outcomes
 from seqtune.errors import UserError
+from seqtune.study import lock
 
 pytestmark = pytest.mark.slow
 
@@ -76,3 +78,63 @@ def test_what_cannot_be_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=sentence):
         outcomes.promote("own", trial, str(shop), **more)
+
+
+def run_of(place: Path, name: str) -> Any:
+    """A run of the study, and a client of its store."""
+    client = MlflowClient(f"sqlite:///{place / 'mlflow.db'}")
+    every = [one.experiment_id for one in client.search_experiments()]
+    (run,) = client.search_runs(every, f"attributes.run_name = '{name}'")
+    return run, client
+
+
+def test_a_trial_is_run_again_to_the_last_digit(
+    shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, client = run_of(shop, "trial 001")
+    outcomes.rerun(run.info.run_id, str(shop), json_=True)
+    told = json.loads(capsys.readouterr().out)
+    assert told["same"]
+    assert told["changed"] == {}
+    assert told["now"]["ndcg@10"] == run.data.metrics["best/ndcg_10"]
+    outcomes.rerun(run.info.run_id, str(shop))  # where one was run before
+    assert "The same numbers: ndcg@10" in capsys.readouterr().out
+
+    kept = client.download_artifacts(run.info.run_id, lock.NAME, str(shop))
+    other = json.loads(Path(kept).read_text())
+    other["valid"]["ndcg@10"] += 0.001
+    other["made_with"]["torch"] = "1.13"
+    Path(kept).write_text(json.dumps(other))
+    client.log_artifact(run.info.run_id, kept)
+    with pytest.raises(typer.Exit) as exit_:
+        outcomes.rerun(run.info.run_id, str(shop))
+    assert exit_.value.exit_code == 1
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Other numbers: ndcg@10 was" in text
+    assert "it was made with other torch (1.13 then, " in text
+
+
+def test_a_training_is_run_again(shop: Path, start: Callable[..., Any]) -> None:
+    words = ["--set", "epochs=3", "--set", "embedding_size=16", "--storage", str(shop)]
+    root = Path(__file__).parents[2]
+    entry = "import sys; sys.path.insert(0, sys.argv.pop(1)); from seqtune.cli import main; main()"
+    program = ["-c", entry, str(root / "platform")]
+    start(*program, "train", "--model", "gru4rec", "--data", "tiny", *words).ends()
+    run, _ = run_of(shop, "gru4rec-tiny-train")
+    again = start(*program, "rerun", run.info.run_id, "--storage", str(shop)).ends()
+    assert "The same numbers: ndcg@10" in again.out
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "sentence"),
+    [
+        ("trial 000", {"data": "beauty"}, "beauty holds other interactions"),
+        ("own", {}, "has no seqtune.lock.json"),
+    ],
+)
+def test_what_cannot_be_run_again_is_refused(
+    shop: Path, name: str, more: dict[str, str], sentence: str
+) -> None:
+    run, _ = run_of(shop, name)
+    with pytest.raises(UserError, match=sentence):
+        outcomes.rerun(run.info.run_id, str(shop), **more)
