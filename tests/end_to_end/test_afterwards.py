@@ -138,3 +138,36 @@ def test_what_cannot_be_run_again_is_refused(
     run, _ = run_of(shop, name)
     with pytest.raises(UserError, match=sentence):
         outcomes.rerun(run.info.run_id, str(shop), **more)
+
+
+def test_the_best_on_some_data_over_all_studies(
+    shop: Path, tune: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = ["--name", "both", "--trials", "2", "--set", "max_seq_len=20", "--set", "epochs=2"]
+    tune("--storage", str(shop), *both, model="fossil,stan").ends()
+    outcomes.best(None, str(shop), data="tiny", json_=True)
+    found = json.loads(capsys.readouterr().out)
+    assert {(one["study"], one["model"]) for one in found} >= {
+        ("own", "sasrec"),
+        ("both", "fossil"),
+        ("both", "stan"),
+    }
+    reached = [one["valid"]["ndcg@10"] for one in found]
+    assert reached == sorted(reached, reverse=True)
+    report = json.loads((shop / "both" / "report" / "report.json").read_text())
+    for one in report["contenders"]:
+        own = next(f for f in found if (f["study"], f["model"]) == ("both", one["best"]["model"]))
+        assert own["test"]["ndcg@10"] == pytest.approx(one["best"]["test"]["ndcg@10"])
+    client = MlflowClient(f"sqlite:///{shop / 'mlflow.db'}")
+    logged = client.get_logged_model(found[0]["uri"].removeprefix("models:/"))
+    assert {one.dataset_digest for one in logged.metrics} == {
+        logged.tags["seqtune.data_fingerprint"]
+    }
+    run = client.get_run(logged.source_run_id)
+    assert [one.dataset.name for one in run.inputs.dataset_inputs] == ["tiny"]
+    outcomes.best(None, str(shop), data="tiny")
+    assert "Leave-one-out: the last item of 200 users" in capsys.readouterr().out
+    with pytest.raises(typer.Exit):
+        outcomes.best(None, str(shop), data="demo")
+    with pytest.raises(UserError, match="name a study, or give --data"):
+        outcomes.best(None, str(shop))

@@ -403,21 +403,19 @@ def test_the_champion_is_registered_once(
 def enter(
     store: str, small_checkpoint: Folder, tmp_path: Path, request: Any, said: list[str]
 ) -> Callable[..., Any]:
-    """Runs a study with one trial, whose champion is registered as that of this test."""
+    """Runs a trial of a study, which is registered as the champion under the name of this test."""
     name = request.node.name
 
-    def entered(value: float, *, metric: str = "ndcg@10", **tags: str) -> Any:
-        ours = {f"seqtune.{n}": v for n, v in ({"data_fingerprint": "aa"} | tags).items()}
-        own = f"{name}-{value}-{tags.get('command')}"
-        study = Tracker(store, name, own, tmp_path / "other.jsonl", say=said.append)
-        study.start_study({}, ours, metric=metric, dimensions=[])
-        study.trial_started(0, {})
-        study.trial_result(0, 1, {metric: value})
-        study.trial_ended(0, "finished", {metric: value})
-        study.champion(small_checkpoint, name, trial=0)
-        assert study.settle(60)
-        registered = study.registered
-        assert study.close()
+    def entered(value: float, trial: int = 0, study: str = "one", *, promoted: bool = False) -> Any:
+        tracker = Tracker(store, name, f"{name}-{study}", tmp_path / "other.jsonl", say=said.append)
+        tracker.start_study({}, {}, metric="ndcg@10", dimensions=[])
+        tracker.trial_started(trial, {})
+        tracker.trial_result(trial, 1, {"ndcg@10": value})
+        tracker.trial_ended(trial, "finished", {"ndcg@10": value})
+        tracker.champion(small_checkpoint, name, trial=trial, promoted=promoted)
+        assert tracker.settle(60)
+        registered = tracker.registered
+        assert tracker.close()
         assert said == []
         return registered
 
@@ -434,7 +432,7 @@ def test_the_alias_moves_to_a_better_model_alone(enter: Any, store: str, request
 
     first = enter(0.25)
     assert (first.uri, first.left, held()) == (f"models:/{name}@champion", "", "1")
-    worse = enter(0.125)
+    worse = enter(0.125, trial=1)
     assert (worse.uri, held()) == (f"models:/{name}/2", "1")
     assert worse.left == (
         f"{name}@champion stays version 1, which has ndcg@10 0.2500 on validation, where this one "
@@ -443,31 +441,31 @@ def test_the_alias_moves_to_a_better_model_alone(enter: Any, store: str, request
     )
     again = enter(0.25)  # told again, a study changes nothing
     assert (again, held()) == (first, "1")
-    assert enter(0.25, command="another study").left  # as good is not better
-    better = enter(0.5)
+    assert enter(0.25, trial=2).left  # as good is not better
+    better = enter(0.5, trial=3)
     assert (better.uri, better.left, held()) == (f"models:/{name}@champion", "", better.version)
     assert client.get_model_version(name, better.version).tags["seqtune.value"] == "0.5"
+    by_hand = enter(0.125, trial=1, promoted=True)
+    assert (by_hand.left, held()) == ("", worse.version)
 
 
-@pytest.mark.parametrize(
-    ("other", "words"),
-    [
-        ({"data_fingerprint": "bb"}, "other data;"),
-        ({"protocol": "seen items are ranked"}, "other protocol;"),
-        ({"metric": "hr@10"}, "other metric;"),
-        ({"data_fingerprint": "bb", "protocol": "x"}, "other data and protocol;"),
-    ],
-)
-def test_the_alias_stays_where_the_numbers_do_not_compare(
-    enter: Any, store: str, request: Any, other: dict[str, str], words: str
-) -> None:
+def test_what_was_promoted_by_hand_stays(enter: Any, store: str, request: Any) -> None:
+    name = request.node.name
+    enter(0.125, promoted=True)
+    assert f"{name}@champion stays version 1, which was promoted by hand;" in enter(0.5, 1).left
+
+
+def test_a_name_belongs_to_its_study(enter: Any, store: str, request: Any) -> None:
     from mlflow import MlflowClient
 
     name, client = request.node.name, MlflowClient(store, registry_uri=store)
     enter(0.25)
-    found = enter(0.5, **other)
-    assert f"stays version 1, which was chosen with {words}" in found.left
+    other = enter(0.5, study="two")
+    assert (other.uri, other.left) == (f"models:/{name}-2@champion", "")
     assert int(client.get_model_version_by_alias(name, "champion").version) == 1
+    assert enter(0.5, study="two") == other
+    client.create_registered_model(f"{name}-3")  # somebody's own
+    assert enter(0.125, study="three").name == f"{name}-4"
 
 
 def test_a_study_and_its_model_are_described(
@@ -504,7 +502,7 @@ def test_a_study_and_its_model_are_described(
     (logged,) = found.client.search_logged_models([found.experiment.experiment_id])
     assert logged.tags["mlflow.note.content"] == about
     assert json.loads(logged.tags["mlflow.modelVersions"]) == [{"name": "described", "version": 1}]
-    assert "named described" in found.client.get_registered_model("described").description
+    assert "-id. The alias" in found.client.get_registered_model("described").description
 
 
 def test_a_champion_that_is_not_there_is_a_sentence(store: str, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from seqtune.cli.studies import (
     Names,
     Storage,
     TrackingUri,
+    complete_study,
     place_of,
     show_table,
 )
@@ -28,9 +29,14 @@ if TYPE_CHECKING:
     from seqtune.results import TrialRow
     from seqtune.study.shelf import Known
 
+SHOWN = 10  # models of a protocol
+
 
 def best(
-    name: Name,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Name of the study.", metavar="[NAME]", autocompletion=complete_study),
+    ] = None,
     storage: Storage = RESULTS,
     model: Annotated[
         str | None,
@@ -41,11 +47,25 @@ def best(
             show_default="the best",
         ),
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Show the best of all studies on these interactions.", metavar="FILE"),
+    ] = None,
+    metric: Annotated[
+        str, typer.Option(help="With --data, rank by this metric.", metavar="NAME@K")
+    ] = "ndcg@10",
+    tracking_uri: TrackingUri = None,
     json_: AsJson = False,
 ) -> None:
-    """Prints the best trial of a study: its hyperparameters, what it reaches, its checkpoint."""
+    """Prints the best trial of a study, or with --data the best models of all studies."""
     from seqtune.study import shelf
 
+    if (name is None) == (data is None):
+        raise UserError("best: name a study, or give --data FILE for the best of all studies")
+    if data is not None:
+        _best_on(data, place_of(storage), metric.lower(), tracking_uri, as_json=json_)
+        return
+    assert name is not None
     known = shelf.find(name, place_of(storage))
     shelf.whole(known)
     if model is not None and model not in known.models:
@@ -70,6 +90,39 @@ def best(
     for what, line in (("checkpoint", "checkpoint"), ("train it again", "train_command")):
         if found[line]:
             print(f"{what}: {found[line]}")
+
+
+def _best_on(source: str, storage: str, metric: str, uri: str | None, *, as_json: bool) -> None:
+    """Prints the finalists of all studies on some data, best first, for each protocol."""
+    from seqtune.data import load
+    from seqtune.metrics import parse_metric
+    from seqtune.track import best_of, store_uri
+
+    parse_metric(metric)
+    dataset = load(source)
+    found = best_of(store_uri(uri, Folder.at(storage)), dataset.fingerprint, metric)
+    if as_json:
+        print(json.dumps([vars(one) for one in found], indent=2))
+        return
+    if not found:
+        print(f"No study has a tested model on {dataset.name} (fingerprint {dataset.fingerprint}).")
+        raise typer.Exit(1)
+    for protocol in dict.fromkeys(one.protocol for one in found):
+        own = [one for one in found if one.protocol == protocol]
+        print(protocol)
+        rows = [
+            [
+                one.model,
+                one.study,
+                f"{one.valid[metric]:.4f}",
+                f"{one.test.get(metric, float('nan')):.4f}",
+                one.uri,
+            ]
+            for one in own[:SHOWN]
+        ]
+        show_table(["model", "study", f"valid. {metric}", f"test {metric}", "checkpoint"], rows)
+        if len(own) > SHOWN:
+            print(f"and {len(own) - SHOWN} more; --json shows all")
 
 
 def _best(known: Known, row: TrialRow) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from seqtune.data import Dataset
 from seqtune.floors import logged
 from seqtune.report.documents import to_json, to_markdown
 from seqtune.report.verdict import verdict
-from seqtune.results import StudyResult
+from seqtune.results import BEST, StudyResult
 from seqtune.state import ranks_file
 from seqtune.study.plan import Plan
 from seqtune.track import Links, Registered, Tracker
@@ -33,6 +33,9 @@ def publish(
     ``study`` is what the pictures show.
     """
     folder = plan.folder
+    for one in result.contenders:
+        place = folder / BEST / one.model if result.several else folder / "champion"
+        tracker.finalist(place, one.best.number, one.best.valid, one.best.test)
     if result.best is not None:
         tracker.champion(folder / "champion", result.name, result.best.number, verdict(result))
     if not tracker.settle(30) and tracker.answers:

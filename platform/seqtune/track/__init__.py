@@ -11,8 +11,19 @@ One experiment per study, a parent run for the study and a child run per trial.
 
 from seqtune.track.champion import Registered, fetch, fetch_file
 from seqtune.track.forget import forget
+from seqtune.track.logged import Found, best_of
 from seqtune.track.pages import Links
 from seqtune.track.store import store_uri
 from seqtune.track.tracker import Tracker
 
-__all__ = ["Links", "Registered", "Tracker", "fetch", "fetch_file", "forget", "store_uri"]
+__all__ = [
+    "Found",
+    "Links",
+    "Registered",
+    "Tracker",
+    "best_of",
+    "fetch",
+    "fetch_file",
+    "forget",
+    "store_uri",
+]

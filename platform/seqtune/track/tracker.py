@@ -117,6 +117,14 @@ class Tracker:
         """Uploads files (all of a folder by default) as artifacts of a trial, or of the study."""
         self._tell("upload", folder=folder.uri, names=names, to=to, number=trial)
 
+    def finalist(
+        self, folder: Folder, trial: int, valid: Mapping[str, Any], test: Mapping[str, Any]
+    ) -> None:
+        """Logs the checkpoint of a trial as a servable model, with its metrics on these data."""
+        both = (("valid", valid), ("test", test))
+        found = {f"{part}/{n}": v for part, values in both for n, v in _numbers(values).items()}
+        self._tell("finalist", folder=folder.uri, number=trial, metrics=found)
+
     def champion(
         self, folder: Folder, name: str, trial: int, verdict: str = "", *, promoted: bool = False
     ) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from seqtune.storage import Folder, make_whole
 from seqtune.track.champion import METRIC, Registered, register
 from seqtune.track.experiment import STUDY, find_experiment, runs
+from seqtune.track.logged import log_model
 from seqtune.track.pages import NOTE, PARENT, STATUS, Links, described
 from seqtune.track.store import quiet
 from seqtune.track.undocumented import make_store, save_view, view
@@ -95,6 +96,8 @@ class Writer:
                 self._end_trial(op)
             case "upload":
                 self._upload(op)
+            case "finalist":
+                self._finalist(op)
             case "champion":
                 self._champion(op)
             case "study_end":
@@ -257,13 +260,18 @@ class Writer:
         self._write_view()
         self.client.set_terminated(run_id, ENDED.get(op["status"], "FINISHED"), op["at"])
 
+    def _finalist(self, op: Op) -> None:
+        run = self.client.get_run(self._trial(op["number"]).run_id)
+        tags = {n: value for n, value in run.data.tags.items() if n.startswith("seqtune.")}
+        log_model(self.client, Folder.at(op["folder"]), run, tags, op["metrics"])
+
     def _champion(self, op: Op) -> None:
         run = self.client.get_run(self._trial(op["number"]).run_id)
         folder, name = Folder.at(op["folder"]), op["name"]
         self.registered = register(
             self.client, folder, name, run, self.metric, op["verdict"], promoted=op["promoted"]
         )
-        version = self.registered.version
+        name, version = self.registered.name, self.registered.version
         self._log(self._study_run(), tags={CHAMPION: f"models:/{name}/{version}"})
 
     def _note(self, *more: str) -> str:
