@@ -46,6 +46,7 @@ class Row(TypedDict):
     eval_seconds: float
     eval_every: int  # epochs between evaluations
     finished: bool  # whether training has ended by itself
+    system: NotRequired[dict[str, float]]  # what the process took since the evaluation before
 
 
 class Best(TypedDict):
@@ -95,14 +96,17 @@ def best_of(state: State) -> Best:
 
 def flat(row: Row) -> dict[str, Any]:
     """Returns a row as Ray Tune takes it: metrics and losses (``train_ce``) beside the rest."""
-    rest = {name: value for name, value in row.items() if name not in ("losses", "metrics")}
+    apart = ("losses", "metrics", "system")
+    rest = {name: value for name, value in row.items() if name not in apart}
     losses = {f"train_{name}": value for name, value in row["losses"].items()}
-    return {**row["metrics"], **losses, **rest}
+    return {**row["metrics"], **losses, **row.get("system", {}), **rest}
 
 
 def curves(result: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what MLflow draws of what is told after an evaluation."""
-    return {k: v for k, v in result.items() if "@" in k or k.startswith(("train_", "eval_"))}
+    return {
+        k: v for k, v in result.items() if "@" in k or k.startswith(("train_", "eval_", "system/"))
+    }
 
 
 class _Plain(TypedDict):

@@ -92,6 +92,8 @@ def test_a_trial_is_run_again_to_the_last_digit(
     shop: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, client = run_of(shop, "trial 001")
+    assert run.data.metrics["system/cpu_percent"] > 0
+    assert run.data.metrics["system/memory_peak_megabytes"] > 100
     outcomes.rerun(run.info.run_id, str(shop), json_=True)
     told = json.loads(capsys.readouterr().out)
     assert told["same"]

@@ -60,7 +60,10 @@ def run(model: str = "sasrec", home: Home | None = None, **values: Any) -> Outco
 def numbers(history: list[Row]) -> list[dict[str, Any]]:
     """What a run reported, without the times."""
     clocks = ("time", "train_seconds", "eval_seconds")
-    return [{k: v for k, v in files.flat(row).items() if k not in clocks} for row in history]
+    return [
+        {k: v for k, v in files.flat(row).items() if k not in clocks and "system/" not in k}
+        for row in history
+    ]
 
 
 def weights(trained: Outcome) -> dict[str, Tensor]:

@@ -75,14 +75,16 @@ def train_here(
     ``stepped`` is called after each step with its targets, and may raise to end the training.
     """
     from seqtune.train import train
+    from seqtune.usage import Usage
 
     split, owner = plan.protocol.split(dataset), plan.owner(params)
     saved = load_state(folder, owner)
-    rows = all_told(told(folder, owner), saved)
+    rows, usage = all_told(told(folder, owner), saved), Usage()
 
     def tell(row: Row) -> None:
         if rows and row["epoch"] <= rows[-1]["epoch"]:
             return
+        row = {**row, "system": usage.look()}
         rows.append(row)
         if rank == 0:
             keep_told(folder, rows, owner)
