@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +13,23 @@ import pytest
 import typer
 from mlflow import MlflowClient
 
+from seqtune.checkpoint import load
 from seqtune.cli import outcomes
 from seqtune.errors import UserError
 from seqtune.study import lock
+from seqtune.track import fetch
+from seqtune.track.moved import PLACES
 
 pytestmark = pytest.mark.slow
+
+SHORT = ["--set", "epochs=4", "--set", "embedding_size=16"]
 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory, tune: Callable[..., Any]) -> Path:
     """Where a study of three trials lies."""
     place = tmp_path_factory.mktemp("shop")
-    short = ["--set", "epochs=4", "--set", "embedding_size=16", "--trials", "3"]
-    tune("--storage", str(place), "--name", "own", *short).ends()
+    tune("--storage", str(place), "--name", "own", *SHORT, "--trials", "3").ends()
     return place
 
 
@@ -173,3 +179,41 @@ def test_the_best_on_some_data_over_all_studies(
         outcomes.best(None, str(shop), data="demo")
     with pytest.raises(UserError, match="name a study, or give --data"):
         outcomes.best(None, str(shop))
+
+
+def test_a_folder_that_was_moved_serves_and_goes_on(
+    shop: Path, tune: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = tmp_path / "moved house"
+    shop.rename(moved)
+    try:
+        outcomes.best("own", str(moved), json_=True)
+        told = json.loads(capsys.readouterr().out)
+        assert Path(told["checkpoint"]).is_relative_to(moved)
+        store = f"sqlite:///{moved / 'mlflow.db'}"
+        assert told["serve_command"].startswith(
+            f"MLFLOW_TRACKING_URI='{store}' mlflow models serve"
+        )
+        found = load(fetch("models:/own@champion", store, tmp_path))
+        assert len(found.recommend([[]], k=3)[0].items) == 3
+        again = ["--name", "own", "--resume", "--trials", "4"]
+        tune("--storage", str(moved), *SHORT, *again).ends()
+        client = MlflowClient(store)
+        (run,) = client.search_runs(
+            [client.get_experiment_by_name("own").experiment_id], "tags.`seqtune.trial` = '3'"
+        )
+        assert run.info.artifact_uri.startswith(moved.as_uri())
+        assert {file.path for file in client.list_artifacts(run.info.run_id)} >= {lock.NAME}
+        assert str(shop) not in sqlite_text(moved / "mlflow.db")
+    finally:
+        moved.rename(shop)
+
+
+def sqlite_text(file: Path) -> str:
+    """All places of artifacts that a store names."""
+    with closing(sqlite3.connect(file)) as store:
+        return " ".join(
+            str(row)
+            for table, column in PLACES
+            for row in store.execute(f"SELECT {column} FROM {table}")
+        )

@@ -74,7 +74,7 @@ def make(root: Path, name: str, trials: list[FrozenTrial], **about: Any) -> Fold
     """A study in its folder."""
     folder = Folder.at(root) / name
     same = SAME | about.pop("same", {})
-    options = {"trials": 4} | about.pop("options", {})
+    options = {"model": "sasrec", "name": name, "trials": 4} | about.pop("options", {})
     write_about(folder, About(f"{name}-id", f"seqtune tune --name {name}", same, options, **about))
     for one in trials:
         place = folder / "trials" / f"{one.number:04d}"
@@ -198,7 +198,8 @@ def test_a_study_that_runs_elsewhere_is_seen_to(shop: Path, runs: None) -> None:
 
 def test_a_stopped_study_says_how_it_goes_on(shop: Path) -> None:
     said = seqtune("status", "stopped", "--storage", str(shop))
-    assert "go on with: seqtune tune --name stopped --resume" in said
+    own = f"--model sasrec --storage {shop} --trials 4 --name stopped --resume"
+    assert f"go on with: seqtune tune {own}" in said
     assert "trial 2 failed last: no memory" in seqtune("status", "ended", "--storage", str(shop))
     assert "study.json" in seqtune("status", "broken", "--storage", str(shop))
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -76,10 +78,14 @@ def best(
     found = _best(known, row)
     if json_:
         print(json.dumps(found, indent=2))
-        return
+    else:
+        _show_best(known, found)
+
+
+def _show_best(known: Known, found: dict[str, Any]) -> None:
     valid = found["valid"].get(known.metric)
     which = f"trial {found['trial']} of {found['model']}"
-    print(f"{name}: {which}, {known.metric} {valid:.4f} on validation")
+    print(f"{known.name}: {which}, {known.metric} {valid:.4f} on validation")
     if found["test"]:
         print(f"on test: {', '.join(f'{n} {v:.4f}' for n, v in _main(known, found['test']))}")
     else:
@@ -87,7 +93,11 @@ def best(
     print("hyperparameters:")
     for param, value in found["params"].items():
         print(f"  {param}: {written(value)}")
-    for what, line in (("checkpoint", "checkpoint"), ("train it again", "train_command")):
+    for what, line in (
+        ("checkpoint", "checkpoint"),
+        ("serve it", "serve_command"),
+        ("train it again", "train_command"),
+    ):
         if found[line]:
             print(f"{what}: {found[line]}")
 
@@ -135,8 +145,9 @@ def _best(known: Known, row: TrialRow) -> dict[str, Any]:
         (one for one in all_tested if one and one["number"] == row.number), {}
     )
     is_best = bool(tested) and told["best"]["number"] == row.number
-    is_champion = is_best and not told.get("promoted")
-    own = f"{known.folder.uri}/{BEST}/{row.model}" if tested else ""
+    champion = told.get("promoted") or told.get("best") or {}
+    is_champion = bool(tested) and champion["number"] == row.number
+    place = known.folder / "champion" if is_champion else known.folder / BEST / row.model
     return {
         "study": known.name,
         "model": row.model,
@@ -144,9 +155,22 @@ def _best(known: Known, row: TrialRow) -> dict[str, Any]:
         "params": tested.get("params") or row.params,
         "valid": tested.get("valid") or {known.metric: row.value},
         "test": tested.get("test") or {},
-        "checkpoint": told["checkpoint"] if is_champion else own,
+        "checkpoint": place.uri if tested else "",
         "train_command": told["train_command"] if is_best else "",
+        "serve_command": _serve(known, told.get("serve_command", "")) if is_champion else "",
     }
+
+
+def _serve(known: Known, command: str) -> str:
+    """Returns the command that serves the champion, from where the study is now."""
+    from seqtune.track import store_uri
+
+    store, *words = shlex.split(command) or [""]
+    was = store.removeprefix("MLFLOW_TRACKING_URI=sqlite:///")
+    if was == store or known.folder.local is None or Path(was).exists():
+        return command
+    store = shlex.quote(store_uri(None, known.folder.parent))
+    return f"MLFLOW_TRACKING_URI={store} {shlex.join(words)}"
 
 
 def report(name: Name, storage: Storage = RESULTS, json_: AsJson = False) -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,7 @@ import typer
 
 from seqtune.cli.ready import check_name, lasting
 from seqtune.errors import UserError
-from seqtune.options import RESULTS
+from seqtune.options import RESULTS, command
 from seqtune.storage import Folder, check_place
 from seqtune.words import brief
 
@@ -90,15 +91,17 @@ def status(
     check_name("NAME", name)
     while True:
         known = shelf.find(name, place_of(storage))
-        print(json.dumps(_plain(known), indent=2) if json_ else "\n".join(_status(known)))
+        told = json.dumps(_plain(known), indent=2) if json_ else "\n".join(_status(known, storage))
+        print(told)
         if not watch or known.state != shelf.RUNNING:
             return
         time.sleep(5)
         print()
 
 
-def _status(known: Known) -> list[str]:
+def _status(known: Known, storage: str) -> list[str]:
     from seqtune.study import shelf
+    from seqtune.study.identity import asked_options
 
     lines = [f"{known.name}: {known.model}, {known.state}"]
     if known.state == shelf.DAMAGED:
@@ -122,7 +125,8 @@ def _status(known: Known) -> list[str]:
     if failed:
         lines.append(f"trial {failed[-1].number} failed last: {failed[-1].reason}")
     if known.state == shelf.STOPPED and known.about is not None:
-        lines.append(f"go on with: {known.about.command} --resume")
+        asked = replace(asked_options(known.about), storage=storage, resume=True)
+        lines.append(f"go on with: {command(asked, private=False)}")
     return lines
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -76,7 +77,7 @@ def _told(result: StudyResult, links: Links | None, registered: Registered | Non
     serve = f"mlflow models serve -m {registered.uri} --env-manager local --port {PORT}"
     return replace(
         result,
-        serve_command=f"MLFLOW_TRACKING_URI={shown(links.uri)} {serve}",
+        serve_command=f"MLFLOW_TRACKING_URI={shlex.quote(shown(links.uri))} {serve}",
         champion="" if registered.left else registered.name,
         notes=(*result.notes, registered.left) if registered.left else result.notes,
     )

@@ -147,17 +147,17 @@ def keep_spaces(study: optuna.Study, spaces: Mapping[str, Space], begun: bool) -
             f"study {study.study_name!r} is of model {','.join(before)}, not {','.join(now)}; "
             "give another --name"
         )
-    changed = sorted(
+    changed = {  # fixed, or searched
         f"{spaces[model].prefix}{name}"
         for model in now
         for part in ("fixed", "space")
         for name in before[model][part].keys() | now[model][part].keys()
         if before[model][part].get(name) != now[model][part].get(name)
-    )
+    }
     if changed:
         raise UserError(
             f"study {study.study_name!r} was started with another search space "
-            f"({', '.join(changed)} changed); restore it, or give another --name"
+            f"({', '.join(sorted(changed))} changed); restore it, or give another --name"
         )
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from seqtune.track.moved import ARTIFACTS
+
 STUDY = "seqtune.study"  # tag: which study a run belongs to
 
 
@@ -18,7 +20,7 @@ def find_experiment(client: Any, uri: str, name: str, study: str) -> str:
         place = None
         if uri.startswith("sqlite:///"):
             # An absolute folder beside the file: the default depends on the working directory.
-            place = (Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts").as_uri()
+            place = (Path(uri.removeprefix("sqlite:///")).parent / ARTIFACTS).as_uri()
         try:
             made: str = client.create_experiment(name, place)
             return made

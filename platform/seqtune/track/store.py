@@ -11,13 +11,14 @@ from urllib.parse import urlsplit
 from seqtune.errors import UserError
 from seqtune.secrecy import redact
 from seqtune.storage import Folder, check_place
+from seqtune.track.moved import follow
 
 
 def store_uri(given: str | None, storage: Folder) -> str:
     """Returns the URI of the MLflow store, independent of the working directory.
 
     Without one it is a SQLite file in the storage folder. MLflow itself would make one wherever
-    the process happens to run.
+    the process happens to run. Where the folder was moved, the file is told first.
     """
     place = "--tracking-uri " if given is not None else "MLFLOW_TRACKING_URI="
     given = given if given is not None else os.environ.get("MLFLOW_TRACKING_URI")
@@ -27,6 +28,7 @@ def store_uri(given: str | None, storage: Folder) -> str:
                 f"--storage {storage.uri}: no place for MLflow's SQLite file; "
                 "add --tracking-uri, for example http://localhost:5000"
             )
+        follow(storage.local / "mlflow.db")
         return f"sqlite:///{storage.local / 'mlflow.db'}"
     if given.startswith("sqlite:///"):
         check_place(place.strip(), str(Path(given.removeprefix("sqlite:///")).parent))
