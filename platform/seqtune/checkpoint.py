@@ -306,21 +306,64 @@ class Recommender:
         popular = np.argsort(-self.popularity, kind="stable")[:k]
         result = [(popular + 1, self.popularity[popular].astype(np.float64))] * len(histories)
         for rows in self._batches([len(history) for history in histories]):
-            history = self._history([histories[row] for row in rows])
-            if times is not None and self.model.uses_times:
-                history = replace(history, times=self._newest([times[row] for row in rows]))
-            scores = self.model.score(history)[:, : n_items + 1].float()  # (B, I + 1)
-            scores[:, 0] = -torch.inf
+            scores = self._scores(rows, histories, times)
             if hide:
-                seen = np.concatenate([histories[row] for row in rows])
-                at = np.repeat(np.arange(len(rows)), [len(histories[row]) for row in rows])
-                scores[self._tensor(at), self._tensor(seen)] = -torch.inf
+                self._hide(scores, [histories[row] for row in rows])
             best = scores.topk(min(k, n_items), dim=1)
             values, items = best.values.cpu().numpy(), best.indices.cpu().numpy()
             for row, value, item in zip(rows, values, items, strict=True):
                 left = np.isfinite(value)
                 result[row] = (item[left], value[left].astype(np.float64))
         return result
+
+    @torch.no_grad()
+    def places(
+        self,
+        histories: Sequence[NDArray[np.int64]],
+        targets: NDArray[np.int64],
+        times: Sequence[NDArray[np.int64]] | None = None,
+    ) -> NDArray[np.float32]:
+        """Returns the place of a target in the list of each history, as evaluation counts it: (N,).
+
+        1 is the best place, and tied items count half. Seen items are left out where they were in
+        evaluation, the target never. Items are numbers 1..I; the target 0 is none of them, and
+        comes after all. Without a history the list is that of the most popular.
+        """
+        from seqtune.evaluate import places
+
+        popularity = np.append(0, self.popularity)
+        more = np.array([np.count_nonzero(self.popularity > popularity[t]) for t in targets])
+        same = np.array([np.count_nonzero(self.popularity == popularity[t]) for t in targets])
+        found = np.where(targets > 0, more + (same + 1) / 2, len(popularity)).astype(np.float32)
+        known = zip(histories, targets, strict=True)
+        for rows in self._batches([len(past) if target else 0 for past, target in known]):
+            scores = self._scores(rows, histories, times)
+            at, target = self._tensor(np.arange(len(rows))), self._tensor(targets[rows])
+            own = scores[at, target]
+            if self.mask_seen:
+                self._hide(scores, [histories[row] for row in rows])
+                scores[at, target] = own
+            found[rows] = places(scores, own).cpu().numpy()
+        return found
+
+    def _scores(
+        self,
+        rows: list[int],
+        histories: Sequence[NDArray[np.int64]],
+        times: Sequence[NDArray[np.int64]] | None,
+    ) -> Tensor:
+        """Scores the catalogue after some of the histories: (B, I + 1)."""
+        history = self._history([histories[row] for row in rows])
+        if times is not None and self.model.uses_times:
+            history = replace(history, times=self._newest([times[row] for row in rows]))
+        scores = self.model.score(history)[:, : len(self.item_ids) + 1].float()
+        scores[:, 0] = -torch.inf
+        return scores
+
+    def _hide(self, scores: Tensor, histories: Sequence[NDArray[np.int64]]) -> None:
+        """Leaves the items of each history out of its row."""
+        at = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
+        scores[self._tensor(at), self._tensor(np.concatenate(histories))] = -torch.inf
 
     def _batches(self, lengths: list[int]) -> Iterator[list[int]]:
         """Groups the rows that have a history by length, so that few of their cells are padding."""

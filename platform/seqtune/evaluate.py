@@ -62,7 +62,7 @@ def evaluate(
         own = _leave_out(scores, data, events, n_seen)
         if top_k:
             top[index] = scores.topk(top.shape[1], dim=1).indices.cpu().numpy()
-        found[index] = _ranks(scores, own).cpu().numpy()
+        found[index] = places(scores, own).cpu().numpy()
     model.train(was_training)
     if ranks > 1:
         found, top = _gather((found, top), ranks)
@@ -87,8 +87,10 @@ def _leave_out(scores: Tensor, data: Sequences, events: Tensor, n_seen: int) -> 
     return own
 
 
-def _ranks(scores: Tensor, own: Tensor) -> Tensor:
-    """Ranks the own item of each row; overwrites the scores (B, I + 1), in floats for speed.
+def places(scores: Tensor, own: Tensor) -> Tensor:
+    """Ranks the own item of each row, by its score (B,): 1 is best, and tied items count half.
+
+    It overwrites the scores (B, I + 1), in floats for speed.
 
     The signs of the differences add up to those above less those below; the own item, its ties
     and what is not a number are neither.

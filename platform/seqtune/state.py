@@ -86,6 +86,7 @@ class Home:
     save: Callable[[State], None] = lambda state: None
     report: Callable[[Row], None] = lambda row: None
     stepped: Callable[[int], None] = lambda targets: None  # the targets of a step on this rank
+    begin: Callable[[torch.nn.Module], None] = lambda model: None  # may give it first weights
 
 
 def best_of(state: State) -> Best:

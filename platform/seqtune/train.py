@@ -96,6 +96,7 @@ def _train(
     torch.manual_seed(p.seed)
     model = kind(params, data.n_items, data.n_users).to(home.device)
     model.prepare(data)
+    home.begin(model)
     if p.compile and isinstance(model, Encoder):
         model.compile_encoder()
     optimizer = make_optimizer(model, p)

@@ -14,7 +14,7 @@ import typer
 from mlflow import MlflowClient
 
 from seqtune.checkpoint import load
-from seqtune.cli import outcomes
+from seqtune.cli import afterwards, outcomes
 from seqtune.errors import UserError
 from seqtune.study import lock
 from seqtune.track import fetch
@@ -46,7 +46,7 @@ def test_it_is_what_serves_and_says_how_it_was_chosen(
     other = next(one["number"] for one in report["trials"] if one["number"] != best)
     before = card(study / "champion")
     assert before["meta"]["chosen"] == "on validation"
-    outcomes.promote("own", other, str(shop), json_=True)
+    afterwards.promote("own", other, str(shop), json_=True)
     told = json.loads(capsys.readouterr().out)
     assert told["number"] == other
     assert told["registered"]["left"] == ""
@@ -62,7 +62,7 @@ def test_it_is_what_serves_and_says_how_it_was_chosen(
     assert str(version.version) == told["registered"]["version"]
     assert version.tags["seqtune.chosen"] == "by hand"
 
-    outcomes.promote("own", best, str(shop))  # and back
+    afterwards.promote("own", best, str(shop))  # and back
     outcomes.best("own", str(shop), json_=True)
     told = json.loads(capsys.readouterr().out.partition("\n{")[2].join(["{", ""]))
     assert told["trial"] == best
@@ -83,7 +83,7 @@ def test_what_cannot_be_is_refused(
     shop: Path, trial: int, more: dict[str, str], sentence: str
 ) -> None:
     with pytest.raises(UserError, match=sentence):
-        outcomes.promote("own", trial, str(shop), **more)
+        afterwards.promote("own", trial, str(shop), **more)
 
 
 def run_of(place: Path, name: str) -> Any:
@@ -100,12 +100,12 @@ def test_a_trial_is_run_again_to_the_last_digit(
     run, client = run_of(shop, "trial 001")
     assert run.data.metrics["system/cpu_percent"] > 0
     assert run.data.metrics["system/memory_peak_megabytes"] > 100
-    outcomes.rerun(run.info.run_id, str(shop), json_=True)
+    afterwards.rerun(run.info.run_id, str(shop), json_=True)
     told = json.loads(capsys.readouterr().out)
     assert told["same"]
     assert told["changed"] == {}
     assert told["now"]["ndcg@10"] == run.data.metrics["best/ndcg_10"]
-    outcomes.rerun(run.info.run_id, str(shop))  # where one was run before
+    afterwards.rerun(run.info.run_id, str(shop))  # where one was run before
     assert "The same numbers: ndcg@10" in capsys.readouterr().out
 
     kept = client.download_artifacts(run.info.run_id, lock.NAME, str(shop))
@@ -115,7 +115,7 @@ def test_a_trial_is_run_again_to_the_last_digit(
     Path(kept).write_text(json.dumps(other))
     client.log_artifact(run.info.run_id, kept)
     with pytest.raises(typer.Exit) as exit_:
-        outcomes.rerun(run.info.run_id, str(shop))
+        afterwards.rerun(run.info.run_id, str(shop))
     assert exit_.value.exit_code == 1
     text = " ".join(capsys.readouterr().out.split())
     assert "Other numbers: ndcg@10 was" in text
@@ -145,7 +145,7 @@ def test_what_cannot_be_run_again_is_refused(
 ) -> None:
     run, _ = run_of(shop, name)
     with pytest.raises(UserError, match=sentence):
-        outcomes.rerun(run.info.run_id, str(shop), **more)
+        afterwards.rerun(run.info.run_id, str(shop), **more)
 
 
 def test_the_best_on_some_data_over_all_studies(

@@ -317,3 +317,37 @@ def test_k_must_be_a_count(ints: Recommender, k: Any) -> None:
 def test_a_history_must_be_a_list(ints: Recommender, history: Any) -> None:
     with pytest.raises(UserError, match="history 1: must be a list of item ids"):
         ints.recommend([[10], history])
+
+
+# Places.
+
+
+@pytest.mark.parametrize("mask_seen", [False, True])
+def test_places_are_those_of_evaluation(mask_seen: bool) -> None:
+    from seqtune import batches
+    from seqtune.data import Protocol, load
+    from seqtune.evaluate import evaluate
+    from seqtune.model import model_class
+
+    dataset = load("tiny")
+    split = Protocol(mask_seen).split(dataset)
+    kind = model_class("sasrec")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = kind(kind.Params(embedding_size=8, max_seq_len=9), dataset.n_items, dataset.n_users)
+    model.eval()
+    data = batches.sequences(split, torch.device("cpu"))
+    wanted = evaluate(model, data, split, split.test, mask_seen=mask_seen).ranks
+    loaded = Recommender(
+        model, np.arange(dataset.n_items), split.counts(), mask_seen, {}, torch.device("cpu")
+    )
+    spans = [slice(dataset.offsets[user], event) for user, event in zip(*split.test, strict=True)]
+    histories = [dataset.items[span].astype(np.int64) for span in spans]
+    targets = dataset.items[split.test.events].astype(np.int64)
+    assert loaded.places(histories, targets).tolist() == wanted.tolist()
+
+
+def test_places_without_a_history_or_of_a_stranger(ints: Recommender) -> None:
+    nothing, past = np.empty(0, np.int64), np.array([1])
+    places = ints.places([nothing, nothing, past, past], np.array([4, 5, 0, 3]))
+    assert places.tolist() == [1.5, 6, 7, 3]  # 2 and 4 are as popular; after all; SCORE's row

@@ -21,6 +21,7 @@ import pytest
 from seqtune.errors import UserError
 from seqtune.storage import Folder
 from seqtune.track import Tracker, fetch, store_uri, tracker
+from seqtune.track.champion import BY_HAND, ON_VALIDATION
 from seqtune.track.undocumented import SEEN, deflated, view
 from seqtune.track.writer import Writer
 
@@ -407,12 +408,13 @@ def enter(
     name = request.node.name
 
     def entered(value: float, trial: int = 0, study: str = "one", *, promoted: bool = False) -> Any:
+        chosen = BY_HAND if promoted else ON_VALIDATION
         tracker = Tracker(store, name, f"{name}-{study}", tmp_path / "other.jsonl", say=said.append)
         tracker.start_study({}, {}, metric="ndcg@10", dimensions=[])
         tracker.trial_started(trial, {})
         tracker.trial_result(trial, 1, {"ndcg@10": value})
         tracker.trial_ended(trial, "finished", {"ndcg@10": value})
-        tracker.champion(small_checkpoint, name, trial=trial, promoted=promoted)
+        tracker.champion(small_checkpoint, name, trial=trial, chosen=chosen)
         assert tracker.settle(60)
         registered = tracker.registered
         assert tracker.close()

@@ -11,7 +11,18 @@ import typer
 from typer.exceptions import TyperException
 
 from seqtune import __version__
-from seqtune.cli import bench, data, models, outcomes, recommend, repair, studies, train, tune
+from seqtune.cli import (
+    afterwards,
+    bench,
+    data,
+    models,
+    outcomes,
+    recommend,
+    repair,
+    studies,
+    train,
+    tune,
+)
 from seqtune.cli.mistakes import refuse_twice, say, usage_sentence
 from seqtune.errors import UserError
 
@@ -31,7 +42,7 @@ app.command("list", context_settings=HELP)(studies.list_)
 for verb in (
     *(studies.status, studies.stop),
     *(outcomes.best, outcomes.report, outcomes.compare, outcomes.export),
-    *(outcomes.promote, outcomes.rerun),
+    *(afterwards.promote, afterwards.rerun, afterwards.refresh),
     *(studies.delete, studies.ui, models.models),
 ):
     app.command(context_settings=HELP)(verb)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from seqtune.cli.flags import complete_model
-from seqtune.cli.mistakes import say
 from seqtune.cli.studies import (
     AsJson,
     Name,
@@ -138,6 +137,7 @@ def _best_on(source: str, storage: str, metric: str, uri: str | None, *, as_json
 def _best(known: Known, row: TrialRow) -> dict[str, Any]:
     """Returns what is known of a trial, with its test where it is the best of its model."""
     from seqtune.results import BEST
+    from seqtune.study.identity import taken_over
 
     told = known.report or {}
     all_tested = [told.get("best"), *(one["best"] for one in told.get("contenders", []))]
@@ -146,7 +146,7 @@ def _best(known: Known, row: TrialRow) -> dict[str, Any]:
     )
     is_best = bool(tested) and told["best"]["number"] == row.number
     champion = told.get("promoted") or told.get("best") or {}
-    is_champion = bool(tested) and champion["number"] == row.number
+    is_champion = bool(tested) and champion["number"] == row.number and not taken_over(told)
     place = known.folder / "champion" if is_champion else known.folder / BEST / row.model
     return {
         "study": known.name,
@@ -207,73 +207,6 @@ def compare(names: Names, storage: Storage = RESULTS, json_: AsJson = False) -> 
         return
     show_table(found.header, found.rows)
     print(found.verdict)
-
-
-def promote(
-    name: Name,
-    trial: Annotated[int, typer.Option(help="Promote this trial.", metavar="N", min=0)],
-    storage: Storage = RESULTS,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help="Read the interactions here.", metavar="FILE", show_default="where they were"
-        ),
-    ] = None,
-    tracking_uri: TrackingUri = None,
-    json_: AsJson = False,
-) -> None:
-    """Makes another trial the champion: tests it, writes its checkpoint, moves the alias."""
-    from seqtune.study.promote import promote
-
-    place = place_of(storage)
-    found = promote(name, place, trial, data=data, tracking_uri=tracking_uri, say=say)
-    if json_:
-        own = {n: v for n, v in vars(found.finalist).items() if n != "test_ranks"}
-        registered = vars(found.registered) if found.registered else None
-        own |= {"checkpoint": found.checkpoint, "registered": registered}
-        print(json.dumps(own | {"sentence": found.sentence}, indent=2))
-        return
-    print(found.sentence)
-    print(f"checkpoint: {found.checkpoint}")
-    if found.registered:
-        print(f"registered as {found.registered.uri}")
-    else:
-        print("MLflow has not taken it; promote it again when MLflow answers")
-
-
-def rerun(
-    run: Annotated[str, typer.Argument(help="Id of a run in MLflow.", metavar="RUN_ID")],
-    storage: Storage = RESULTS,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help="Read the interactions here.", metavar="FILE", show_default="where they were"
-        ),
-    ] = None,
-    tracking_uri: TrackingUri = None,
-    json_: AsJson = False,
-) -> None:
-    """Trains again what a run of MLflow has trained, and says whether the numbers are the same."""
-    from seqtune.report.scripted import silent_console
-    from seqtune.report.view import TrainView
-    from seqtune.study.rerun import rerun
-    from seqtune.track import store_uri
-
-    root = Folder.at(place_of(storage))
-    out = root / "reruns" / run
-    if out.names():
-        out.set_aside()
-    view = TrainView("", silent_console() if json_ else None)
-    found = rerun(
-        run, store_uri(tracking_uri, root), out, data=data, note=view.note, report=view.told
-    )
-    if json_:
-        told = {"same": found.same, "then": found.lock.valid, "now": found.now}
-        print(json.dumps(told | {"changed": found.changed, "epoch": found.lock.epoch}, indent=2))
-    else:
-        print(found.sentence)
-    if not found.same:
-        raise typer.Exit(1)
 
 
 def export(

@@ -115,6 +115,8 @@ def _status(known: Known, storage: str) -> list[str]:
         lines.append(f"best: {which}, {known.metric} {best.value:.4f}{where}")
     if promoted := (known.report or {}).get("promoted"):
         lines.append(f"champion: trial {promoted['number']}, promoted by hand")
+    if refreshes := (known.report or {}).get("refreshes"):
+        lines.append(f"last refresh: {refreshes[-1]['sentence']}")
     if len(known.models) > 1:
         lines += [_model_line(known, model) for model in known.models]
     for row in known.trials:

@@ -161,6 +161,7 @@ def write_checkpoint(
         mask_seen=plan.protocol.mask_seen,
         meta=about
         | {"data": dataset.name, "data_fingerprint": dataset.fingerprint}
+        | {"newest": int(dataset.times.max())}
         | {"columns": dict(dataset.columns), "protocol": plan.protocol.sentence(dataset)}
         | {"git_commit": git_commit(), "versions": versions()},
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -96,7 +96,19 @@ def _begun(options: StudyOptions, folder: Folder, now: dict[str, str]) -> About:
             f"--resume: study {name!r} was started with another {differs}; give the same, or "
             "another --name without --resume"
         )
+    report = (folder / "report").read("report.json")
+    if refreshed := taken_over(json.loads(report) if report else None):
+        raise UserError(
+            f"--resume: the champion of {name!r} was trained on newer data ({refreshed['data']}), "
+            "which its trials do not know; start a study on these with another --name"
+        )
     return replace(saved, options=open_options(options, name))
+
+
+def taken_over(report: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Returns the last refresh whose challenger took over, of a study's report.json."""
+    refreshes = (report or {}).get("refreshes", [])
+    return next((one for one in reversed(refreshes) if one["moved"]), None)
 
 
 def _difference(saved: About, now: dict[str, str]) -> str:

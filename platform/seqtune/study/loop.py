@@ -14,6 +14,8 @@ from seqtune.state import Home, Row, Saver, State, all_told, keep_told, load_sta
 from seqtune.storage import Folder
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from seqtune.train import Outcome
 from seqtune.study.plan import Plan
 
@@ -68,11 +70,13 @@ def train_here(
     rank: int = 0,
     world_size: int = 1,
     stepped: Callable[[int], None] = lambda targets: None,
+    begin: Callable[[nn.Module], None] = lambda model: None,
 ) -> Outcome:
     """Runs the loop in this process, from the folder's state where there is one.
 
     What was told before a crash is not told again, though the epochs may be trained again.
     ``stepped`` is called after each step with its targets, and may raise to end the training.
+    ``begin`` may give the model its first weights.
     """
     from seqtune.train import train
     from seqtune.usage import Usage
@@ -107,6 +111,7 @@ def train_here(
             save=saver.save,
             report=saver.report,
             stepped=step,
+            begin=begin,
         )
         seen = plan.protocol.mask_seen
         return train(plan.model, params, split, home, metric=plan.metric, mask_seen=seen)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -14,24 +12,21 @@ from numpy.typing import NDArray
 
 from seqtune.data import Dataset, protocol_of, read
 from seqtune.errors import UserError
-from seqtune.report.page import with_banner
-from seqtune.results import BEST, Finalist, TrialRow
+from seqtune.results import Finalist, TrialRow
 from seqtune.significance import Comparison, compare
 from seqtune.space.asked import ask_study
 from seqtune.state import ranks_file
 from seqtune.storage import Folder
 from seqtune.study import final, record
-from seqtune.study.identity import asked_options, check_same
-from seqtune.study.lease import HeldError, Lease
+from seqtune.study.afterwards import REPORT, amend, check_tested, held, keep_best
+from seqtune.study.identity import asked_options, check_same, taken_over
 from seqtune.study.plan import Plan
-from seqtune.study.shelf import RUNNING, Known, find, whole
+from seqtune.study.shelf import Known, find, whole
 from seqtune.study.tracked import tracked
-from seqtune.track import Registered, store_uri
+from seqtune.track import BY_HAND, Registered, store_uri
 from seqtune.words import p_text, percent
 
-TITLE = "## Promoted by hand"
 RANKS = "ranks-promoted.parquet"
-FILES = ["report.html", "report.json", "report.md", RANKS]  # of the report, which it changes
 
 
 @dataclass(frozen=True)
@@ -79,8 +74,8 @@ def promote(
     check_same(options, dataset, protocol, about, "--data")
     plan = Plan(options.model, options.metric, protocol, known.folder, study=about.id)
     uri = store_uri(tracking_uri, Folder.at(storage))
-    with _held(known), tracked(uri, name, about.id, known.folder, say) as tracker:
-        _keep_best(known)
+    with held(known), tracked(uri, name, about.id, known.folder, say) as tracker:
+        keep_best(known)
         finalist = final.examine(
             plan.of(row.model),
             number,
@@ -94,20 +89,19 @@ def promote(
         against = compare(options.metric, finalist.test_ranks, before)
         sentence = _sentence(known, finalist, against)
         _report(known, finalist, against, sentence, dataset, plan)
-        tracker.champion(known.folder / "champion", name, number, sentence, promoted=True)
-        tracker.upload(known.folder / "report", FILES, to="report")
+        tracker.champion(known.folder / "champion", name, number, sentence, chosen=BY_HAND)
+        tracker.upload(known.folder / "report", [*REPORT, RANKS], to="report")
         tracker.settle(60)
         tracker.close(timeout=60 if tracker.answers else 5)
         return Promoted(finalist, sentence, (known.folder / "champion").uri, tracker.registered)
 
 
 def _row(known: Known, number: int) -> TrialRow:
-    if known.state == RUNNING:
-        raise UserError(f"{known.name}: is run by {known.driver}; wait until it has ended")
-    if not known.report or not known.report.get("best"):
+    check_tested(known, "another trial could take the place of")
+    if refreshed := taken_over(known.report):
         raise UserError(
-            f"{known.name}: has no tested champion yet ({known.state}), so there is nothing that "
-            "another trial could take the place of"
+            f"{known.name}: its champion was trained on newer data ({refreshed['data']}), which "
+            "none of its trials knows"
         )
     row = next((one for one in known.trials if one.number == number), None)
     if row is None:
@@ -116,28 +110,6 @@ def _row(known: Known, number: int) -> TrialRow:
         reason = f"it failed: {row.reason}" if row.reason else "it was never evaluated"
         raise UserError(f"--trial {number}: cannot be promoted, since {reason}")
     return row
-
-
-@contextmanager
-def _held(known: Known) -> Iterator[None]:
-    try:
-        lease = Lease(known.folder)
-    except HeldError as held:
-        raise UserError(f"{known.name}: is run by {held}; wait until it has ended") from None
-    try:
-        yield
-    finally:
-        lease.release()
-
-
-def _keep_best(known: Known) -> None:
-    """Copies the checkpoint of the best trial, which had none but the champion's."""
-    assert known.report is not None
-    champion, to = known.folder / "champion", known.folder / BEST / known.report["model"]
-    if known.report.get("promoted") or to.names():
-        return
-    for name in champion.names():
-        to.write(name, champion.read(name) or b"")
 
 
 def _epochs(folder: Folder, row: TrialRow) -> list[int]:
@@ -179,13 +151,7 @@ def _report(
     """Writes it into the report, in the place of what was promoted before."""
     folder = known.folder / "report"
     own: dict[str, Any] = {n: v for n, v in vars(finalist).items() if n != "test_ranks"}
-    report = (known.report or {}) | {
-        "promoted": own | {"against_best": asdict(against), "sentence": sentence}
-    }
-    folder.write("report.json", json.dumps(report, indent=2).encode())
-    before = (folder.read("report.md") or b"").decode().partition(f"\n{TITLE}")[0]
-    folder.write("report.md", f"{before}\n{TITLE}\n\n{sentence}\n".encode())
-    page = (folder.read("report.html") or b"").decode()
-    folder.write("report.html", with_banner(page, sentence).encode())
+    promoted = own | {"against_best": asdict(against), "sentence": sentence}
+    amend(folder, {"promoted": promoted}, "Promoted by hand", [sentence])
     users = dataset.user_ids[plan.protocol.split(dataset).test.users]
     folder.write(RANKS, ranks_file(users, finalist.test_ranks))

@@ -9,7 +9,8 @@ resumed study may report its past again.
 One experiment per study, a parent run for the study and a child run per trial.
 """
 
-from seqtune.track.champion import Registered, fetch, fetch_file
+from seqtune.track.champion import BY_HAND, REFRESHED, Registered, fetch, fetch_file
+from seqtune.track.experiment import REFRESHES
 from seqtune.track.forget import forget
 from seqtune.track.logged import Found, best_of
 from seqtune.track.pages import Links
@@ -17,6 +18,9 @@ from seqtune.track.store import store_uri
 from seqtune.track.tracker import Tracker
 
 __all__ = [
+    "BY_HAND",
+    "REFRESHED",
+    "REFRESHES",
     "Found",
     "Links",
     "Registered",

@@ -12,14 +12,16 @@ from typing import Any
 
 from seqtune.errors import UserError
 from seqtune.storage import Folder
-from seqtune.track.experiment import STUDY
+from seqtune.track.experiment import REFRESHES, STUDY
 from seqtune.track.logged import CHECKPOINT, log_model, weights_digest
 from seqtune.track.pages import NOTE, described
 from seqtune.track.store import brief, quiet, shown
 from seqtune.track.undocumented import show_version
 
 ALIAS = "champion"
-CHOSEN, BY_HAND = "seqtune.chosen", "by hand"  # tag: how a version was chosen
+CHOSEN = "seqtune.chosen"  # tag: how a version was chosen
+ON_VALIDATION, BY_HAND, REFRESHED = "on validation", "by hand", "on newer data"
+KEPT = {BY_HAND: "was promoted by hand", REFRESHED: "was trained on newer data"}
 METRIC, VALUE = "seqtune.metric", "seqtune.value"  # tags: what was maximised, and how far
 
 
@@ -46,26 +48,27 @@ def register(
     metric: str,
     verdict: str,
     *,
-    promoted: bool = False,
+    chosen: str = ON_VALIDATION,
 ) -> Registered:
     """Logs a checkpoint as a model of a run, and registers it as a version of the model ``name``.
 
     The name belongs to its study: where another study has it, this one gets a number. The alias
     ``champion`` moves to it from a version that it beats on validation. It stays on one that is as
-    good, or that was promoted by hand: somebody may serve what it points to. One that is
-    ``promoted`` now gets it from any. ``metric`` is MLflow's name of what the study maximised.
+    good, or that was chosen in another way: somebody may serve what it points to. One that is
+    ``chosen`` in another way now gets it from any. ``metric`` is MLflow's name of what the study
+    maximised.
 
     Weights that the run has logged before keep their version.
     """
     tags = {n: value for n, value in run.data.tags.items() if n.startswith("seqtune.")}
     tags[CHECKPOINT] = weights_digest(folder)
-    tags[CHOSEN] = BY_HAND if promoted else "on validation"
+    tags[CHOSEN] = chosen
     tags |= {METRIC: metric, VALUE: str(run.data.metrics.get(f"best/{metric}", math.nan))}
     description = described(tags, verdict)
-    name = _own_name(client, name, tags.get(STUDY, ""))
+    name = _own_name(client, name, tags.get(REFRESHES) or tags.get(STUDY, ""))
     version = _version(client, folder, name, run, tags, description)
     client.update_model_version(name, version, description)
-    left = "" if promoted else _why_left(client, name, version, tags)
+    left = "" if chosen != ON_VALIDATION else _why_left(client, name, version, tags)
     if not left:
         client.set_registered_model_alias(name, ALIAS, version)
     return Registered(name, version, left)
@@ -96,7 +99,7 @@ def _own_name(client: Any, name: str, study: str) -> str:
 
     about = (
         f"The best models of the study {study}. The alias {ALIAS} moves only to a version that is "
-        "better on validation, or that was promoted by hand."
+        "better on validation, was promoted by hand, or was trained on newer data."
     )
     for number in itertools.count(1):
         candidate = name if number == 1 else f"{name}-{number}"
@@ -118,8 +121,8 @@ def _why_left(client: Any, name: str, version: str, tags: dict[str, str]) -> str
         return ""
     other = client.get_model_version(name, held).tags
     before, now, metric = _value(other), _value(tags), tags[METRIC].replace("_", "@")
-    if other.get(CHOSEN) == BY_HAND:
-        reason = "was promoted by hand"
+    if (kept := other.get(CHOSEN)) in KEPT:
+        reason = KEPT[kept]
     elif now > before:
         return ""
     else:

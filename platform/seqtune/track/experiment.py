@@ -9,6 +9,7 @@ from typing import Any
 from seqtune.track.moved import ARTIFACTS
 
 STUDY = "seqtune.study"  # tag: which study a run belongs to
+REFRESHES = "seqtune.refreshes"  # tag: whose champion a run was trained to take the place of
 
 
 def find_experiment(client: Any, uri: str, name: str, study: str) -> str:

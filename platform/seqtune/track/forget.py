@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from seqtune.errors import UserError
-from seqtune.track.experiment import STUDY, runs
+from seqtune.track.experiment import REFRESHES, STUDY, runs
 from seqtune.track.store import brief, quiet, shown
 
 
@@ -26,7 +26,8 @@ def forget(uri: str, study: str) -> str:
         own = {
             run.info.run_id: run.info.experiment_id
             for experiment in every
-            for run in runs(client, experiment, f"tags.`{STUDY}` = '{study}'")
+            for tag in (STUDY, REFRESHES)
+            for run in runs(client, experiment, f"tags.`{tag}` = '{study}'")
         }
         n_versions = 0
         for model in client.search_registered_models():

@@ -12,7 +12,7 @@ from typing import Any
 from seqtune.errors import UserError
 from seqtune.metrics import mlflow_name
 from seqtune.storage import Folder
-from seqtune.track.champion import Registered
+from seqtune.track.champion import ON_VALIDATION, Registered
 from seqtune.track.journal import Journal
 from seqtune.track.pages import Links
 from seqtune.track.store import brief, shown
@@ -118,23 +118,32 @@ class Tracker:
         self._tell("upload", folder=folder.uri, names=names, to=to, number=trial)
 
     def finalist(
-        self, folder: Folder, trial: int, valid: Mapping[str, Any], test: Mapping[str, Any]
+        self, folder: Folder, trial: int | None, valid: Mapping[str, Any], test: Mapping[str, Any]
     ) -> None:
-        """Logs the checkpoint of a trial as a servable model, with its metrics on these data."""
+        """Logs a checkpoint as a servable model of a trial, or of the study's own run.
+
+        It has its metrics on these data.
+        """
         both = (("valid", valid), ("test", test))
         found = {f"{part}/{n}": v for part, values in both for n, v in _numbers(values).items()}
         self._tell("finalist", folder=folder.uri, number=trial, metrics=found)
 
     def champion(
-        self, folder: Folder, name: str, trial: int, verdict: str = "", *, promoted: bool = False
+        self,
+        folder: Folder,
+        name: str,
+        trial: int | None,
+        verdict: str = "",
+        *,
+        chosen: str = ON_VALIDATION,
     ) -> None:
         """Logs a checkpoint as a servable model and registers it; ``registered`` says how.
 
-        ``verdict`` is a sentence for the model's description. One that was ``promoted`` by hand
-        gets the alias from whatever has it.
+        ``verdict`` is a sentence for the model's description. One that was ``chosen`` in another
+        way than on validation gets the alias from whatever has it.
         """
         self.registered = None
-        about = {"name": name, "number": trial, "verdict": verdict, "promoted": promoted}
+        about = {"name": name, "number": trial, "verdict": verdict, "chosen": chosen}
         self._tell("champion", folder=folder.uri, **about)
 
     def study_ended(
@@ -163,7 +172,8 @@ class Tracker:
         if left := self._journal.end():
             self._say(
                 f"{left} records did not reach MLflow at {shown(self.uri)}; they are kept in "
-                f"{self._journal.path} and sent when the study is resumed (--resume)"
+                f"{self._journal.path} and sent when the study is resumed (--resume), or the "
+                "command is given again"
             )
         return not left
 

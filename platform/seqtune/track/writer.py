@@ -260,16 +260,21 @@ class Writer:
         self._write_view()
         self.client.set_terminated(run_id, ENDED.get(op["status"], "FINISHED"), op["at"])
 
+    def _run(self, number: int | None) -> Any:
+        return self.client.get_run(
+            self._study_run() if number is None else self._trial(number).run_id
+        )
+
     def _finalist(self, op: Op) -> None:
-        run = self.client.get_run(self._trial(op["number"]).run_id)
+        run = self._run(op["number"])
         tags = {n: value for n, value in run.data.tags.items() if n.startswith("seqtune.")}
         log_model(self.client, Folder.at(op["folder"]), run, tags, op["metrics"])
 
     def _champion(self, op: Op) -> None:
-        run = self.client.get_run(self._trial(op["number"]).run_id)
+        run = self._run(op["number"])
         folder, name = Folder.at(op["folder"]), op["name"]
         self.registered = register(
-            self.client, folder, name, run, self.metric, op["verdict"], promoted=op["promoted"]
+            self.client, folder, name, run, self.metric, op["verdict"], chosen=op["chosen"]
         )
         name, version = self.registered.name, self.registered.version
         self._log(self._study_run(), tags={CHAMPION: f"models:/{name}/{version}"})
