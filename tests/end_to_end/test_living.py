@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,27 @@ def seqtune(tmp_path: Path) -> Callable[..., str]:
         return done.stdout
 
     return run
+
+
+def test_the_page_of_a_study_opens_in_a_browser_while_it_runs(
+    tune: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    browser, opened = tmp_path / "xdg-open", tmp_path / "opened"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {opened}.part\nmv {opened}.part {opened}\n')
+    browser.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    words = ["--storage", str(tmp_path), "--name", "shown", "--scheduler", "none", "--open"]
+    study = tune(*words, "--trials", "40", "--set", "epochs=40")
+    study.until(opened.exists)
+    link = opened.read_text().strip()
+    assert f"as long as the study runs, at\n{link}" in study.out
+    page = link.partition("#")[0]
+    with urllib.request.urlopen(page, timeout=30) as answer:
+        assert b"MLflow" in answer.read()
+    study.signal(signal.SIGINT)
+    study.ends(130)
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(page, timeout=5)
 
 
 def test_two_studies_are_watched_and_one_is_stopped_from_a_third_terminal(

@@ -215,7 +215,7 @@ def test_defaults_of_the_commands_are_those_of_the_options(run: Run, asked: list
     assert asked == [StudyOptions("sasrec"), TrainOptions("sasrec")]
 
 
-OF_THE_LINE = {"list", "explain", "quiet", "json_lines", "notify"}  # and no part of a study
+OF_THE_LINE = {"list", "explain", "quiet", "json_lines", "open", "notify"}  # and no part of a study
 
 
 @pytest.mark.parametrize(

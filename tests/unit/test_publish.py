@@ -17,7 +17,7 @@ from seqtune.study import publish
 from seqtune.study.plan import Plan
 from seqtune.track import Links, Registered
 
-LINKS = Links("sqlite:////results/mlflow.db", "1", "0123456789abcdef", "seqtune-01234567")
+LINKS = Links("sqlite:////results/mlflow.db", "1", "0123456789abcdef")
 SERVE = "MLFLOW_TRACKING_URI=sqlite:////results/mlflow.db mlflow models serve -m "
 
 

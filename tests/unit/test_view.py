@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -141,12 +142,13 @@ def test_before_the_first_result() -> None:
 
 
 def test_time_left_is_the_budget_or_what_the_trials_need(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = [1000.0]
+    clock, noon = [1000.0], time.mktime((2026, 11, 27, 12, 0, 0, 0, 0, -1))
     monkeypatch.setattr("seqtune.report.live.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("seqtune.report.live.time.time", lambda: noon + clock[0] - 1000)
     view, _ = live_view(budget=600)
     start(view, n_trials=8)
     clock[0] += 30
-    assert "30s, at most 9m 30s left" in frame(view)
+    assert "30s, at most 9m 30s left, until 12:10\n" in frame(view)
     for number in range(4):  # four trials of 20 s, two at a time
         view.trial_started(number, {})
         if number % 2:
@@ -154,7 +156,7 @@ def test_time_left_is_the_budget_or_what_the_trials_need(monkeypatch: pytest.Mon
             view.trial_ended(number - 1, "complete", 0.1)
             view.trial_ended(number, "complete", 0.1)
     # Four more trials of 20 s, two at a time.
-    assert "1m 10s, about 40s left" in frame(view)
+    assert "1m 10s, about 40s left\n" in frame(view)
     clock[0] += 520  # the budget is nearer now
     assert "at most 10s left" in frame(view)
     view.trial_started(4, {})

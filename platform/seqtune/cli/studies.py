@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +18,9 @@ from seqtune.words import brief
 
 if TYPE_CHECKING:
     from seqtune.study.shelf import Known
+
+
+SHOWN = 10  # studies whose pages are linked
 
 
 def complete_study(incomplete: str) -> list[str]:
@@ -195,26 +195,35 @@ def delete(
 
 def ui(
     storage: Storage = RESULTS,
-    port: Annotated[int, typer.Option(help="Listen on this port.", metavar="N", min=1)] = 5000,
+    port: Annotated[
+        int, typer.Option(help="Listen on this port.", metavar="N", min=1, max=65535)
+    ] = 5000,
     open_: Annotated[
-        bool, typer.Option("--open", help="Open the page in a browser.", metavar="")
+        bool, typer.Option("--open", help="Open the newest study in a browser.", metavar="")
     ] = False,
+    tracking_uri: TrackingUri = None,
 ) -> None:
     """Shows MLflow's pages of the studies in a storage folder, on this machine alone."""
     from seqtune.track import store_uri
-    from seqtune.track.store import quiet
+    from seqtune.track.server import served, studies
 
-    uri = store_uri(None, Folder.at(place_of(storage)))
-    page = uri if uri.startswith("http") else f"http://127.0.0.1:{port}"
-    print(f"{page}/#/experiments shows all studies; Ctrl-C ends it", flush=True)
-    if open_:
-        typer.launch(page)
-    if uri.startswith("http"):
-        return
-    quiet()
-    mlflow = shutil.which("mlflow", path=str(Path(sys.executable).parent)) or "mlflow"
-    words = ["ui", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)]
-    os.execvp(mlflow, ["mlflow", *words])
+    uri = store_uri(tracking_uri, Folder.at(place_of(storage)))
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        raise UserError(
+            f"--storage {storage}: has no {Path(uri).name}, so no study was tracked there"
+        )
+    found = studies(uri)
+    with served(uri, port) as (page, process):
+        links = [(name, one.charts.replace(one.base, page, 1)) for name, one in found]
+        for name, link in links[:SHOWN]:
+            print(f"{name}\n  {link}")
+        more = f" ({len(links) - SHOWN} more)" if len(links) > SHOWN else ""
+        print(f"all studies{more}\n  {page}/#/experiments", flush=True)
+        if open_:
+            typer.launch(links[0][1] if links else page)
+        if process is not None:
+            print("Ctrl-C ends it.", flush=True)
+            process.wait()
 
 
 def place_of(storage: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -54,6 +55,10 @@ def tune(
             WHERE, "Print events as JSON, a line each, and the report.", "--json-lines", metavar=""
         ),
     ] = False,
+    open_: Annotated[
+        bool,
+        option(WHERE, "Open MLflow's page of the study in a browser.", "--open", metavar=""),
+    ] = False,
     notify: Annotated[
         str | None,
         option(WHERE, "Post one JSON to this address at the end.", "--notify", metavar="URL"),
@@ -71,12 +76,20 @@ def tune(
         if notify is not None and not notify.startswith(("http://", "https://")):
             raise UserError(f"--notify {notify}: write http://HOST/PATH or https://HOST/PATH")
         options = ready(options)
-        _tune(options, ask_study(options), quiet=quiet, events=json_lines, url=notify)
+        shown = {"quiet": quiet, "events": json_lines, "browse": open_}
+        _tune(options, ask_study(options), url=notify, **shown)
 
 
 def _tune(
-    options: StudyOptions, asked: AskedStudy, *, quiet: bool, events: bool, url: str | None
+    options: StudyOptions,
+    asked: AskedStudy,
+    *,
+    quiet: bool,
+    events: bool,
+    browse: bool,
+    url: str | None,
 ) -> None:
+    from seqtune.cli.opening import opened
     from seqtune.report import scripted
     from seqtune.report.report import show
     from seqtune.report.view import StudyView
@@ -93,7 +106,8 @@ def _tune(
         view.preparing("starting")
         from seqtune.study import study
 
-        result = study.run(asked, view, abandon)
+        with opened(options, view) if browse else nullcontext():
+            result = study.run(asked, view, abandon)
     except KeyboardInterrupt as stop:
         view.study_ended()
         raise stopped(options, view, str(stop)) from None

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 CURVE_WIDTH, CURVE_HEIGHT = 40, 3
 TRIALS_SHOWN = 4  # on a screen of OTHER_LINES + 4 lines; a higher one shows more
 OTHER_LINES = 21  # of a screen: what stands above the live view, its figures, and the prompt
+SHORT = 120.0  # seconds
 BLOCKS = " ▁▂▃▄▅▆▇█"
 WORDS = {"complete": "green", "running": "cyan", "pruned": "yellow", "failed": "red"}
 
@@ -115,8 +116,18 @@ def _left(state: State, elapsed: float) -> str:
         waiting = state.trials - sum(state.ended.values()) - len(state.running)
         by_trials = (begun + max(waiting, 0) * mean) / state.concurrency
     if by_trials is not None and (by_budget is None or by_trials < by_budget):
-        return f"about {_whole(max(by_trials, 1))} left"
-    return "" if by_budget is None else f"at most {_whole(by_budget)} left"
+        return f"about {_whole(max(by_trials, 1))} left{_until(by_trials)}"
+    return "" if by_budget is None else f"at most {_whole(by_budget)} left{_until(by_budget)}"
+
+
+def _until(seconds: float) -> str:
+    """Says when a study ends that takes long enough to do something else meanwhile."""
+    if seconds < SHORT:
+        return ""
+    now = time.time()
+    end = now + seconds
+    day = "" if time.localtime(end)[:3] == time.localtime(now)[:3] else "%a "
+    return time.strftime(f", until {day}%H:%M", time.localtime(end))
 
 
 def _best(state: State) -> Text:

@@ -10,6 +10,7 @@ from urllib.parse import quote
 from seqtune.track.store import shown
 
 PARENT, STATUS = "mlflow.parentRunId", "seqtune.status"  # tags of a trial's run
+DIMENSIONS = "seqtune.dimensions"  # tag: what a study searches
 NOTE = "mlflow.note.content"  # tag: the description of an experiment, a run or a model
 
 
@@ -24,7 +25,11 @@ class Links:
     uri: str
     experiment_id: str
     run_id: str
-    view_key: str
+
+    @property
+    def view_key(self) -> str:
+        """The key of the prepared view."""
+        return f"seqtune-{self.run_id[:8]}"
 
     @property
     def command(self) -> str | None:

@@ -15,14 +15,14 @@ from seqtune.storage import Folder, make_whole
 from seqtune.track.champion import METRIC, Registered, register
 from seqtune.track.experiment import STUDY, find_experiment, runs
 from seqtune.track.logged import log_model
-from seqtune.track.pages import NOTE, PARENT, STATUS, Links, described
+from seqtune.track.pages import DIMENSIONS, NOTE, PARENT, STATUS, Links, described
 from seqtune.track.store import quiet
 from seqtune.track.undocumented import make_store, save_view, view
 
 Op = dict[str, Any]
 
 TRIAL, REASON = "seqtune.trial", "seqtune.reason"
-DIMENSIONS, CHAMPION = "seqtune.dimensions", "seqtune.champion"
+CHAMPION = "seqtune.champion"
 # Any other end is FINISHED; a resumed study goes on with what is KILLED.
 ENDED = {"failed": "FAILED", "interrupted": "KILLED", "unfinished": "KILLED"}
 
@@ -81,7 +81,7 @@ class Writer:
         """Where the study is; None before it has a run."""
         if self.run_id is None:
             return None
-        return Links(self.uri, self.experiment_id, self.run_id, f"seqtune-{self.run_id[:8]}")
+        return Links(self.uri, self.experiment_id, self.run_id)
 
     def apply(self, op: Op) -> None:
         """Carries out one operation."""
