@@ -69,7 +69,7 @@ def test_it_is_what_serves_and_says_how_it_was_chosen(
     assert card(Path(told["checkpoint"]))["meta"]["trial"] == best
     text = (study / "report" / "report.md").read_text()
     assert text.count("## Promoted by hand") == 1
-    assert f"Trial {best} of sasrec was promoted by hand" in text
+    assert f"Trial {best} of sasrec, the best, is the champion again." in text
 
 
 @pytest.mark.parametrize(

@@ -91,13 +91,14 @@ def report(folder: Folder, value: float, planned: int = 4, seed: int = 0) -> Non
     test = {f"{m}@{k}": value for m in ("ndcg", "hr", "mrr") for k in (5, 10, 20)}
     tested = {"valid": {"ndcg@10": value + 0.01}, "test": test}
     best = {"number": 1, "model": "sasrec", "params": {"n_layers": 1}, **tested}
+    best["megabytes"] = 0.25
     default = {"number": 0, "model": "sasrec", "params": {"n_layers": 0}, **tested}
     found = {
         "planned": planned,
         "best": best,
         "default": default,
         "contenders": [{"best": best, "default": default}],
-        "floors": [{"name": "popularity", "test": test}],
+        "floors": [{"name": "popularity", "valid": {"ndcg@10": 0.4}, "test": test}],
         "checkpoint": f"{folder.uri}/champion",
         "train_command": "seqtune train --model sasrec",
     }
@@ -334,17 +335,18 @@ def test_a_leaderboard_is_a_table_for_a_paper(shop: Path, tmp_path: Path) -> Non
     words = ["--what", "leaderboard", "--storage", str(shop)]
     seqtune("export", "ended", "--out", str(out), *words)
     lines = out.read_text().splitlines()
-    assert lines[0] == r"\begin{tabular}{l" + "r" * 9 + "}"
-    assert lines[2].startswith(r"system & ndcg@5 & ")
-    assert lines[4].startswith(r"popularity & \textbf{0.5000} & ")
+    assert lines[0] == r"\begin{tabular}{l" + "r" * 5 + "}"
+    assert lines[2] == r"system & valid ndcg@10 & ndcg@10 & hr@10 & mrr@10 & megabytes \\"
+    assert lines[4].startswith(r"popularity & 0.4000 & \textbf{0.5000} & ")
     assert lines[6].startswith(r"sasrec (trial 1) & ")
+    assert lines[6].endswith(r" & 0.2500 \\")
     assert lines[-1] == r"\end{tabular}"
-    odd = pd.DataFrame({"a_b": ["50 % & more", "x"], "n": [1.0, float("nan")]})
+    odd = pd.DataFrame({"a_b": ["50 % & more", "x"], "n@1": [1.0, float("nan")], "s": [2.0, 3.0]})
     assert tables.latex(odd).splitlines()[2:6] == [
-        r"a\_b & n \\",
+        r"a\_b & n@1 & s \\",
         r"\midrule",
-        r"50 \% \& more & \textbf{1} \\",
-        r"x & -- \\",
+        r"50 \% \& more & \textbf{1} & 2 \\",
+        r"x & -- & 3 \\",
     ]
 
 

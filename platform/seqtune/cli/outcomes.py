@@ -118,7 +118,7 @@ def _best_on(source: str, storage: str, metric: str, uri: str | None, *, as_json
         raise typer.Exit(1)
     for protocol in dict.fromkeys(one.protocol for one in found):
         own = [one for one in found if one.protocol == protocol]
-        print(protocol)
+        print(f"{protocol}\n")
         rows = [
             [
                 one.model,
@@ -129,7 +129,7 @@ def _best_on(source: str, storage: str, metric: str, uri: str | None, *, as_json
             ]
             for one in own[:SHOWN]
         ]
-        show_table(["model", "study", f"valid. {metric}", f"test {metric}", "checkpoint"], rows)
+        show_table(["model", "study", f"{metric}, validation", "test", "checkpoint"], rows)
         if len(own) > SHOWN:
             print(f"and {len(own) - SHOWN} more; --json shows all")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 
 SHOWN = 10  # studies whose pages are linked
+SHORT, WIDE = 20, 400  # characters: of a cell that is never broken, and of a line in a file
 
 
 def complete_study(incomplete: str) -> list[str]:
@@ -251,14 +253,15 @@ def _plain(known: Known) -> dict[str, Any]:
 
 
 def show_table(header: list[str], rows: list[list[str]]) -> None:
-    """Prints a table; its second column may be broken into lines."""
+    """Prints a table; long cells are broken into lines where a terminal is too narrow for them."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for n, title in enumerate(header):
-        table.add_column(title, no_wrap=n != 1, overflow="fold")
+    for title, column in zip(header, zip(*rows, strict=True), strict=True):
+        table.add_column(title, no_wrap=max(map(len, column)) <= SHORT, overflow="fold")
     for row in rows:
         table.add_row(*(brief(cell) for cell in row))
-    Console(highlight=False).print(table)
+    width = None if sys.stdout.isatty() else WIDE
+    Console(highlight=False, width=width).print(table)

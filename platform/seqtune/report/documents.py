@@ -87,11 +87,12 @@ def _finite(value: Any) -> Any:
 def to_markdown(result: StudyResult) -> str:
     """Returns the report as Markdown, with every metric and every trial."""
     lines = [f"# {models_text(result.models)} on {result.data_name}", "", result.protocol, ""]
-    lines += [f"{counts(result)}.", "", verdict(result)]
+    lines += [f"{counts(result)}.", "", verdict(result), ""]
     if counted := against_floors(result):
-        lines += ["", counted.sentence]
+        lines += [counted.sentence, ""]
     if result.best is not None:
-        lines += ["", limit_sentence(result.best_hit_10, result.best.test), ""]
+        if limit := limit_sentence(result.best_hit_10, result.best.test):
+            lines += [limit, ""]
         if result.several:
             lines += ["## Leaderboard", "", *_table(*board_table(result))]
         lines += [f"## Hyperparameters{of_model(result)}", ""]

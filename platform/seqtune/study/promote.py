@@ -131,6 +131,8 @@ def _ranks(folder: Folder, name: str) -> NDArray[np.float32]:
 def _sentence(known: Known, finalist: Finalist, against: Comparison) -> str:
     assert known.report is not None
     best, metric = known.report["best"], known.metric
+    if finalist.number == best["number"]:
+        return f"Trial {finalist.number} of {finalist.model}, the best, is the champion again."
     return (
         f"Trial {finalist.number} of {finalist.model} was promoted by hand: {metric} "
         f"{finalist.valid[metric]:.4f} on validation, where trial {best['number']}, the best, has "

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 WHAT = ("trials", "curves", "leaderboard")
+COSTS = ("train_seconds", "request_ms", "megabytes")
+PAPER = ("ndcg", "hr", "mrr", "coverage")  # metrics of a table in a paper
 FORMATS = {"csv": ".csv", "parquet": ".parquet", "latex": ".tex"}
 
 
@@ -42,7 +44,8 @@ def write(name: str, storage: str, what: str, out: str, kind: str | None) -> int
         elif kind == "parquet":
             frame.to_parquet(path, index=False)
         else:
-            path.write_text(latex(frame), encoding="utf-8")
+            paper = for_paper(frame, known.metric) if what == "leaderboard" else frame
+            path.write_text(latex(paper), encoding="utf-8")
     return len(frame)
 
 
@@ -81,6 +84,9 @@ def curves(known: Known) -> pd.DataFrame:
 def leaderboard(known: Known) -> pd.DataFrame:
     """Returns what was tested: floors, and each model's defaults and best, the winner last.
 
+    Beside the metrics on test stand the value on validation, what a model costs, and for models
+    that are not the winner the difference to it, with its p-value corrected by Holm.
+
     Raises:
         UserError: the study has no report yet.
     """
@@ -88,20 +94,39 @@ def leaderboard(known: Known) -> pd.DataFrame:
 
     if not known.report or not known.report.get("best"):
         raise UserError(f"{known.name}: nothing was tested yet ({known.state})")
-    rows = [{"system": one["name"], **one["test"]} for one in known.report["floors"]]
+    against = {one["model"]: one for one in known.report.get("standings", [])}
+
+    def row(system: str, tested: dict[str, Any], **more: Any) -> dict[str, Any]:
+        valid = tested["valid"].get(known.metric)
+        costs = {name: tested.get(name) for name in COSTS}
+        return {"system": system, f"valid {known.metric}": valid, **tested["test"], **more, **costs}
+
+    rows = [row(one["name"], one) for one in known.report["floors"]]
     for contender in reversed(known.report["contenders"]):
         best, default = contender["best"], contender["default"]
         if default and default["number"] != best["number"]:
-            rows.append({"system": f"{best['model']} (defaults)", **default["test"]})
-        rows.append({"system": f"{best['model']} (trial {best['number']})", **best["test"]})
-    return pd.DataFrame(rows)
+            rows.append(row(f"{best['model']} (defaults)", default))
+        other = against.get(best["model"], {})
+        test = {"difference": other.get("difference"), "p_holm": other.get("p_holm")}
+        rows.append(row(f"{best['model']} (trial {best['number']})", best, **test))
+    frame = pd.DataFrame(rows)
+    last = ["difference", "p_holm", *COSTS]
+    return frame[[*(name for name in frame if name not in last), *last]].dropna(axis=1, how="all")
+
+
+def for_paper(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Returns the columns of a leaderboard that a page has room for."""
+    k = metric.rpartition("@")[2]
+    few = dict.fromkeys([f"valid {metric}", metric, *(f"{m}@{k}" for m in PAPER)])
+    names = ["system", *few, "difference", "p_holm", *COSTS]
+    return frame[[name for name in names if name in frame]]
 
 
 def latex(frame: pd.DataFrame) -> str:
-    """Returns a table of booktabs, the best number of each column in bold."""
+    """Returns a table of booktabs, the best value of each metric in bold."""
     shown = frame.astype(object).where(frame.notna(), "--")
     for name in frame.select_dtypes("number").columns:
-        best = frame[name].max()
+        best = frame[name].max() if "@" in str(name) else None
         shown[name] = [
             "--" if value != value else rf"\textbf{{{text}}}" if value == best else text
             for value in frame[name]
@@ -118,7 +143,7 @@ def latex(frame: pd.DataFrame) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.4f}" if value % 1 else f"{value:.0f}"
+    return f"{value:.4f}" if value % 1 and abs(value) < 10 else f"{value:.0f}"
 
 
 def _escaped(text: str) -> str:
