@@ -32,6 +32,8 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "platform"))
 CPUS = len(os.sched_getaffinity(0))
 METRIC, GRACE = "ndcg@10", 10
+NAME = "ndcg_10"  # as MLflow takes it
+PAUSE = 60.0  # seconds in which Ray's own processes find out that their driver is dead
 SEQTUNE, PLAIN = "seqtune", "Ray Tune + Optuna + MLflow"
 
 
@@ -78,6 +80,8 @@ def run(by: str, asked: argparse.Namespace, seed: int, folder: Path) -> float:
     began = time.monotonic()
     code = call(words, folder, asked.kill)
     if code == -signal.SIGKILL:
+        time.sleep(PAUSE)
+        began += PAUSE
         code = call([*words, again], folder, None)
     if code:
         raise SystemExit(f"{by} ended with {code}:\n{(folder / 'log').read_text()}")
@@ -93,7 +97,6 @@ def call(words: list[str], folder: Path, kill: float | None) -> int:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-            time.sleep(60)  # Ray's own processes find out
             return -signal.SIGKILL
 
 
@@ -103,7 +106,7 @@ def tracked(by: str, folder: Path) -> tuple[float, str]:
 
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
     runs = client.search_runs([one.experiment_id for one in client.search_experiments()])
-    key = "best/ndcg_10" if by == SEQTUNE else "ndcg_10"
+    key = f"best/{NAME}" if by == SEQTUNE else NAME
     points = [(run, client.get_metric_history(run.info.run_id, key)) for run in runs]
     states = Counter(run.info.status for run in runs)
     best = max(point.value for _, curve in points for point in curve)
@@ -132,7 +135,7 @@ def plain(asked: argparse.Namespace, folder: Path) -> None:
         tuner.fit()
         return
     search = OptunaSearch(
-        metric=METRIC, mode="max", points_to_evaluate=[defaults()], seed=asked.seeds[0]
+        metric=NAME, mode="max", points_to_evaluate=[defaults()], seed=asked.seeds[0]
     )
     asha = ASHAScheduler(time_attr="epoch", max_t=asked.epochs, grace_period=GRACE)
     logger = MLflowLoggerCallback(
@@ -142,7 +145,7 @@ def plain(asked: argparse.Namespace, folder: Path) -> None:
         trainable,
         param_space=space(),
         tune_config=tune.TuneConfig(
-            metric=METRIC,
+            metric=NAME,
             mode="max",
             search_alg=search,
             scheduler=asha,
@@ -192,7 +195,7 @@ def objective(config: dict[str, Any], data: Any, epochs: int) -> None:
     from seqtune.train import train
 
     def report(row: Row) -> None:
-        tune.report({METRIC: row["metrics"][METRIC], "epoch": row["epoch"]})
+        tune.report({NAME: row["metrics"][METRIC], "epoch": row["epoch"]})
 
     params = build(model_class("sasrec").Params, config | {"epochs": epochs}, "sasrec")
     train("sasrec", params, leave_one_out(data), Home(report=report), metric=METRIC)
