@@ -229,6 +229,15 @@ class StudyOptions(JudgedOptions):
     trials: Annotated[
         int, Flag(SEARCH, "Run so many trials, those of the defaults included.", "N", least=1)
     ] = 20
+    portfolio: Annotated[
+        bool,
+        Flag(
+            SEARCH,
+            "Run the points that a space file lists under start before others are drawn.",
+            names=("--portfolio", "--no-portfolio"),
+            shown="run them",
+        ),
+    ] = True
     scheduler: Annotated[
         Literal["asha", "none"],
         Flag(SEARCH, "Stop poor trials early (asha), or let all run to their end (none)."),

@@ -30,6 +30,7 @@ class TrialRow:
     epoch: int | None  # of the best value
     seconds: float | None  # None while it has not ended
     reason: str = ""  # why it failed
+    origin: str = "drawn"  # default, portfolio or drawn: where its point comes from
 
 
 def best_trial(rows: tuple[TrialRow, ...]) -> TrialRow | None:

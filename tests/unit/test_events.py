@@ -55,6 +55,7 @@ def messenger(said: list[tuple[Any, ...]], tmp_path: Path) -> Messenger:
 def a_trial(number: int = 3, **last: Any) -> Any:
     params = {"learning_rate": 0.01, "max_seq_len": 50}
     config = {"number": number, "model": "sasrec", "params": params}
+    config["origin"] = "drawn" if number else "default"
     last = {"best": 0.5, "best_epoch": 4} | last
     return SimpleNamespace(config=config, last_result=last, trial_id=f"t{number}")
 
@@ -68,11 +69,14 @@ def test_a_start_shows_what_is_searched_and_tracks_everything(
 ) -> None:
     messenger.on_trial_start(1, [], a_trial())
     messenger.on_trial_start(1, [], a_trial(number=0))
-    shown = [("trial_started", n, {"learning_rate": 0.01}, n == 0, "") for n in (3, 0)]
+    both = ((3, "drawn"), (0, "default"))
+    shown = [("trial_started", n, {"learning_rate": 0.01}, origin, "") for n, origin in both]
     assert told(said, "view") == shown
     everything = {"learning_rate": 0.01, "max_seq_len": 50, "model": "sasrec"}
-    tags = {"seqtune.model": "sasrec"}
-    assert told(said, "tracker") == [("trial_started", n, everything, tags) for n in (3, 0)]
+    assert told(said, "tracker") == [
+        ("trial_started", n, everything, {"seqtune.model": "sasrec", "seqtune.origin": origin})
+        for n, origin in both
+    ]
 
 
 def test_a_result_is_shown_with_the_studys_metric_and_tracked_with_all(
@@ -131,13 +135,17 @@ def test_a_trial_that_had_ended_is_told_again_with_its_curve(
     ended: Any = SimpleNamespace(
         number=3,
         state=TrialState.PRUNED,
-        user_attrs={"model": "sasrec", "params": {"learning_rate": 0.01}},
+        user_attrs={
+            "model": "sasrec",
+            "params": {"learning_rate": 0.01},
+            "origin": "portfolio",
+        },
     )
     row = {"epoch": 7, "hr@5": 0.3, "best": 0.4, "best_epoch": 5, "time": 99.0}
     messenger.retell(ended, [row])
-    tags = {"seqtune.model": "sasrec"}
+    tags = {"seqtune.model": "sasrec", "seqtune.origin": "portfolio"}
     assert told(said, "view") == [
-        ("trial_started", 3, {"learning_rate": 0.01}, False, ""),
+        ("trial_started", 3, {"learning_rate": 0.01}, "portfolio", ""),
         ("trial_result", 3, 7, 0.3, 0.4),
         ("trial_ended", 3, "pruned", 0.4, "", ("replayed", True)),
     ]

@@ -99,7 +99,7 @@ def a_study(plan: Plan, ends: dict[int, tuple[TrialState, float]]) -> None:
                 state=end,
                 value=value if end == TrialState.COMPLETE else None,
                 intermediate_values={1: value},
-                user_attrs={"model": "sasrec", "params": params},
+                user_attrs={"model": "sasrec", "params": params, "origin": "drawn"},
             )
         )
     opened.close()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import optuna
 import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -35,6 +38,21 @@ def test_the_first_draw_is_the_start_of_the_space(space: Space) -> None:
     assert draft is not None
     assert draft.values == space.defaults()
     assert draft.params.keys() == draft.distributions.keys() <= space.start.keys()
+
+
+def test_the_portfolio_comes_next_and_takes_the_place_of_random_draws(space: Space) -> None:
+    points = ({"learning_rate": 0.002}, {"n_layers": 3, "dropout_prob": 0.2}, {"n_layers": 1})
+    draws = Draws(dataclasses.replace(space, portfolio=points), seed=0)
+    drafts = [draws.draw(number, lambda values: values.get("n_layers") != 1) for number in range(5)]
+    origins = [draft.origin for draft in drafts if draft is not None]
+    assert origins == ["default", "portfolio", "portfolio", "drawn", "drawn"]  # one is not allowed
+    assert drafts[1] is not None
+    assert drafts[1].values == space.defaults() | points[0]
+    assert drafts[2] is not None
+    assert drafts[2].values == space.defaults() | points[1]
+    sampler = draws._scratch.sampler
+    assert isinstance(sampler, optuna.samplers.TPESampler)
+    assert sampler._n_startup_trials == 4
 
 
 def test_a_draw_depends_on_the_seed_the_number_and_what_has_ended(space: Space) -> None:

@@ -47,7 +47,7 @@ def test_events_are_lines_of_json(capsys: pytest.CaptureFixture[str]) -> None:
     view.preparing("reading data")
     view.study_started("sasrec", "x: 3 users", 2, "2 at a time", "/results/shop")
     view.note("a note")
-    view.trial_started(0, {"n_layers": 2}, is_default=True)
+    view.trial_started(0, {"n_layers": 2}, origin="default")
     view.trial_result(0, 1, 0.2, 0.25)
     floor: Any = SimpleNamespace(name="popularity", valid={"ndcg@10": 0.1}, seconds=0.1)
     view.floors_counted([floor])

@@ -109,14 +109,15 @@ def test_trial_0_is_the_defaults_and_is_stored_as_running(make: Make, space: Spa
     assert config == {
         "number": 0,
         "model": "toy",
+        "origin": "default",
         "params": {"max_seq_len": 20, "n_layers": 2, "learning_rate": 1e-3, "loss_type": "ce"},
     }
     assert config["params"] == space.defaults()
     (stored,) = searcher.open().study.trials
     assert stored.state == TrialState.RUNNING
     assert stored.params == {"n_layers": 2, "learning_rate": 1e-3, "loss_type": "ce"}
-    about = {"model": "toy", "params": config["params"], "tune_trial_id": "tune0"}
-    assert stored.user_attrs == about
+    del config["number"]
+    assert stored.user_attrs == config | {"tune_trial_id": "tune0"}
 
 
 def test_there_are_exactly_as_many_trials_as_asked_for(make: Make) -> None:
@@ -481,7 +482,8 @@ def test_trials_as_rows(make: Make) -> None:
     opened = open_study(make().storage, "study")
     rows = trial_rows(opened.study)
     opened.close()
-    assert [dataclasses.replace(row, seconds=None) for row in rows] == [
+    assert [row.origin for row in rows] == ["default", *["drawn"] * 4]
+    assert [dataclasses.replace(row, seconds=None, origin="drawn") for row in rows] == [
         TrialRow(0, "toy", "complete", configs[0]["params"], 0.4, 2, None),
         TrialRow(1, "toy", "pruned", configs[1]["params"], 0.2, 1, None),
         TrialRow(2, "toy", "failed", configs[2]["params"], None, None, None, "boom"),

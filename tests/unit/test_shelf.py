@@ -44,6 +44,7 @@ def trial(number: int, state: TrialState, value: Any = None, **reported: float) 
         user_attrs={
             "model": "sasrec",
             "params": {"n_layers": number},
+            "origin": "drawn" if number else "default",
             "reason": "no memory" * (state == FAIL),
         },
         system_attrs={},

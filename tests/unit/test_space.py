@@ -15,8 +15,10 @@ from pydantic import Field, model_validator
 
 from seqtune.catalogue import model_names
 from seqtune.errors import UserError
+from seqtune.options import StudyOptions
 from seqtune.params import Depth, Dropout, Heads, Trained, training
 from seqtune.space import Dimension, Space, load_space, shipped
+from seqtune.space.asked import ask_study, fit_study
 from seqtune.space.read import ROOT
 
 SHIPPED = sorted((ROOT / "search_spaces").glob("*.yaml"))
@@ -623,3 +625,66 @@ def test_every_example_of_the_readme_loads(tmp_path: Path) -> None:
         model = re.match(r"model: (\w+)", text)
         assert model is not None
         load_space(file, model[1])
+
+
+# Points that run right after the defaults.
+
+STARTS = """
+model: sasrec
+fixed: {max_seq_len: 20}
+space:
+  embedding_size: {choice: [32, 64]}
+  learning_rate: {low: 1e-4, high: 1e-2, log: true}
+  loss_type: {choice: [ce, sampled_softmax]}
+  neg_samples: {choice: [16, 64], when: {loss_type: [sampled_softmax]}}
+start:
+  - {learning_rate: 0.002, embedding_size: 32}
+  - {loss_type: sampled_softmax, neg_samples: 16}
+"""
+
+
+def starts(tmp_path: Path, text: str = STARTS, **chosen: Any) -> Space:
+    file = tmp_path / "starts.yaml"
+    file.write_text(text)
+    return load_space(file, "sasrec", chosen)
+
+
+def test_a_space_starts_at_its_points(tmp_path: Path) -> None:
+    space = starts(tmp_path)
+    usual = {"embedding_size": 64, "learning_rate": 0.001, "loss_type": "ce"}
+    assert space.started(0) == usual | {"max_seq_len": 20}
+    assert space.started(1) == usual | {"learning_rate": 0.002, "embedding_size": 32}
+    assert space.started(2) == usual | {"loss_type": "sampled_softmax", "neg_samples": 16}
+    assert space.started(3) is None
+    fixed = starts(tmp_path, embedding_size=64, loss_type="ce")
+    assert fixed.started(1) == {"learning_rate": 0.002}
+    assert fixed.started(2) == {"learning_rate": 0.001}
+    assert space.as_dict()["start"][0] == {"learning_rate": 0.002, "embedding_size": 32}
+
+
+@pytest.mark.parametrize(
+    ("points", "sentence"),
+    [
+        ("start: 3", "start must be a list of points"),
+        ("start: [3]", "a point of start must be {name: value}, not 3"),
+        ("start: [{dropout_prob: 0.2}]", "starts.yaml:9: dropout_prob is not searched here"),
+        ("start: [{learning_rte: 0.2}]", "did you mean 'learning_rate'?"),
+        ("start: [{learning_rate: 0.2}]", "learning_rate 0.2 is not in 0.0001 to 0.01, log"),
+        ("start: [{learning_rate: fast}]", "starts.yaml:9: learning_rate must be"),
+    ],
+)
+def test_points_that_cannot_be(points: str, sentence: str, tmp_path: Path) -> None:
+    text = STARTS.partition("start:")[0] + points
+    with pytest.raises(UserError) as caught:
+        starts(tmp_path, text)
+    assert sentence in str(caught.value)
+
+
+def test_the_data_and_the_options_move_points_or_leave_them_out(tmp_path: Path) -> None:
+    file = tmp_path / "starts.yaml"
+    file.write_text(STARTS)
+    asked = ask_study(StudyOptions("sasrec", space=str(file)))
+    fitted = fit_study(asked, n_items=10).space
+    assert fitted.started(2)["neg_samples"] == 9  # type: ignore[index]
+    without = ask_study(StudyOptions("sasrec", space=str(file), portfolio=False)).space
+    assert without.started(1) is None

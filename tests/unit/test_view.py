@@ -59,7 +59,7 @@ def test_a_log_has_one_line_for_each_trial_that_ends() -> None:
     view.preparing("reading data")
     view.note("dropped 12 users")
     start(view)
-    view.trial_started(0, {"n_heads": 2}, is_default=True)
+    view.trial_started(0, {"n_heads": 2}, origin="default")
     view.trial_started(1, {"n_heads": 4})
     for epoch in range(1, 30):
         view.trial_result(0, epoch, 0.04, 0.05)
@@ -87,7 +87,7 @@ def test_a_log_has_one_line_for_each_trial_that_ends() -> None:
 def test_trials_from_before_a_resume_count_and_are_not_told_again() -> None:
     view, out = log_view()
     start(view)
-    view.trial_started(0, {}, is_default=True)
+    view.trial_started(0, {}, origin="default")
     view.trial_ended(0, "complete", 0.07, replayed=True)
     view.trial_started(1, {})
     view.trial_ended(1, "complete", 0.06)
@@ -99,7 +99,7 @@ def test_the_live_view_shows_the_state_of_the_study() -> None:
     view.preparing("starting Ray")
     start(view, n_trials=10)
     for number, status, value in ((0, "complete", 0.05), (1, "pruned", 0.04), (2, "failed", None)):
-        view.trial_started(number, {}, is_default=number == 0)
+        view.trial_started(number, {}, origin="drawn" if number else "default")
         view.trial_ended(number, status, value, "out of memory" if status == "failed" else "")
     view.trial_started(3, {"learning_rate": 0.00123456, "n_heads": 2})
     view.trial_result(3, epoch=12, value=0.0581, best=0.06)
@@ -134,7 +134,7 @@ def test_before_the_first_result() -> None:
     view, _ = live_view()
     start(view)
     assert "none yet" in frame(view)
-    view.trial_started(0, {}, is_default=True)
+    view.trial_started(0, {}, origin="default")
     assert "starting            the defaults" in frame(view)
     view.trial_result(0, 1, 0.05, 0.05)
     assert "ndcg@10 0.0500 by the defaults (trial 0)" in frame(view)
@@ -174,7 +174,7 @@ def test_the_strongest_floor_stands_beside_the_best() -> None:
     assert "counted" not in frame(view)
     view.floors_counted(floors(0.01, 0.05, 0.04))
     assert " counted ndcg@10 0.0500 by a Markov chain\n" in frame(view)
-    view.trial_started(0, {}, is_default=True)
+    view.trial_started(0, {}, origin="default")
     view.trial_result(0, 1, 0.04, 0.04)
     assert "0.0500 by a Markov chain, above the best so far\n" in frame(view)
     view.trial_result(0, 2, 0.06, 0.06)
@@ -200,7 +200,7 @@ def test_what_differs_from_the_defaults_comes_first() -> None:
     many = {f"name_of_number_{n}": n for n in range(9)}
     view, _ = live_view()
     start(view)
-    view.trial_started(0, many | {"learning_rate": 0.1}, is_default=True)
+    view.trial_started(0, many | {"learning_rate": 0.1}, origin="default")
     view.trial_ended(0, "complete", 0.1)
     view.trial_started(1, many | {"learning_rate": 0.2})
     assert "starting            learning_rate 0.2, name_of_number_0 0" in frame(view)
@@ -211,7 +211,7 @@ def test_the_curve_ends_at_the_best_line() -> None:
     view, _ = live_view()
     start(view)
     for number, value in ((0, 0.05), (1, 0.06)):
-        view.trial_started(number, {}, is_default=number == 0)
+        view.trial_started(number, {}, origin="drawn" if number else "default")
         view.trial_ended(number, "complete", value)
     view.trial_started(2, {})
     view.trial_result(2, 1, 0.08, 0.08)
@@ -226,7 +226,7 @@ def test_a_high_screen_shows_more_trials() -> None:
     view, _ = live_view(width=140, height=40)
     start(view, n_trials=100)
     for number in range(20):
-        view.trial_started(number, {"x": number}, is_default=number == 0)
+        view.trial_started(number, {"x": number}, origin="drawn" if number else "default")
         if number < 15:
             status = "pruned" if number % 2 else "complete"
             view.trial_ended(number, status, number / 100 if number != 3 else None)
@@ -290,7 +290,7 @@ def test_a_file_of_params_is_named_where_the_defaults_would_be() -> None:
     out = io.StringIO()
     view = StudyView("ndcg@10", console=Console(file=out), baseline="values of my.yaml")
     start(view)
-    view.trial_started(0, {"n_heads": 2}, is_default=True)
+    view.trial_started(0, {"n_heads": 2}, origin="default")
     assert "starting            the values of my.yaml" in frame(view)
     view.trial_ended(0, "complete", 0.05)
     assert "ndcg@10 0.0500 by the values of my.yaml (trial 0)" in frame(view)

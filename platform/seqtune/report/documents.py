@@ -142,7 +142,7 @@ def trials_table(result: StudyResult) -> tuple[list[str], list[list[str]]]:
         names = list(result.searched)
     rows = [
         [
-            str(trial.number),
+            f"{trial.number} (portfolio)" if trial.origin == "portfolio" else str(trial.number),
             *([trial.model] if result.several else []),
             trial.status + (f": {trial.reason}" if trial.reason else ""),
             "-" if trial.value is None else f"{trial.value:.4f}",

@@ -56,12 +56,13 @@ class EventView(StudyView):
         self,
         number: int,
         params: Mapping[str, object],
-        is_default: bool = False,
+        origin: str = "drawn",
         model: str = "",
     ) -> None:
         """A trial begins, or goes on."""
-        super().trial_started(number, params, is_default, model)
-        tell("trial", trial=number, params=dict(params), **({"model": model} if model else {}))
+        super().trial_started(number, params, origin, model)
+        more = {"model": model} if model else {}
+        tell("trial", trial=number, params=dict(params), origin=origin, **more)
 
     def trial_result(self, number: int, epoch: int, value: float, best: float) -> None:
         """A trial was evaluated."""

@@ -82,10 +82,14 @@ class StudyView:
         self,
         number: int,
         params: Mapping[str, object],
-        is_default: bool = False,
+        origin: str = "drawn",
         model: str = "",
     ) -> None:
-        """A trial starts, or starts again; the ``model`` is named in a study of several."""
+        """A trial starts, or starts again; the ``model`` is named in a study of several.
+
+        ``origin`` says where its point comes from: the default, the portfolio, or drawn.
+        """
+        is_default = origin == "default"
         with self._lock:
             state = self._state
             state.models[number] = model
@@ -93,6 +97,8 @@ class StudyView:
                 state.default_trials[model], state.usual[model] = number, params
             usual = state.usual.get(model, {})
             text = f"the {self.baseline}" if is_default else difference(params, usual)
+            text = f"portfolio: {text}" if origin == "portfolio" else text
+            state.origins[number] = origin
             text = f"{model}: {text}" if model else text
             state.running[number] = Running(time.monotonic(), text)
             state.concurrency = max(state.concurrency, len(state.running))
@@ -169,6 +175,7 @@ class StudyView:
         model = state.models.get(number, "")
         is_default = state.default_trials.get(model) == number
         words = [model] * bool(model) + [short(self.baseline)] * is_default
+        words += ["portfolio"] * (state.origins.get(number) == "portfolio")
         who = f"trial {number}" + (f" ({', '.join(words)})" if words else "")
         parts = [status]
         if value is not None:

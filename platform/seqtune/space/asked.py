@@ -128,6 +128,8 @@ def _ask_space(options: StudyOptions, model: str) -> tuple[Space, str, tuple[str
     given = _given(options, model, options.models)
     chosen = _chosen(options, model, options.models)
     space = load_space(_space_file(options, model), model, chosen, given=given)
+    if not options.portfolio:
+        space = replace(space, portfolio=())
     searched = [dimension.name for dimension in space.dimensions]
     poor = poor_values(model, _without(given, chosen), space.defaults(), searched)
     from_file = bool(given.values) and not given.dimensions

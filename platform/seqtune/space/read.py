@@ -6,6 +6,8 @@
       embedding_size: {choice: [32, 64, 128]}
       learning_rate: {low: 1e-4, high: 5e-3, log: true}
       ssl_lambda: {low: 0.01, high: 0.5, log: true, when: {ssl_type: [un, us]}}
+    start:
+      - {embedding_size: 128, learning_rate: 0.002}
 
 ``load_space`` checks everything that the file can produce against the model's declaration, before
 anything starts and without importing torch, Ray or Optuna. search_spaces/README.md is the user's
@@ -38,7 +40,7 @@ from seqtune.space.yamlfile import Keys, kind, parse
 from seqtune.words import written
 
 ROOT = Path(__file__).parents[3]
-SECTIONS = ("model", "fixed", "space")
+SECTIONS = ("model", "fixed", "space", "start")
 
 
 def shipped(model: str) -> Path:
@@ -85,8 +87,9 @@ def load_space(
                 f"space, and so is --space {path}; leave --space out, or write one value for each"
             )
         place, fixed, dimensions = given.place, dict(values), list(given.dimensions)
+        portfolio: tuple[Mapping[str, Any], ...] = ()
     else:
-        place, fixed, dimensions = _read_space(path, model, params)
+        place, fixed, dimensions, portfolio = _read_space(path, model, params)
         fixed = {name: value for name, value in fixed.items() if name not in chosen}
         dimensions, notes = _led_by(values, given.place, dimensions, fixed, place)
         fixed |= {n: v for n, v in values.items() if n not in {d.name for d in dimensions}}
@@ -98,7 +101,9 @@ def load_space(
     start = {name: value for name, value in values.items() if name in sampled}
     said = frozenset([*given.lines, *chosen])
     told = (*notes, *dropped)
-    space = Space(model, fixed, ordered, place, {}, told, declared, start, said=said)
+    space = Space(
+        model, fixed, ordered, place, {}, told, declared, start, portfolio=portfolio, said=said
+    )
     sources = [f"--set {', '.join(chosen)}"] if chosen else []
     sources += [given.place] if values and given.place != place else []
     return with_start(space, " with ".join([*sources, place]))
@@ -106,8 +111,8 @@ def load_space(
 
 def _read_space(
     path: str | Path | None, model: str, params: type[Params]
-) -> tuple[str, dict[str, Any], list[Dimension]]:
-    """Returns the name of the file, what it fixes and what it searches."""
+) -> tuple[str, dict[str, Any], list[Dimension], tuple[Mapping[str, Any], ...]]:
+    """Returns the name of the file, what it fixes, what it searches, and where it starts."""
     file = Path(path) if path is not None else shipped(model)
     place = str(path) if path is not None else f"search_spaces/{file.name}"
     try:
@@ -130,7 +135,37 @@ def _read_space(
         if name in fixed:
             raise UserError(f"{section.at(name)}: {name} also stands under fixed; remove one")
         dimensions.append(read_dimension(params, name, section))
-    return place, fixed, dimensions
+    return place, fixed, dimensions, _portfolio(content, place, params, dimensions)
+
+
+def _portfolio(
+    content: Keys, place: str, params: type[Params], dimensions: list[Dimension]
+) -> tuple[Mapping[str, Any], ...]:
+    """Reads the points that run right after trial 0: a list of mappings."""
+    points = content.get("start")
+    if points is None:
+        return ()
+    at = content.at("start")
+    if not isinstance(points, list):
+        raise UserError(f"{at}: start must be a list of points, each {{name: value}}")
+    by_name = {dimension.name: dimension for dimension in dimensions}
+    found = []
+    for point in points:
+        if not isinstance(point, Keys):
+            raise UserError(f"{at}: a point of start must be {{name: value}}, not {kind(point)}")
+        own = {}
+        for name, value in point.renamed(aliases(params)).items():
+            if (dimension := by_name.get(name)) is None:
+                raise UserError(
+                    f"{point.at(name)}: {name} is not searched here{nearest(name, by_name)}"
+                )
+            own[name] = check(params, name, value, point.at(name))
+            if not dimension.contains(own[name]):
+                raise UserError(
+                    f"{point.at(name)}: {name} {written(own[name])} is not in {dimension.text}"
+                )
+        found.append(own)
+    return tuple(found)
 
 
 def _led_by(

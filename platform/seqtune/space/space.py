@@ -160,6 +160,7 @@ class Space:
     declared: type[Params] | None = None  # None: the model's own file says
     given: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     prefix: str = ""
+    portfolio: tuple[Mapping[str, Any], ...] = ()  # points that run right after trial 0
     said: frozenset[str] = frozenset()  # what --set, --seed or --params say
 
     @property
@@ -188,6 +189,26 @@ class Space:
         """Returns the same as Optuna knows it."""
         return {f"{self.prefix}{name}": value for name, value in self.start.items()}
 
+    def started(self, number: int) -> dict[str, Any] | None:
+        """Returns where trial ``number`` starts, as Optuna knows it; None where it is drawn.
+
+        Trial 0 has the defaults, and the next ones the points of the portfolio. These have values
+        that are fixed now, moved to the nearest in the space, and those of trial 0 for the rest.
+        """
+        if number == 0:
+            return self.first()
+        if number > len(self.portfolio):
+            return None
+        wanted = declared_defaults(self.params) | dict(self.start)
+        wanted |= dict(self.portfolio[number - 1])
+        values = declared_defaults(self.params) | dict(self.given) | dict(self.fixed)
+        sampled = {}
+        for dimension in self.dimensions:
+            if dimension.holds(values):
+                values[dimension.name] = dimension.nearest(wanted[dimension.name])
+                sampled[f"{self.prefix}{dimension.name}"] = values[dimension.name]
+        return sampled
+
     @property
     def epochs(self) -> int:
         """The most epochs that trial 0 may train; 0 for a model that is not trained."""
@@ -210,6 +231,7 @@ class Space:
         return {
             "model": self.model,
             "fixed": dict(self.fixed),
+            "start": [dict(point) for point in self.portfolio],
             "space": {
                 d.name: (
                     {"choice": list(d.choice)} if d.choice else {k: getattr(d, k) for k in RANGE}

@@ -94,21 +94,23 @@ class Messenger(tune.Callback):
         MLflow is told again: the driver may have died before it could.
         """
         number, last, about = trial.number, rows[-1] if rows else {}, trial.user_attrs
-        self._started(number, about["model"], about["params"])
+        self._started(number, about["model"], about["params"], about["origin"])
         for row in rows:
             self._evaluated(number, row | {"replayed": True})
         self._ended(number, about["model"], STATUS[trial.state], last, replayed=True)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """A trial starts, or starts again after a crash."""
-        self._started(trial.config["number"], trial.config["model"], trial.config["params"])
+        config = trial.config
+        self._started(config["number"], config["model"], config["params"], config["origin"])
 
-    def _started(self, number: int, model: str, params: dict[str, Any]) -> None:
+    def _started(self, number: int, model: str, params: dict[str, Any], origin: str) -> None:
         names = {dimension.name for dimension in self.spaces[model].dimensions}
         searched = {name: value for name, value in params.items() if name in names}
-        several, first = len(self.spaces) > 1, number < len(self.spaces)
-        self.view.trial_started(number, searched, first, model if several else "")
-        self.tracker.trial_started(number, params | {"model": model}, {"seqtune.model": model})
+        several = len(self.spaces) > 1
+        self.view.trial_started(number, searched, origin, model if several else "")
+        tags = {"seqtune.model": model, "seqtune.origin": origin}
+        self.tracker.trial_started(number, params | {"model": model}, tags)
         self.gauges.started(number)
 
     def on_trial_result(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -91,10 +92,10 @@ class Points:
         if len(self.spaces) == 1:
             return draft
         models = CategoricalDistribution(list(self.spaces))
-        return Draft(
-            draft.values,
-            draft.params | {"model": model},
-            draft.distributions | {"model": models},
+        return replace(
+            draft,
+            params=draft.params | {"model": model},
+            distributions=draft.distributions | {"model": models},
         )
 
     def _is_new(self, space: Space, values: Mapping[str, Any]) -> bool:

@@ -13,6 +13,8 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from seqtune.space import Space
 
+STARTUP = 10  # random trials before TPE has something to learn from; a portfolio takes their place
+DEFAULT, PORTFOLIO, DRAWN = "default", "portfolio", "drawn"  # where a point comes from
 DRAWS = 500  # tries for one new point: the first tenth by TPE, the others at random
 # Of twice as many trials or more, TPE sees the best and the newest. It models at most 25 trials as
 # good ones, the best tenth, so that more of them would only be more of the others.
@@ -26,6 +28,7 @@ class Draft:
     values: dict[str, Any]  # of all hyperparameters that are fixed or sampled
     params: dict[str, Any]  # of those that are sampled, as Optuna stores them
     distributions: dict[str, BaseDistribution]
+    origin: str = DRAWN
 
 
 class Draws:
@@ -51,15 +54,21 @@ class Draws:
             self._scratch.add_trial(trial)
 
     def draw(self, number: int, allowed: Callable[[Mapping[str, Any]], bool]) -> Draft | None:
-        """Returns the point of the model's trial n: the start of the space, then new ones.
+        """Returns the point of the model's trial n: the start, the portfolio, then new ones.
 
-        None where ``DRAWS`` draws gave no point that is ``allowed``.
+        None where ``DRAWS`` draws gave no point that is ``allowed``. A point of the portfolio that
+        is not allowed, since the rules forbid it here or it is a trial already, is drawn instead.
         """
-        if number == 0:
-            fixed = FixedTrial(self.space.first(), number=0)
-            return Draft(self.space.suggest(fixed), fixed.params, fixed.distributions)
+        if (start := self.space.started(number)) is not None:
+            fixed = FixedTrial(start, number=number)
+            values = self.space.suggest(fixed)
+            origin = PORTFOLIO if number else DEFAULT
+            if not number or allowed(values):
+                return Draft(values, fixed.params, fixed.distributions, origin)
         seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
-        self._scratch.sampler = optuna.samplers.TPESampler(seed=seed)
+        known = len(self.space.portfolio)
+        startup = 1 + known if known else STARTUP
+        self._scratch.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
         for attempt in range(DRAWS):
             if attempt == DRAWS // 10:  # TPE insists on the best of a small space
                 self._scratch.sampler = optuna.samplers.RandomSampler(seed=seed)

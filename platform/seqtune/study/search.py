@@ -56,12 +56,12 @@ class _Running:
 class OptunaSearcher(Searcher):
     """Hands out the trials of an Optuna study.
 
-    ``suggest`` returns ``{"number": 3, "model": "sasrec", "params": {...}}``, and ``share``, the
-    CPUs and GPUs of the trial, where these are not the same for all. A trainable reports ``epoch``,
-    the metric, ``best`` (the best value so far), ``best_epoch``, and ``finished``, which is true in
-    the last report of a trial that ended by itself; ``failed`` with a reason marks a trial as
-    failed that reported instead of raising. ``train_seconds`` and ``eval_seconds`` say what a model
-    has cost.
+    ``suggest`` returns ``{"number": 3, "model": "sasrec", "origin": "drawn", "params": {...}}``,
+    and ``share``, the CPUs and GPUs of the trial, where these are not the same for all. A trainable
+    reports ``epoch``, the metric, ``best`` (the best value so far), ``best_epoch``, and
+    ``finished``, which is true in the last report of a trial that ended by itself; ``failed`` with
+    a reason marks a trial as failed that reported instead of raising. ``train_seconds`` and
+    ``eval_seconds`` say what a model has cost.
 
     Args:
         spaces: what is searched, a space for each model; ``Allocation`` says which is next.
@@ -129,7 +129,7 @@ class OptunaSearcher(Searcher):
         if self._again:
             stored = opened.study.get_trials(deepcopy=False)[self._again.pop(0)]
             number, about = stored.number, stored.user_attrs
-            model, params = about["model"], about["params"]
+            model, params, origin = about["model"], about["params"], about["origin"]
             handle = self._handle(number)
             if stored.user_attrs["tune_trial_id"] != trial_id:  # the dead driver's
                 handle.trial.set_user_attr("tune_trial_id", trial_id)
@@ -137,10 +137,10 @@ class OptunaSearcher(Searcher):
             created = self._create(opened, trial_id)
             if created is None:
                 return Searcher.FINISHED
-            number, model, params = created
+            number, model, params, origin = created
         self._numbers[trial_id] = number
         share = {"share": self.share()} if self.share is not None else {}
-        return {"number": number, "model": model, "params": params} | share
+        return {"number": number, "model": model, "origin": origin, "params": params} | share
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """Records the value of an epoch; one that was recorded before the driver died is kept."""
@@ -279,7 +279,7 @@ class OptunaSearcher(Searcher):
         self._opened, self._handles = None, {}
         self._points = Points(self.spaces, self.trials, self.budget, self.seed, self.notes.append)
 
-    def _create(self, opened: Opened, trial_id: str) -> tuple[int, str, dict[str, Any]] | None:
+    def _create(self, opened: Opened, trial_id: str) -> tuple[int, str, dict[str, Any], str] | None:
         """Stores a new trial; None where the study has all its trials or no space a new point."""
         if self._points.count >= self.trials:
             return None
@@ -287,13 +287,14 @@ class OptunaSearcher(Searcher):
         if drawn is None:
             return None
         model, draft = drawn
-        attributes = {"model": model, "params": draft.values, "tune_trial_id": trial_id}
+        attributes = {"model": model, "params": draft.values, "origin": draft.origin}
+        attributes["tune_trial_id"] = trial_id
         opened.study.enqueue_trial(draft.params, user_attrs=attributes)
         trial = opened.study.ask(fixed_distributions=draft.distributions)
         self._handles[trial.number] = _Running(trial, {})
         self._keep(record.begun(trial))
         self._points.begun(model, draft.values)
-        return trial.number, model, draft.values
+        return trial.number, model, draft.values, draft.origin
 
     def _handle(self, number: int) -> _Running:
         if number not in self._handles:

@@ -179,6 +179,7 @@ def _trials(folder: Folder, running: bool) -> Iterator[tuple[TrialRow, float | N
             epoch=epoch if ended else (rows[-1]["epoch"] if rows else None),
             seconds=stored.duration.total_seconds() if stored.duration else None,
             reason=stored.user_attrs.get("reason", ""),
+            origin=stored.user_attrs["origin"],
         )
         yield row, at.timestamp() if at else (rows[-1]["time"] if rows else None)
 

@@ -195,4 +195,5 @@ def _row(stored: FrozenTrial) -> TrialRow:
         epoch=next((epoch for epoch in sorted(reported) if reported[epoch] == value), None),
         seconds=stored.duration.total_seconds() if stored.duration else None,
         reason=stored.user_attrs.get("reason", ""),
+        origin=stored.user_attrs["origin"],
     )
