@@ -146,10 +146,23 @@ class Folder:
                     with suppress(OSError):
                         one.rmdir()
 
-    def delete(self) -> None:
-        """Removes the folder and what is in it, where it is there."""
+    def delete(self, last: str = "") -> None:
+        """Removes the folder and what is in it, where it is there.
+
+        The file ``last`` goes after all others: who is ended in the midst leaves a folder that
+        still says what it is, and can be deleted again.
+        """
+        from pyarrow import fs
+
         filesystem, path = self._open()
         with suppress(FileNotFoundError):
+            if last:
+                found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+                for info in found:
+                    if info.type == fs.FileType.Directory:
+                        filesystem.delete_dir(info.path)
+                    elif info.base_name != last:
+                        filesystem.delete_file(info.path)
             filesystem.delete_dir(path)
 
 

@@ -23,7 +23,7 @@ from sqlalchemy import Engine, event
 
 from seqtune.space import Space, load_space
 from seqtune.study.search import OptunaSearcher
-from seqtune.study.store import keep_space, open_study, storage_url
+from seqtune.study.store import keep_spaces, open_study, storage_url
 
 EPOCHS, TRIALS = 10, 20  # reports of a trial; trials that are measured
 
@@ -71,14 +71,15 @@ def measure(folder: Path, size: int) -> tuple[float, float]:
 def fill(folder: Path, space: Space, size: int) -> None:
     """Stores ``size`` trials at random points."""
     opened = open_study(storage_url(folder), "long")
-    keep_space(opened.study, space, begun=False)
+    keep_spaces(opened.study, {space.model: space}, begun=False)
     draws = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     rng = np.random.default_rng(0)
     for n in range(size):
         asked = draws.ask()
         values = space.suggest(asked)
         draws.tell(asked, state=TrialState.FAIL)
-        attributes = {"params": values, "tune_trial_id": f"old{n}"}
+        attributes = {"model": space.model, "params": values, "origin": "drawn", "seconds": 1.0}
+        attributes["tune_trial_id"] = f"old{n}"
         value = float(rng.uniform(0, 0.1))
         opened.study.add_trial(
             create_trial(

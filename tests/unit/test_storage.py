@@ -8,6 +8,7 @@ import stat
 import tempfile
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -48,6 +49,28 @@ def test_a_deleted_folder_is_gone_and_may_be_deleted_again(folder: Folder) -> No
     assert folder.names() == []
     (folder / "deep").delete()
     assert (folder / "deep" / "deeper").read("a") is None
+
+
+def test_what_says_what_a_folder_is_goes_last(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "me", "z"):
+        folder.write(name, b"x")
+    (folder / "deep").write("b", b"x")
+    filesystem, path = folder._open()
+    gone: list[str] = []
+
+    def note(place: str) -> None:
+        gone.append(place.rpartition("/")[2])
+
+    spy = SimpleNamespace(get_file_info=filesystem.get_file_info, delete_dir=note, delete_file=note)
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "_open", lambda self: (spy, path))
+        folder.delete(last="me")
+    assert sorted(gone[:-1]) == ["a", "deep", "z"]
+    assert gone[-1] == path.rpartition("/")[2]
+    folder.delete(last="me")
+    assert folder.names() == []
 
 
 def test_a_part_of_a_folder_is_a_folder(tmp_path: Path) -> None:

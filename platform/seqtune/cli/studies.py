@@ -178,6 +178,7 @@ def delete(
 ) -> None:
     """Deletes a study: its folder, its runs in MLflow, and the versions of models that it made."""
     from seqtune.study import shelf
+    from seqtune.study.identity import NAME
     from seqtune.track import forget, store_uri
 
     place = place_of(storage)
@@ -191,7 +192,7 @@ def delete(
         if not typer.confirm("Delete it, its runs in MLflow and its models?"):
             raise typer.Exit(1)
     gone = forget(uri, about.id)
-    known.folder.delete()
+    known.folder.delete(last=NAME)
     print(f"Deleted {known.folder.uri} and {gone} of MLflow.")
 
 

@@ -1,0 +1,146 @@
+"""A study on a table: our searcher and scheduler, and a clock that is simulated.
+
+Syne Tune's simulator is the model (arXiv 2207.06940): what a trial reports are events in a queue,
+at the times at which they would come, and the time that decisions really take is added.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import time
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.storages import InMemoryStorage
+from tables import Table
+
+from seqtune.study import search
+from seqtune.study.schedulers import make_scheduler
+from seqtune.study.search import OptunaSearcher
+from seqtune.study.store import Opened
+
+METRIC = "value"
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What a study had after each of its evaluations."""
+
+    seconds: list[float]
+    epochs: list[int]  # trained, by all trials
+    trials: list[int]  # begun
+    valid: list[float]  # the best so far
+    test: list[float]  # that of the same
+
+
+class Memory(InMemoryStorage):
+    """Optuna's storage in memory, with what the searcher asks of a database."""
+
+    engine = SimpleNamespace(dispose=lambda: None)
+
+    def remove_session(self) -> None:
+        """There is none."""
+
+
+def open_in_memory(storage: str, name: str, say: Any = None) -> Opened:
+    """Takes the place of the study on disk, which would take most of the time."""
+    memory: Any = Memory()
+    study = optuna.create_study(storage=memory, study_name=name, direction="maximize")
+    return Opened(study, memory)
+
+
+search.open_study = open_in_memory
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def simulate(
+    table: Table,
+    *,
+    trials: int = 20,
+    workers: int = 2,
+    seed: int = 0,
+    scheduler: str = "asha",
+    patience: int = 10,
+    portfolio: tuple[dict[str, Any], ...] = (),
+) -> Trace:
+    """Runs a study on a table; ``patience`` is in evaluations.
+
+    Where nobody has declared defaults, trial 0 is any setting.
+    """
+    model, epochs = table.space.model, int(table.epochs[-1])
+    first = table.defaults
+    if first is None:
+        first = int(np.random.default_rng(seed).integers(table.n))
+    space = replace(table.space, start=table.point(first), portfolio=portfolio)
+    searcher = OptunaSearcher([space], "memory", "study", metric=METRIC, trials=trials, seed=seed)
+    race = make_scheduler(scheduler, {model: epochs})
+    race.set_search_properties("best", "max")
+    events: list[tuple[float, int, int, int]] = []  # when, order, trial, evaluation
+    order, trace = itertools.count(), Trace([], [], [], [], [])
+    rows: dict[int, int] = {}  # trial -> setting
+    tunes: dict[int, Any] = {}
+    clock = best = epochs_spent = 0.0
+    best, tested, begun = -np.inf, -np.inf, 0
+
+    def start(now: float) -> float:
+        """Gives a worker its next trial; returns the seconds that this took."""
+        nonlocal begun
+        began = time.perf_counter()
+        config = searcher.suggest(f"{begun}")
+        if isinstance(config, dict):
+            number, begun = config["number"], begun + 1
+            rows[number] = table.nearest(config["params"], set(rows.values()))
+            tunes[number] = SimpleNamespace(trial_id=f"{number}", config=config)
+            race.on_trial_add(None, tunes[number])
+            took = time.perf_counter() - began
+            first = now + took + table.seconds[rows[number]]
+            heapq.heappush(events, (first, next(order), number, 0))
+        return time.perf_counter() - began
+
+    for _ in range(workers):
+        start(clock)
+    while events:
+        clock, _, number, at = heapq.heappop(events)
+        row = rows[number]
+        curve = table.valid[row]
+        done = curve[: at + 1]
+        top = int(np.nanargmax(done))
+        last = at + 1 == len(curve) or np.isnan(curve[at + 1]) or at - top >= patience
+        epochs_spent += table.epochs[at] - (table.epochs[at - 1] if at else 0)
+        if done[top] > best:
+            best, tested = float(done[top]), float(table.test[row, top])
+        result = {
+            METRIC: float(curve[at]),
+            "best": float(done[top]),
+            "best_epoch": int(table.epochs[top]),
+            "epoch": int(table.epochs[at]),
+            "finished": bool(last),
+            "train_seconds": float(table.seconds[row]),
+            "config": tunes[number].config,
+        }
+        began = time.perf_counter()
+        searcher.on_trial_result(f"{number}", result)
+        goes_on = race.on_trial_result(None, tunes[number], result) == "CONTINUE" and not last
+        if last:
+            race.on_trial_complete(None, tunes[number], result)
+        if not goes_on:
+            searcher.on_trial_complete(f"{number}", result)
+        took = time.perf_counter() - began
+        for values, value in (
+            (trace.seconds, clock),
+            (trace.epochs, int(epochs_spent)),
+            (trace.trials, begun),
+            (trace.valid, best),
+            (trace.test, tested),
+        ):
+            values.append(value)
+        if goes_on:
+            heapq.heappush(events, (clock + took + table.seconds[row], next(order), number, at + 1))
+        else:
+            start(clock + took)
+    searcher.close()
+    return trace

@@ -1,0 +1,156 @@
+"""Recorded studies: every setting of a space, with the curve that its training had."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import create_model
+
+from seqtune.params import Params, Trained
+from seqtune.space import Dimension, Space
+
+FEW = 10  # settings, below which a table says nothing
+Floats = NDArray[np.float64]
+
+
+@dataclass
+class Table:
+    """N settings with T evaluations each; larger is better."""
+
+    group: str  # of tables that share a space, so that one may teach another
+    name: str
+    space: Space
+    settings: pd.DataFrame  # (N, D) as the space names them
+    valid: Floats  # (N, T) nan after the end of a training
+    test: Floats  # (N, T) the same on test; on validation where nothing else was recorded
+    seconds: Floats  # (N,) between two evaluations
+    epochs: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, int))  # (T,) of them
+    defaults: int | None = None  # the setting that they are; None where there are none
+
+    def __post_init__(self) -> None:
+        if not len(self.epochs):
+            self.epochs = np.arange(1, self.valid.shape[1] + 1)
+        self._places = self._place(self.settings.to_dict("list"))
+
+    @property
+    def n(self) -> int:
+        """The number of settings."""
+        return len(self.settings)
+
+    def best(self) -> tuple[Floats, Floats]:
+        """Returns the best validation value of each setting, and the test value there: (N,)."""
+        at = np.nanargmax(self.valid, axis=1)
+        rows = np.arange(self.n)
+        return self.valid[rows, at], self.test[rows, at]
+
+    def point(self, setting: int) -> dict[str, Any]:
+        """Returns a setting as the space has it; what it does not sample there is left out."""
+        values = self.settings.iloc[setting].to_dict()
+        return {
+            d.name: d.nearest(values[d.name])
+            for d in self.space.dimensions
+            if values[d.name] == values[d.name]
+        }
+
+    def nearest(self, values: dict[str, Any], used: set[int]) -> int:
+        """Returns the setting next to a point that was not used before."""
+        one = self._place({d.name: [values.get(d.name)] for d in self.space.dimensions})
+        distance = np.abs(self._places - one).sum(axis=1)
+        distance[list(used)] = np.inf
+        return int(distance.argmin())
+
+    def _place(self, columns: dict[str, list[Any]]) -> Floats:
+        """Places points in a cube of side 1; a name has a side for each of its choices."""
+        sides = []
+        for d in self.space.dimensions:
+            values = columns[d.name]
+            if d.choice:
+                ranked = all(isinstance(one, int | float) for one in d.choice)
+                order = {one: n for n, one in enumerate(d.choice)}
+                if ranked:  # by rank, as the choices of a size double
+                    place = [order.get(v, 0) / max(len(d.choice) - 1, 1) for v in values]
+                    sides.append(np.array(place))
+                else:
+                    sides += [np.array([float(v == one) / 2 for v in values]) for one in d.choice]
+                continue
+            low, high = (np.log(d.low), np.log(d.high)) if d.log else (d.low, d.high)
+            known = np.array([d.low if v is None or v != v else v for v in values], float)
+            sides.append(((np.log(known) if d.log else known) - low) / ((high - low) or 1))
+        return np.stack(sides, axis=1)
+
+
+def made_space(name: str, dimensions: list[Dimension], start: dict[str, Any], epochs: int) -> Space:
+    """Returns a space of hyperparameters that no model of ours has."""
+    fields: dict[str, Any] = {d.name: (type(d.corners[0]), start[d.name]) for d in dimensions}
+    declared: type[Params] = create_model(name, __base__=Trained, epochs=(int, epochs), **fields)
+    return Space(name, {}, tuple(dimensions), name, start=start, declared=declared)
+
+
+def task_set(file: Path) -> Iterator[Table]:
+    """The 12 tasks of TaskSet: curves of small recurrent networks; nothing is told of a test."""
+    for task, rows in pd.read_parquet(file).groupby("task", observed=True):
+        settings = rows.drop(columns=["task", "config", "valid_loss"]).reset_index(drop=True)
+        for name in ("beta1", "beta2"):
+            settings[name] = (1 - settings[name]).clip(lower=1e-7)
+        log = {name: column > 0 for name, column in settings.items()}
+        settings = settings.where(pd.DataFrame(log), np.nan)
+        settings = settings.fillna(settings.min())
+        dimensions = [
+            Dimension(str(name), low=float(column.min()), high=float(column.max()), log=True)
+            for name, column in settings.items()
+        ]
+        start = {d.name: d.low for d in dimensions}
+        curves = -np.array(rows["valid_loss"].tolist(), dtype=float)
+        curves[~np.isfinite(curves)] = np.nanmin(curves)
+        space = made_space("taskset", dimensions, start, curves.shape[1])
+        yield Table("taskset", str(task), space, settings, curves, curves, np.ones(len(rows)))
+
+
+def time_to_split(file: Path) -> Iterator[Table]:
+    """24 grids of SASRec, GRU4Rec and BERT4Rec, leave-one-out: their ends, without curves."""
+    frame = pd.read_parquet(file)
+    frame = frame[(frame["split"] == "loo") & (frame["target"] == "last")]
+    for (data, model), rows in frame.groupby(["data", "model"], observed=True):
+        valid = rows[rows["part"] == "val"].set_index("config").sort_index()
+        test = rows[rows["part"] == "test"].set_index("config").reindex(valid.index)
+        names = ["hidden_units", "num_blocks", "num_heads", "dropout", "hidden_size", "num_layers"]
+        names = [name for name in names if valid[name].notna().all()]
+        settings = valid[names].reset_index(drop=True)
+        dimensions = [Dimension(name, choice=tuple(sorted(set(settings[name])))) for name in names]
+        middle = {d.name: d.choice[len(d.choice) // 2] for d in dimensions}
+        space = made_space(str(model), dimensions, middle, 1)
+        ends = (one["NDCG@10"].to_numpy(float)[:, None] for one in (valid, test))
+        group = f"time-to-split {model}"
+        yield Table(group, str(data), space, settings, *ends, np.ones(len(valid)))
+
+
+def own(folder: Path) -> Iterator[Table]:
+    """Studies that were recorded with ``record.py``: a parquet file and a space each."""
+    from seqtune.space import load_space
+
+    for file in sorted(folder.glob("*.parquet")):
+        rows = pd.read_parquet(file)
+        model, _, data = file.stem.partition("-")
+        space = load_space(None, model)
+        first = rows[rows["seed"] == rows["seed"].min()]
+        numbers = sorted(first["config"].unique())
+        names = [d.name for d in space.dimensions]
+        if len(numbers) < FEW:
+            continue
+        rows_of = first.groupby("config").first().reindex(columns=names)
+        settings = rows_of.loc[numbers].reset_index(drop=True)
+        epochs = np.sort(first["epoch"].unique())
+        curves = [
+            first.pivot(index="config", columns="epoch", values=part)
+            .reindex(index=numbers, columns=epochs)
+            .to_numpy(float)
+            for part in ("valid", "test")
+        ]
+        seconds = first.groupby("config")["seconds"].mean().loc[numbers].to_numpy(float)
+        yield Table(model, data, space, settings, *curves, seconds, epochs, defaults=0)
