@@ -238,6 +238,10 @@ class StudyOptions(JudgedOptions):
             shown="run them",
         ),
     ] = True
+    warm_start: Annotated[
+        str | None,
+        Flag(SEARCH, "Run the best points of this earlier study before others.", "NAME"),
+    ] = None
     scheduler: Annotated[
         Literal["asha", "none"],
         Flag(SEARCH, "Stop poor trials early (asha), or let all run to their end (none)."),

@@ -29,6 +29,7 @@ from seqtune.evaluate import evaluate
 from seqtune.machines import Machine
 from seqtune.model import model_class
 from seqtune.options import StudyOptions, TrainOptions
+from seqtune.schema import FORMAT
 from seqtune.space.asked import AskedStudy, ask_study, ask_training, fit_study
 from seqtune.state import Row
 from seqtune.storage import Folder
@@ -201,7 +202,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "empty history": lambda f: (f / "history.json").write_bytes(b""),
     "another kind": lambda f: (f / "history.json").write_text('{"format": 1, "rows": {}}'),
     "another format": lambda f: (f / "history.json").write_text(
-        (f / "history.json").read_text().replace('"format": 1', '"format": 99')
+        (f / "history.json").read_text().replace(f'"format": {FORMAT}', '"format": 99')
     ),
     "another owner": lambda f: (f / "history.json").write_text(
         (f / "history.json").read_text().replace('"owner": "', '"owner": "other')

@@ -41,7 +41,7 @@ app.command(context_settings=HELP)(bench.bench)
 app.command("list", context_settings=HELP)(studies.list_)
 for verb in (
     *(studies.status, studies.stop),
-    *(outcomes.best, outcomes.report, outcomes.compare, outcomes.export),
+    *(outcomes.best, outcomes.report, outcomes.compare, outcomes.export, outcomes.portfolio),
     *(afterwards.promote, afterwards.rerun, afterwards.refresh),
     *(studies.delete, studies.ui, models.models),
 ):

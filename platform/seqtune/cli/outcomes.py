@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from seqtune.cli.flags import complete_model
+from seqtune.cli.mistakes import say
 from seqtune.cli.studies import (
     AsJson,
     Name,
@@ -207,6 +208,33 @@ def compare(names: Names, storage: Storage = RESULTS, json_: AsJson = False) -> 
         return
     show_table(found.header, found.rows)
     print(found.verdict)
+
+
+def portfolio(
+    names: Names,
+    storage: Storage = RESULTS,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Of several models, choose for this one.",
+            metavar="NAME",
+            autocompletion=complete_model,
+            show_default="the one that they share",
+        ),
+    ] = None,
+    points: Annotated[int, typer.Option(help="Choose so many points.", metavar="N", min=1)] = 5,
+    json_: AsJson = False,
+) -> None:
+    """Chooses points of earlier studies with which the next one should start, for a space file."""
+    from seqtune.study.portfolio import portfolio
+
+    found = portfolio(names, place_of(storage), model, points)
+    if json_:
+        print(json.dumps(vars(found), indent=2))
+        return
+    print(found.yaml)
+    for name, share in found.reached.items():
+        say(f"{name}: the best of these points reaches {100 * share:.1f} % of the best known there")
 
 
 def export(

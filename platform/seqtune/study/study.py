@@ -33,6 +33,7 @@ from seqtune.study.gauges import Gauges
 from seqtune.study.identity import Identity, claimed, tags
 from seqtune.study.lock import data_options
 from seqtune.study.plan import Plan
+from seqtune.study.portfolio import warm_started
 from seqtune.study.publish import publish
 from seqtune.study.repair import fetch
 from seqtune.study.resources import (
@@ -71,6 +72,7 @@ def run(
     INTERRUPTS.listen()
     INTERRUPTS.check()
     view.preparing("reading data")
+    asked = warm_started(asked)
     dataset = read(asked.options)
     asked = fit_study(asked, dataset.n_items)
     for space in asked.spaces:
