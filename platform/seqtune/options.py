@@ -7,6 +7,7 @@ row in docs/options.md.
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 import sys
@@ -76,6 +77,18 @@ def parse_workers(text: str, place: str = "--workers") -> Workers:
             "first, as in 2:8"
         )
     return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
+
+
+def parse_goal(text: str, place: str = "--goal") -> tuple[str, float]:
+    """Reads ``ndcg@10=0.06``: a metric, and its value."""
+    metric, equals, number = text.partition("=")
+    try:
+        value = float(number)
+    except ValueError:
+        value = math.nan
+    if not equals or not math.isfinite(value):
+        raise UserError(f"{place} {text[:40]}: write a metric and its value, as ndcg@10=0.06")
+    return metric.strip(), value
 
 
 def bounds(workers: Workers) -> tuple[int, int]:
@@ -229,6 +242,22 @@ class StudyOptions(JudgedOptions):
     trials: Annotated[
         int, Flag(SEARCH, "Run so many trials, those of the defaults included.", "N", least=1)
     ] = 20
+    goal: Annotated[
+        str | None,
+        Flag(
+            SEARCH,
+            "End when a trial has reached this on validation: ndcg@10=0.06.",
+            "NAME@K=VALUE",
+            read=str.lower,
+        ),
+    ] = None
+    patience_trials: Annotated[
+        int | None,
+        Flag(SEARCH, "End after so many trials in a row without a better one.", "N", least=1),
+    ] = None
+    max_failed: Annotated[
+        int | None, Flag(SEARCH, "End when so many trials have failed.", "N", least=1)
+    ] = None
     portfolio: Annotated[
         bool,
         Flag(

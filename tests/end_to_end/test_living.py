@@ -58,6 +58,18 @@ def test_the_page_of_a_study_opens_in_a_browser_while_it_runs(
         urllib.request.urlopen(page, timeout=5)
 
 
+def test_a_goal_ends_a_study_and_it_may_go_on(tune: Callable[..., Any], tmp_path: Path) -> None:
+    words = ["--storage", str(tmp_path), "--name", "mine", "--concurrency", "1", "--trials", "4"]
+    words += ["--set", "epochs=4", "--set", "embedding_size=16", "--scheduler", "none"]
+    said = tune(*words, "--goal", "ndcg@10=0.0001").ends(0).out
+    assert re.search(r"ndcg@10 0\.\d{4} has reached the goal, 0\.0001,\s+when 0 of 4 trials", said)
+    assert (tmp_path / "mine" / "champion" / "model.json").exists()
+    said = tune(*words, "--resume", "--patience-trials", "1").ends(0).out
+    assert "1 trials after the best one none was better" in said or "4 trials in" in said
+    again = tune(*words, "--resume").ends(0).out
+    assert "4 trials in" in again
+
+
 def test_two_studies_are_watched_and_one_is_stopped_from_a_third_terminal(
     tune: Callable[..., Any], seqtune: Callable[..., str], tmp_path: Path
 ) -> None:

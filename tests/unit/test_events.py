@@ -11,10 +11,12 @@ from optuna.trial import TrialState
 
 from seqtune.data import Protocol
 from seqtune.machines import Card
+from seqtune.options import StudyOptions
 from seqtune.space import load_space
 from seqtune.storage import Folder
 from seqtune.study.cards import Sharing
 from seqtune.study.deaths import NO_MEMORY
+from seqtune.study.ending import Ending
 from seqtune.study.events import Messenger
 from seqtune.study.gauges import Gauges
 from seqtune.study.plan import Plan
@@ -47,9 +49,8 @@ def messenger(said: list[tuple[Any, ...]], tmp_path: Path) -> Messenger:
     ears: Any = [Ears(name, said) for name in ("view", "tracker")]
     weights: Any = Ears("weights", said)
     gauges: Any = Ears("gauges", said)
-    return Messenger(
-        searcher, plan, *ears, [SimpleNamespace(check=lambda: None)], counting, weights, gauges
-    )  # type: ignore[arg-type]
+    hear: Any = ([SimpleNamespace(check=lambda: None)], counting, weights, gauges)
+    return Messenger(searcher, plan, *ears, *hear, Ending(StudyOptions("sasrec")))
 
 
 def a_trial(number: int = 3, **last: Any) -> Any:

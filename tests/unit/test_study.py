@@ -34,6 +34,7 @@ from seqtune.space.asked import AskedStudy, ask_study, ask_training, fit_study
 from seqtune.state import Row
 from seqtune.storage import Folder
 from seqtune.study import final, loop, once, past, resources, study, trial, tuner
+from seqtune.study.ending import Ending
 from seqtune.study.plan import Plan, trial_params
 from seqtune.study.schedulers import Asha
 from seqtune.study.search import OptunaSearcher
@@ -473,7 +474,11 @@ def tuned(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
         monkeypatch.setattr(searcher, "close", lambda *, rest: closed.append(rest))
         given["searcher"] = searcher
         plan = plan_in(Path("/nowhere"), **(plan_changes or {}))
-        messenger: Any = SimpleNamespace(view=None, retell=lambda *_: pytest.fail("nothing ended"))
+        messenger: Any = SimpleNamespace(
+            view=None,
+            retell=lambda *_: pytest.fail("nothing ended"),
+            ending=Ending(asked.options),
+        )
         tuner.search_all(asked, searcher, plan, "DATA", messenger)
         assert given["run"].callbacks == [messenger]
         assert closed == [True]
@@ -530,7 +535,9 @@ def test_a_resumed_study_tells_the_scheduler_of_what_has_ended(
         ),
     )
     messenger: Any = SimpleNamespace(
-        view=SimpleNamespace(note=retold.append), retell=lambda *words: retold.append(words)
+        view=SimpleNamespace(note=retold.append),
+        retell=lambda *words: retold.append(words),
+        ending=Ending(asked.options),
     )
     tuner.search_all(asked, searcher, plan, "DATA", messenger)
     assert "its values are Optuna's" in retold[0]

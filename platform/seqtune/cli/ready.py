@@ -19,6 +19,7 @@ from seqtune.options import (
     StudyOptions,
     TrainOptions,
     declared,
+    parse_goal,
 )
 from seqtune.secrecy import without_keys
 from seqtune.storage import check_place
@@ -54,12 +55,22 @@ def ready(options: Options) -> Options:
     if isinstance(options, StudyOptions):
         check_lasting("--storage", options.storage)
         check_name("--name", options.study if options.name is None else options.name)
+        _check_goal(options)
         if options.trials < len(options.models):
             raise UserError(
                 f"--trials {options.trials}: {len(options.models)} models need as many trials or "
                 "more, since the defaults of each run first"
             )
     return options
+
+
+def _check_goal(options: StudyOptions) -> None:
+    """Raises where the goal is of another metric than the study maximises."""
+    if options.goal is not None and (metric := parse_goal(options.goal)[0]) != options.metric:
+        raise UserError(
+            f"--goal {options.goal}: the study maximises {options.metric}, not {metric}; give the "
+            f"goal in that, or add --metric {metric}"
+        )
 
 
 def check_numbers(options: Any) -> None:

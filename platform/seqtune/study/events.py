@@ -18,6 +18,7 @@ from seqtune.state import curves
 from seqtune.study import deaths, lock
 from seqtune.study.cards import OUT, Sharing
 from seqtune.study.counting import Counting
+from seqtune.study.ending import Ending
 from seqtune.study.gauges import Gauges
 from seqtune.study.plan import Plan
 from seqtune.study.search import OptunaSearcher
@@ -67,10 +68,12 @@ class Messenger(tune.Callback):
         counting: Counting,
         weights: Weights,
         gauges: Gauges,
+        ending: Ending,
         sharing: Sharing | None = None,
     ) -> None:
         self.sharing = sharing
         self.watches, self.weights, self.gauges = watches, weights, gauges
+        self.ending = ending
         self.counting: Counting | None = counting  # until its floors are told
         self.metric, self.spaces = plan.metric, searcher.spaces
         self.searcher, self.plan, self.view, self.tracker = searcher, plan, view, tracker
@@ -128,6 +131,7 @@ class Messenger(tune.Callback):
         epoch = result["epoch"]
         self.view.trial_result(number, epoch, result[self.metric], result["best"])
         self.gauges.evaluated(result)
+        self.ending.evaluated(result["best"])
         if "time" in result:  # else it is Optuna's, and MLflow had it
             self.tracker.trial_result(number, epoch, curves(result), time=result["time"])
 
@@ -184,6 +188,7 @@ class Messenger(tune.Callback):
         track_end(self.tracker, self.plan, number, status, best, last.get("best_epoch"), reason)
         self.weights.ended(number, model, best)
         self.gauges.ended(number, status)
+        self.ending.ended(status, best)
 
 
 def _who(trial: Any) -> tuple[int, str]:

@@ -107,6 +107,7 @@ class OptunaSearcher(Searcher):
         self.folder, self.owner = folder, owner
         self.limit: Callable[[], int] | None = None  # says how many trials may run now
         self.share: Callable[[], dict[str, float]] | None = None  # what the next trial gets
+        self.enough: Callable[[], str] | None = None  # says why no other trial begins
         self.notes: list[str] = []  # what the user should know at the end
         self.past: list[FrozenTrial] = []  # that had ended well before the study was resumed
         self._again: list[int] | None = None  # numbers to hand out again; None: not opened yet
@@ -122,6 +123,8 @@ class OptunaSearcher(Searcher):
         """Returns the next trial's config, FINISHED, or None while trials are held back."""
         opened = self.open()
         self._tell_failed()
+        if self.enough is not None and self.enough():
+            return Searcher.FINISHED
         if len(self._numbers) >= self._most and time.monotonic() < self._held_until:
             return None  # Tune asks again
         if self.limit is not None and len(self._numbers) >= self.limit():
@@ -204,6 +207,7 @@ class OptunaSearcher(Searcher):
             "say",
             "limit",
             "share",
+            "enough",
             "past",
             "_opened",
             "_handles",
@@ -214,6 +218,7 @@ class OptunaSearcher(Searcher):
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self.say, self.limit, self.share, self.past = None, None, None, []
+        self.enough = None
         self.storage = ""  # to be set again before the study can be opened
         self._forget()
 

@@ -27,6 +27,7 @@ from seqtune.space.asked import AskedStudy, fit_study
 from seqtune.storage import Folder
 from seqtune.study.cards import Sharing, share_cards, with_share
 from seqtune.study.counting import Counting
+from seqtune.study.ending import Ending
 from seqtune.study.events import Messenger
 from seqtune.study.finals import find_finals, make_result, with_background
 from seqtune.study.gauges import Gauges
@@ -129,9 +130,8 @@ def _run(
             watches = (INTERRUPTS, identity.lease, joined.pulse)
             weights = Weights(plan, options.keep_weights, len(asked.spaces))
             gauges = Gauges(plan, export=joined.grows)
-            messenger = Messenger(
-                searcher, plan, view, tracker, watches, counting, weights, gauges, sharing
-            )
+            hear = (watches, counting, weights, gauges, Ending(options))
+            messenger = Messenger(searcher, plan, view, tracker, *hear, sharing)
             why_ended = search_all(asked, searcher, plan, data, messenger)
             for watch in watches:
                 watch.check()

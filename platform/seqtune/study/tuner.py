@@ -9,6 +9,7 @@ from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune.execution import class_cache
 from ray.tune.execution.tune_controller import TuneController
+from ray.tune.stopper import CombinedStopper
 
 from seqtune.space.asked import AskedStudy
 from seqtune.study import trial
@@ -88,7 +89,8 @@ def search_all(
         if isinstance(scheduler, Asha):
             scheduler.remember(ended.number, ended.user_attrs["model"], rows)
         messenger.retell(ended, rows)
-    options, wishes = asked.options, Wishes(plan.folder)
+    options, wishes, ending = asked.options, Wishes(plan.folder), messenger.ending
+    searcher.enough = lambda: ending.enough
     anything = plan.grows or (searcher.share is not None and options.concurrency is None)
     tuner = tune.Tuner(
         _trainable(plan, data),
@@ -105,7 +107,7 @@ def search_all(
         run_config=tune.RunConfig(
             name="tune",
             storage_path=plan.folder.uri,
-            stop=wishes,
+            stop=CombinedStopper(wishes, ending),
             failure_config=tune.FailureConfig(max_failures=options.max_failures),
             callbacks=[messenger],
             verbose=0,
@@ -119,7 +121,7 @@ def search_all(
         raise
     finally:
         searcher.close(rest=not lost)  # another driver has the trials then
-    return "it was asked to stop" if wishes.stopped else ""
+    return "it was asked to stop" if wishes.stopped else ending.reason
 
 
 def _trainable(plan: Plan, data: Any) -> Any:

@@ -1,0 +1,56 @@
+"""Why a study ends before it has all its trials: it has what was wanted, or no more is to come."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray import tune
+
+from seqtune.options import StudyOptions, parse_goal
+
+
+class Ending(tune.Stopper):
+    """Hears of each trial, those before ``--resume`` too, and says when it is enough.
+
+    ``--goal`` ends the study at once, as ``seqtune stop`` does. ``--patience-trials`` and
+    ``--max-failed`` begin no other trial, and let those that run come to their end.
+    """
+
+    def __init__(self, options: StudyOptions) -> None:
+        self._goal = None if options.goal is None else parse_goal(options.goal)[1]
+        self._patience, self._most_failed = options.patience_trials, options.max_failed
+        self._metric, self._best = options.metric, float("-inf")
+        self._since = self._failed = 0  # trials since the best one, and that have failed
+        self.now = ""  # why the study ends at once
+        self.enough = ""  # why no other trial begins
+
+    def evaluated(self, best: float) -> None:
+        """A trial was evaluated; ``best`` is its best value so far."""
+        if self._goal is not None and best >= self._goal and not self.now:
+            self.now = f"{self._metric} {best:.4f} has reached the goal, {self._goal:g},"
+
+    def ended(self, status: str, best: float | None) -> None:
+        """A trial is complete, pruned or failed."""
+        if status == "failed":
+            self._failed += 1
+            if self._most_failed is not None and self._failed >= self._most_failed:
+                self.enough = f"{self._failed} trials had failed"
+        elif best is not None and best > self._best:
+            self._best, self._since = best, 0
+        else:
+            self._since += 1
+            if self._patience is not None and self._since >= self._patience:
+                self.enough = f"{self._since} trials after the best one none was better,"
+
+    @property
+    def reason(self) -> str:
+        """Why the study has ended; empty where it has all its trials."""
+        return self.now or self.enough
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Says whether a trial shall end: never one alone."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Says whether the study shall end."""
+        return bool(self.now)
