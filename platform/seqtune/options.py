@@ -242,6 +242,15 @@ class StudyOptions(JudgedOptions):
     trials: Annotated[
         int, Flag(SEARCH, "Run so many trials, those of the defaults included.", "N", least=1)
     ] = 20
+    sampler: Annotated[
+        str,
+        Flag(
+            SEARCH,
+            "Draw points by tpe, random, qmc or gp, or by your own: module:function, which makes "
+            "a sampler of Optuna from a seed.",
+            "NAME",
+        ),
+    ] = "tpe"
     goal: Annotated[
         str | None,
         Flag(

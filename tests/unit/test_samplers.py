@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from seqtune.errors import UserError
 from seqtune.space import Space, load_space
 from seqtune.study import samplers
-from seqtune.study.samplers import WINDOW, Draws, best_and_newest
+from seqtune.study.samplers import WINDOW, Draws, best_and_newest, check_sampler
 
 
 @pytest.fixture
@@ -122,3 +124,73 @@ def test_a_long_study_is_seen_in_part_and_a_resumed_one_sees_the_same(space: Spa
     ways = [draws.draw(len(trials), lambda values: True) for draws in (first, again)]
     assert ways[0] is not None
     assert ways[0] == ways[1]
+
+
+# Other samplers.
+
+
+def ours(seed: int) -> optuna.samplers.BaseSampler:
+    """What a person may name: module:function."""
+    return optuna.samplers.RandomSampler(seed=seed + 1)
+
+
+OWN = f"{__name__}:ours"
+
+
+@pytest.mark.parametrize("name", [*samplers.SAMPLERS, OWN])
+def test_a_resumed_study_draws_what_it_would_have_drawn(name: str, space: Space) -> None:
+    first, drafts = Draws(space, 3, name), []
+    for number in range(14):
+        draft = first.draw(number, space.allows)
+        assert draft is not None
+        drafts.append(draft)
+        if number < 13:
+            first.learn(completed(draft, number))
+    assert len({str(draft.values) for draft in drafts}) == 14
+    again = Draws(space, 3, name)
+    for number, draft in enumerate(drafts[:13]):
+        again.learn(completed(draft, number))
+    last = again.draw(13, space.allows)
+    assert last is not None
+    assert last.values == drafts[13].values
+
+
+def completed(draft: samplers.Draft, number: int) -> FrozenTrial:
+    return create_trial(
+        state=TrialState.COMPLETE,
+        value=1 / (1 + number % 5),
+        params=draft.params,
+        distributions=draft.distributions,
+    )
+
+
+def test_a_sobol_sequence_fills_the_space_more_evenly_than_chance(space: Space) -> None:
+    (place,) = [n for n, d in enumerate(space.dimensions) if d.name == "dropout_prob"]
+    values: dict[str, list[float]] = {"qmc": [], "random": []}
+    for name, found in values.items():
+        draws = Draws(space, 0, name)
+        for number in range(1, 65):
+            draft = draws.draw(number, lambda values: True)
+            assert draft is not None
+            found.append(draft.values["dropout_prob"])
+    spread = {
+        name: np.bincount([round(10 * v) for v in found]).std() for name, found in values.items()
+    }
+    assert spread["qmc"] < spread["random"]
+    assert space.dimensions[place].at(0.0) == 0.1
+    assert space.dimensions[place].at(1.0) == 0.6
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("tpee", "--sampler tpee: there is no such sampler; did you mean 'tpe'?"),
+        ("nowhere:make", "--sampler nowhere:make: cannot be imported (No module named 'nowhere')"),
+        ("math:nothing", "--sampler math:nothing: cannot be imported"),
+    ],
+)
+def test_a_sampler_that_there_is_not(name: str, sentence: str) -> None:
+    with pytest.raises(UserError) as refused:
+        check_sampler(name)
+    assert sentence in str(refused.value)
+    assert check_sampler(OWN) == OWN

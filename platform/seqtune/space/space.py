@@ -55,6 +55,16 @@ class Dimension:
         value = trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
         return round(value, 10) if self.step else value  # 0.1 + 2 * 0.1 is not 0.3
 
+    def at(self, share: float) -> Any:
+        """Returns the value at a share from 0 to 1 of the dimension: each is as likely as drawn."""
+        if self.choice:
+            return self.choice[min(int(share * len(self.choice)), len(self.choice) - 1)]
+        if self.log:
+            return self.nearest(self.low * (self.high / self.low) ** share)
+        half = (self.step or (1 if self.integer else 0)) / 2
+        low, high = self.low - half, self.high + half
+        return self.nearest(low + share * (high - low))
+
     def contains(self, value: Any) -> bool:
         """Tells whether the dimension can produce ``value``."""
         return bool(self.nearest(value) == value)
@@ -199,8 +209,14 @@ class Space:
             return self.first()
         if number > len(self.portfolio):
             return None
-        wanted = declared_defaults(self.params) | dict(self.start)
-        wanted |= dict(self.portfolio[number - 1])
+        return self.point(self.portfolio[number - 1])
+
+    def point(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the point of the space that is next to wanted values, as Optuna knows it.
+
+        A value that is not wanted is that of trial 0.
+        """
+        wanted = declared_defaults(self.params) | dict(self.start) | dict(wanted)
         values = declared_defaults(self.params) | dict(self.given) | dict(self.fixed)
         sampled = {}
         for dimension in self.dimensions:

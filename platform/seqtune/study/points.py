@@ -28,6 +28,7 @@ class Points:
         budget: seconds that it may take.
         seed: of the draws.
         say: gets a sentence where a space has no new point.
+        sampler: by which points are drawn.
     """
 
     def __init__(
@@ -37,12 +38,13 @@ class Points:
         budget: float | None,
         seed: int,
         say: Callable[[str], None],
+        sampler: str = "tpe",
     ) -> None:
         self.spaces, self.trials, self._say = spaces, trials, say
         self.count = 0  # trials that there are
         self.allocation = Allocation(list(spaces), trials, budget)
         self._taken: set[str] = set()
-        self._draws = {model: Draws(space, seed) for model, space in spaces.items()}
+        self._draws = {model: Draws(space, seed, sampler) for model, space in spaces.items()}
 
     def begun(self, model: str, values: Mapping[str, Any]) -> None:
         """A point has become a trial."""

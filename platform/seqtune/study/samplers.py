@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +11,11 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
+from seqtune.errors import UserError, nearest
 from seqtune.space import Space
 
 STARTUP = 10  # random trials before TPE has something to learn from; a portfolio takes their place
@@ -19,6 +24,8 @@ DRAWS = 500  # tries for one new point: the first tenth by TPE, the others at ra
 # Of twice as many trials or more, TPE sees the best and the newest. It models at most 25 trials as
 # good ones, the best tenth, so that more of them would only be more of the others.
 WINDOW = 125
+SAMPLERS = ("tpe", "random", "qmc", "gp")
+AHEAD = 2**20  # points of a sequence between a trial's own and what it takes in their place
 
 
 @dataclass(frozen=True)
@@ -31,17 +38,60 @@ class Draft:
     origin: str = DRAWN
 
 
+def check_sampler(name: str, place: str = "--sampler") -> str:
+    """Returns the name of a sampler that there is: ours, or ``module:function`` of one's own.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if ":" in name:
+        _own(name, place)
+    elif name not in SAMPLERS:
+        raise UserError(
+            f"{place} {name}: there is no such sampler{nearest(name, SAMPLERS)}; one of your own "
+            "is module:function"
+        )
+    return name
+
+
+def _own(name: str, place: str) -> Callable[[int], BaseSampler]:
+    """Returns what makes a sampler of Optuna from a seed."""
+    module, _, function = name.partition(":")
+    try:
+        made: Callable[[int], BaseSampler] = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"{place} {name}: cannot be imported ({error})") from None
+    return made
+
+
+def make_sampler(name: str, seed: int, startup: int) -> BaseSampler:
+    """Returns a sampler of Optuna that draws at random until it knows ``startup`` trials."""
+    match name:
+        case "tpe":
+            return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
+        case "gp":
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                return optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup)
+        case "random":
+            return optuna.samplers.RandomSampler(seed=seed)
+        case _:
+            return _own(name, "--sampler")(seed)
+
+
 class Draws:
-    """Draws points by TPE, in a scratch study in memory that knows the trials that have ended.
+    """Draws points by a sampler, in a scratch study in memory that knows the ended trials.
 
     The draw for trial n depends on the seed, n and the trials that have ended before, in their
     order, so that a resumed study draws what an uninterrupted one would have drawn. It costs the
     same however long the study is: TPE itself takes time in proportion to its trials, and beyond
     some hundred of them the best and the newest say it all.
+
+    ``qmc`` is a scrambled Sobol sequence (scipy's), of which trial n has the n-th point.
     """
 
-    def __init__(self, space: Space, seed: int) -> None:
-        self.space, self.seed = space, seed
+    def __init__(self, space: Space, seed: int, sampler: str = "tpe") -> None:
+        self.space, self.seed, self.sampler = space, seed, sampler
         self._ended: list[FrozenTrial] = []
         self._scratch = _scratch([])
 
@@ -65,12 +115,14 @@ class Draws:
             origin = PORTFOLIO if number else DEFAULT
             if not number or allowed(values):
                 return Draft(values, fixed.params, fixed.distributions, origin)
+        if self.sampler == "qmc":
+            return self._quasi_random(number, allowed)
         seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
         known = len(self.space.portfolio)
         startup = 1 + known if known else STARTUP
-        self._scratch.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
+        self._scratch.sampler = make_sampler(self.sampler, seed, startup)
         for attempt in range(DRAWS):
-            if attempt == DRAWS // 10:  # TPE insists on the best of a small space
+            if attempt == DRAWS // 10:  # a model insists on the best of a small space
                 self._scratch.sampler = optuna.samplers.RandomSampler(seed=seed)
             asked = self._scratch.ask()
             values = self.space.suggest(asked)
@@ -78,6 +130,26 @@ class Draws:
             self._scratch.tell(asked, state=TrialState.FAIL)  # what it reaches comes by `learn`
             if allowed(values):
                 return found
+        return None
+
+    def _quasi_random(
+        self, number: int, allowed: Callable[[Mapping[str, Any]], bool]
+    ) -> Draft | None:
+        from scipy.stats.qmc import Sobol
+
+        dimensions = self.space.dimensions
+        if not dimensions:
+            return None
+        engine = Sobol(len(dimensions), rng=np.random.default_rng(self.seed))
+        engine.fast_forward(number)
+        for _ in range(DRAWS):
+            shares = engine.random(1)[0]
+            wanted = {d.name: d.at(float(u)) for d, u in zip(dimensions, shares, strict=True)}
+            fixed = FixedTrial(self.space.point(wanted), number=number)
+            values = self.space.suggest(fixed)
+            if allowed(values):
+                return Draft(values, fixed.params, fixed.distributions)
+            engine.fast_forward(AHEAD)
         return None
 
 

@@ -16,11 +16,10 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
 from seqtune.errors import UserError
@@ -31,6 +30,7 @@ from seqtune.study.points import ENDED, Points
 from seqtune.study.store import (
     OPTUNA_STORAGE,
     Opened,
+    Running,
     best_epoch,
     keep_spaces,
     let_rest,
@@ -38,19 +38,8 @@ from seqtune.study.store import (
     reopen,
 )
 
-
-@dataclass
-class _Running:
-    """A trial that Tune runs, and what it has reported: epoch -> value, and -> seconds."""
-
-    trial: Trial
-    reported: dict[int, float]
-    seconds: dict[int, float] = field(default_factory=dict)
-
-    @property
-    def model(self) -> str:
-        """The model that it trains."""
-        return str(self.trial.user_attrs["model"])
+# What a pickle leaves out.
+DROPPED = {"storage", "say", "limit", "share", "enough", "past", "_opened", "_handles", "_points"}
 
 
 class OptunaSearcher(Searcher):
@@ -73,6 +62,7 @@ class OptunaSearcher(Searcher):
         trials: how many trials the study has in the end, counting failed ones.
         budget: seconds that it may take.
         seed: of the sampler.
+        sampler: by which points are drawn.
         resume: go on with the trials that the storage holds. Interrupted ones are handed out again
             in their order, to continue; then new ones. ``past`` has those that had ended well.
         say: gets a line when the database has been away for long.
@@ -82,7 +72,7 @@ class OptunaSearcher(Searcher):
     """
 
     _opened: Opened | None
-    _handles: dict[int, _Running]
+    _handles: dict[int, Running]
     _points: Points
 
     def __init__(
@@ -95,6 +85,7 @@ class OptunaSearcher(Searcher):
         trials: int = 20,
         budget: float | None = None,
         seed: int = 0,
+        sampler: str = "tpe",
         resume: bool = False,
         say: Callable[[str], None] | None = None,
         folder: Folder | None = None,
@@ -103,7 +94,8 @@ class OptunaSearcher(Searcher):
         super().__init__(metric=metric, mode="max")
         self.spaces = {space.model: space for space in spaces}
         self.storage, self.name, self.say = storage, name, say
-        self.trials, self.budget, self.seed, self.resume = trials, budget, seed, resume
+        self.trials, self.budget, self.resume = trials, budget, resume
+        self.seed, self.sampler = seed, sampler
         self.folder, self.owner = folder, owner
         self.limit: Callable[[], int] | None = None  # says how many trials may run now
         self.share: Callable[[], dict[str, float]] | None = None  # what the next trial gets
@@ -202,18 +194,7 @@ class OptunaSearcher(Searcher):
         self._numbers, self._failed = state["numbers"], state["failed"]
 
     def __getstate__(self) -> dict[str, Any]:
-        dropped = (
-            "storage",
-            "say",
-            "limit",
-            "share",
-            "enough",
-            "past",
-            "_opened",
-            "_handles",
-            "_points",
-        )
-        return {key: value for key, value in vars(self).items() if key not in dropped}
+        return {key: value for key, value in vars(self).items() if key not in DROPPED}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -282,7 +263,8 @@ class OptunaSearcher(Searcher):
 
     def _forget(self) -> None:
         self._opened, self._handles = None, {}
-        self._points = Points(self.spaces, self.trials, self.budget, self.seed, self.notes.append)
+        how = (self.trials, self.budget, self.seed, self.notes.append, self.sampler)
+        self._points = Points(self.spaces, *how)
 
     def _create(self, opened: Opened, trial_id: str) -> tuple[int, str, dict[str, Any], str] | None:
         """Stores a new trial; None where the study has all its trials or no space a new point."""
@@ -296,15 +278,14 @@ class OptunaSearcher(Searcher):
         attributes["tune_trial_id"] = trial_id
         opened.study.enqueue_trial(draft.params, user_attrs=attributes)
         trial = opened.study.ask(fixed_distributions=draft.distributions)
-        self._handles[trial.number] = _Running(trial, {})
+        self._handles[trial.number] = Running(trial, {})
         self._keep(record.begun(trial))
         self._points.begun(model, draft.values)
         return trial.number, model, draft.values, draft.origin
 
-    def _handle(self, number: int) -> _Running:
+    def _handle(self, number: int) -> Running:
         if number not in self._handles:
-            trial, reported = reopen(self.open(), number)
-            self._handles[number] = _Running(trial, reported)
+            self._handles[number] = reopen(self.open(), number)
         return self._handles[number]
 
     def _tell(

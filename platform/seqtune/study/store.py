@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import optuna
@@ -111,8 +111,22 @@ def _make_tables(path: Path) -> None:
     _connect(f"sqlite:///{path}").engine.dispose()
 
 
-def reopen(opened: Opened, number: int) -> tuple[Trial, dict[int, float]]:
-    """Returns a stored trial to report to, as RUNNING, and what it has reported: epoch -> value.
+@dataclass
+class Running:
+    """A trial that Tune runs, and what it has reported: epoch -> value, and -> seconds."""
+
+    trial: Trial
+    reported: dict[int, float]
+    seconds: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def model(self) -> str:
+        """The model that it trains."""
+        return str(self.trial.user_attrs["model"])
+
+
+def reopen(opened: Opened, number: int) -> Running:
+    """Returns a stored trial to report to, as RUNNING, and what it has reported.
 
     Optuna has no public way to go on with a trial of another process; this one was seen to work
     with Optuna 5.0.0.
@@ -120,7 +134,7 @@ def reopen(opened: Opened, number: int) -> tuple[Trial, dict[int, float]]:
     stored = opened.study.get_trials(deepcopy=False)[number]
     if stored.state == TrialState.WAITING:
         opened.storage.set_trial_state_values(stored._trial_id, TrialState.RUNNING)
-    return Trial(opened.study, stored._trial_id), dict(stored.intermediate_values)
+    return Running(Trial(opened.study, stored._trial_id), dict(stored.intermediate_values))
 
 
 def let_rest(opened: Opened) -> None:

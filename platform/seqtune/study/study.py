@@ -48,6 +48,7 @@ from seqtune.study.resources import (
     shared,
     team,
 )
+from seqtune.study.samplers import check_sampler
 from seqtune.study.search import OptunaSearcher
 from seqtune.study.store import optuna_storage
 from seqtune.study.tracked import tracked
@@ -73,6 +74,7 @@ def run(
     INTERRUPTS.listen()
     INTERRUPTS.check()
     view.preparing("reading data")
+    check_sampler(asked.options.sampler)
     asked = warm_started(asked)
     dataset = read(asked.options)
     asked = fit_study(asked, dataset.n_items)
@@ -179,6 +181,7 @@ def _searcher(asked: AskedStudy, identity: Identity, say: Callable[[str], None])
         trials=asked.options.trials,
         budget=asked.time_budget,
         seed=asked.seed,
+        sampler=asked.options.sampler,
         resume=asked.options.resume,
         say=say,
         folder=identity.folder,
