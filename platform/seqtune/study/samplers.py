@@ -47,10 +47,7 @@ def check_sampler(name: str, place: str = "--sampler") -> str:
     if ":" in name:
         _own(name, place)
     elif name not in SAMPLERS:
-        raise UserError(
-            f"{place} {name}: there is no such sampler{nearest(name, SAMPLERS)}; one of your own "
-            "is module:function"
-        )
+        raise UserError(f"{place} {name}: there is no such sampler{nearest(name, SAMPLERS)}")
     return name
 
 
