@@ -331,10 +331,10 @@ class Recommender:
         """
         from seqtune.evaluate import places
 
-        popularity = np.append(0, self.popularity)
-        more = np.array([np.count_nonzero(self.popularity > popularity[t]) for t in targets])
-        same = np.array([np.count_nonzero(self.popularity == popularity[t]) for t in targets])
-        found = np.where(targets > 0, more + (same + 1) / 2, len(popularity)).astype(np.float32)
+        ranked, own_popularity = np.sort(self.popularity), np.append(0, self.popularity)[targets]
+        below, upto = (np.searchsorted(ranked, own_popularity, side) for side in ("left", "right"))
+        more, same = len(ranked) - upto, upto - below
+        found = np.where(targets > 0, more + (same + 1) / 2, len(ranked) + 1).astype(np.float32)
         known = zip(histories, targets, strict=True)
         for rows in self._batches([len(past) if target else 0 for past, target in known]):
             scores = self._scores(rows, histories, times)

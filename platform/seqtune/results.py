@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from seqtune.floors import Floor
 
 
+CHECKPOINT_FILES = ("items.parquet", "model.safetensors", "model.json")  # in this order
 BEST = "best"  # the folder of each model's best checkpoint, in a study of several
 
 

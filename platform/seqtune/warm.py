@@ -22,15 +22,16 @@ def numbers(recommender: Recommender, item_ids: Sequence[Any]) -> NDArray[np.int
     return np.array([0, *(recommender.number(own) or 0 for own in item_ids)], np.int64)
 
 
-def first_weights(recommender: Recommender, item_ids: Sequence[Any]) -> Callable[[nn.Module], None]:
+def first_weights(
+    recommender: Recommender, catalogue: NDArray[np.int64]
+) -> Callable[[nn.Module], None]:
     """Returns what gives a model of the same hyperparameters the weights of a checkpoint.
 
-    ``item_ids`` is the catalogue of the new model. Items that the checkpoint knows get their
-    vectors, and others keep those that they were given. So do users: a checkpoint does not say who
-    they are.
+    ``catalogue`` are the ``numbers`` of the new model's items. Items that the checkpoint knows get
+    their vectors, and others keep those that they were given. So do users: a checkpoint does not
+    say who they are.
     """
-    known = torch.from_numpy(numbers(recommender, item_ids))
-    old = recommender.model
+    known, old = torch.from_numpy(catalogue), recommender.model
 
     @torch.no_grad()
     def begin(model: nn.Module) -> None:

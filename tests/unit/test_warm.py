@@ -37,7 +37,8 @@ def served(model: Model, ids: list[str]) -> Recommender:
 def test_known_items_are_scored_as_before(name: str) -> None:
     old, new = made(name, len(OLD), 3, seed=0), made(name, len(NEW), 5, seed=1)
     untouched = {n: weight.clone() for n, weight in new.named_parameters()}
-    warm.first_weights(served(old, OLD), NEW)(new)
+    before_it = served(old, OLD)
+    warm.first_weights(before_it, warm.numbers(before_it, NEW))(new)
     of_users = warm._grows(new, users=1)
     changed = [n for n, weight in new.named_parameters() if not weight.equal(untouched[n])]
     assert set(changed) == untouched.keys() - of_users
@@ -62,7 +63,8 @@ def test_what_is_new_keeps_its_own_vectors(name: str) -> None:
     old, new = made(name, len(OLD), 3, seed=0), made(name, len(NEW), 5, seed=1)
     table, before = new.item_embedding.weight, old.item_embedding.weight
     own = table.detach().clone()
-    warm.first_weights(served(old, OLD), NEW)(new)
+    before_it = served(old, OLD)
+    warm.first_weights(before_it, warm.numbers(before_it, NEW))(new)
     for number, item in enumerate(NEW, start=1):
         known = OLD.index(item) + 1 if item in OLD else None
         assert table[number].equal(own[number] if known is None else before[known])

@@ -12,6 +12,12 @@ from seqtune.cli.studies import AsJson, Name, Storage, TrackingUri, place_of
 from seqtune.options import RESULTS
 from seqtune.storage import Folder
 
+Moved = Annotated[
+    str | None,
+    typer.Option(
+        help="Read the interactions here.", metavar="FILE", show_default="where they were"
+    ),
+]
 STAYS, NOTHING_NEW = 3, 4  # how refresh ends where the champion stays
 
 
@@ -19,12 +25,7 @@ def promote(
     name: Name,
     trial: Annotated[int, typer.Option(help="Promote this trial.", metavar="N", min=0)],
     storage: Storage = RESULTS,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help="Read the interactions here.", metavar="FILE", show_default="where they were"
-        ),
-    ] = None,
+    data: Moved = None,
     tracking_uri: TrackingUri = None,
     json_: AsJson = False,
 ) -> None:
@@ -50,12 +51,7 @@ def promote(
 def rerun(
     run: Annotated[str, typer.Argument(help="Id of a run in MLflow.", metavar="RUN_ID")],
     storage: Storage = RESULTS,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help="Read the interactions here.", metavar="FILE", show_default="where they were"
-        ),
-    ] = None,
+    data: Moved = None,
     tracking_uri: TrackingUri = None,
     json_: AsJson = False,
 ) -> None:

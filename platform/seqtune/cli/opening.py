@@ -53,8 +53,7 @@ def _open(options: StudyOptions, view: StudyView, over: threading.Event) -> None
             continue
     try:
         with served(uri, free_port()) as (page, _):
-            links = found[0][1]
-            link = links.charts.replace(links.base, page, 1)
+            link = found[0][1].charts_at(page)
             view.note(f"MLflow shows the trials, as long as the study runs, at\n{link}")
             typer.launch(link)
             over.wait()

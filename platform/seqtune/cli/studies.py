@@ -217,7 +217,7 @@ def ui(
         )
     found = studies(uri)
     with served(uri, port) as (page, process):
-        links = [(name, one.charts.replace(one.base, page, 1)) for name, one in found]
+        links = [(name, one.charts_at(page)) for name, one in found]
         for name, link in links[:SHOWN]:
             print(f"{name}\n  {link}")
         more = f" ({len(links) - SHOWN} more)" if len(links) > SHOWN else ""

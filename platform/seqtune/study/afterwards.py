@@ -9,7 +9,7 @@ from typing import Any
 
 from seqtune.errors import UserError
 from seqtune.report.page import with_banner
-from seqtune.results import BEST
+from seqtune.results import BEST, CHECKPOINT_FILES
 from seqtune.storage import Folder
 from seqtune.study.identity import taken_over
 from seqtune.study.lease import HeldError, Lease
@@ -61,7 +61,7 @@ def keep_best(known: Known) -> None:
 
 def copy_checkpoint(source: Folder, to: Folder) -> None:
     """Copies a checkpoint; ``model.json`` comes last, as in every complete one."""
-    for name in ("items.parquet", "model.safetensors", "model.json"):
+    for name in CHECKPOINT_FILES:
         to.write(name, source.read(name) or b"")
 
 

@@ -21,7 +21,7 @@ from seqtune.machines import check_seen
 from seqtune.meter import TimeIsUp
 from seqtune.options import TrainOptions
 from seqtune.params import Params
-from seqtune.results import TrainResult
+from seqtune.results import CHECKPOINT_FILES, TrainResult
 from seqtune.schema import FORMAT, checked
 from seqtune.space.asked import Asked, fit_training
 from seqtune.state import Row, best_of, curves, flat, load_state, ranks_file, told
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from seqtune.track import Tracker
 
 
-CHECKPOINT = ("model.json", "model.safetensors", "items.parquet")
 RESTARTS = 2  # of workers that fail, as of a trial's process
 
 
@@ -149,7 +148,7 @@ def _told(result: TrainResult, plan: Plan, tracker: Tracker | None) -> TrainResu
         return result
     both = (("valid", result.valid), ("test", result.test))
     found = {f"{part}/{name}": value for part, values in both for name, value in values.items()}
-    tracker.upload(plan.folder, CHECKPOINT, to="checkpoint")
+    tracker.upload(plan.folder, CHECKPOINT_FILES, to="checkpoint")
     tracker.upload(plan.folder, [lock.NAME])
     tracker.study_ended("finished", found | logged(result.floors) | {"best/epoch": result.epoch})
     tracker.settle(30)

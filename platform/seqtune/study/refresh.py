@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from seqtune.checkpoint import Recommender, load
 from seqtune.data import Dataset, Held, Split, protocol_of, read
@@ -170,18 +171,16 @@ def _decide(
             f"--data {data}: the champion knows none of its {dataset.n_items:,} items; is it of "
             "another catalogue?"
         )
-    new = np.count_nonzero(catalogue[1:] == 0)
-    say(
-        f"{len(users.users):,} users have interactions that are newer than the champion's, and "
-        f"{new:,} of {dataset.n_items:,} items are new; a challenger ({model}) is trained from "
-        f"{'its weights' if warm else 'random weights'}"
-    )
+    say(_beginning(users, catalogue, model, warm=warm))
     number = last.number + 1 if last else 1
     folder = known.folder / FOLDER / f"{number:04d}"
     whose = f"{about.id} {dataset.fingerprint} {_digest(known.folder)} {warm}"
     plan = Plan(model, options.metric, protocol, folder, study=whose)
-    challenger = _train(plan, champion, dataset, report, warm=warm)
-    before, now = (_values(one, dataset, users, plan.metric) for one in (champion, challenger))
+    begin = first_weights(champion, catalogue) if warm else lambda model: None
+    challenger = _train(plan, champion, dataset, report, begin)
+    before = _values(champion, catalogue, dataset, users, plan.metric)
+    own = np.arange(dataset.n_items + 1)  # its catalogue is that of the data
+    now = _values(challenger, own, dataset, users, plan.metric)
     found = paired_t(now, before)
     decided = Refresh(
         number=number,
@@ -200,6 +199,16 @@ def _decide(
     )
     _keep(folder, decided)
     return decided
+
+
+def _beginning(users: Held, catalogue: NDArray[np.int64], model: str, *, warm: bool) -> str:
+    """Says what is new, and what is about to be trained."""
+    items = catalogue[1:]
+    return (
+        f"{len(users.users):,} users have interactions that are newer than the champion's, and "
+        f"{np.count_nonzero(items == 0):,} of {len(items):,} items are new; a challenger ({model}) "
+        f"is trained from {'its weights' if warm else 'random weights'}"
+    )
 
 
 def _own_tags(known: Known, about: About, number: int, data: str) -> dict[str, str]:
@@ -230,8 +239,7 @@ def _train(
     champion: Recommender,
     dataset: Dataset,
     report: Callable[[Row, str], None],
-    *,
-    warm: bool,
+    begin: Callable[[nn.Module], None],
 ) -> Recommender:
     """Trains the challenger, from where an earlier try had got, and writes its checkpoint."""
     params, training = champion.model.params, plan.folder / "training"
@@ -240,7 +248,6 @@ def _train(
         told(training, plan.owner(params))
     except DamagedError:
         training.delete()  # of other data, or of another champion
-    begin = first_weights(champion, dataset.item_ids.tolist()) if warm else lambda model: None
     train_here(plan, params, training, dataset, lambda row: report(row, plan.metric), begin=begin)
     state = load_state(training, plan.owner(params))
     assert state is not None, "a training that has ended has a state"
@@ -252,10 +259,16 @@ def _train(
 
 
 def _values(
-    recommender: Recommender, dataset: Dataset, users: Held, metric: str
+    recommender: Recommender,
+    own: NDArray[np.int64],
+    dataset: Dataset,
+    users: Held,
+    metric: str,
 ) -> NDArray[np.floating]:
-    """Returns the metric of each user for what a checkpoint recommends, as it would be served."""
-    own = numbers(recommender, dataset.item_ids.tolist())
+    """Returns the metric of each user for what a checkpoint recommends, as it would be served.
+
+    ``own`` are its numbers of the items of the data.
+    """
     histories, times = [], []
     for user, event in zip(*users, strict=True):
         span = slice(dataset.offsets[user], event)

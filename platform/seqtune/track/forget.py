@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from seqtune.errors import UserError
 from seqtune.track.experiment import REFRESHES, STUDY, runs
-from seqtune.track.store import brief, quiet, shown
+from seqtune.track.store import asking
 
 
 def forget(uri: str, study: str) -> str:
@@ -16,12 +15,7 @@ def forget(uri: str, study: str) -> str:
     Raises:
         UserError: MLflow cannot be asked.
     """
-    quiet()
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
-    try:
-        client = MlflowClient(uri, registry_uri=uri)
+    with asking(uri) as client:
         every = [one.experiment_id for one in client.search_experiments()]
         own = {
             run.info.run_id: run.info.experiment_id
@@ -43,6 +37,4 @@ def forget(uri: str, study: str) -> str:
         for experiment in set(own.values()):
             if not any(True for _ in runs(client, experiment)):
                 client.delete_experiment(experiment)
-    except (MlflowException, OSError) as error:
-        raise UserError(f"MLflow at {shown(uri)} cannot be asked: {brief(error)}") from None
     return f"{len(own)} runs and {n_versions} model versions"

@@ -15,17 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seqtune.errors import UserError
 from seqtune.metrics import mlflow_name
 from seqtune.options import data_name
+from seqtune.results import CHECKPOINT_FILES
 from seqtune.storage import Folder
 from seqtune.track.experiment import STUDY
-from seqtune.track.store import brief, quiet, shown
+from seqtune.track.store import asking
 
 PACKAGE = Path(__file__).parents[1]
 CHECKPOINT = "seqtune.checkpoint"  # tag: digest of the weights
 FINGERPRINT, PROTOCOL = "seqtune.data_fingerprint", "seqtune.protocol"  # tags
-FILES = ("model.json", "model.safetensors", "items.parquet")
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ def _log(client: Any, folder: Folder, run: Any, tags: dict[str, str]) -> Any:
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint, target = Path(scratch) / "checkpoint", Path(scratch) / "model"
         checkpoint.mkdir()
-        for name in FILES:
+        for name in CHECKPOINT_FILES:
             (checkpoint / name).write_bytes(folder.read(name) or b"")
         mlflow.pyfunc.save_model(
             str(target),
@@ -158,21 +157,14 @@ def best_of(uri: str, fingerprint: str, metric: str) -> list[Found]:
     Raises:
         UserError: MLflow cannot be asked.
     """
-    quiet()
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
     key = f"valid/{mlflow_name(metric)}"
-    try:
-        client = MlflowClient(uri)
+    with asking(uri) as client:
         every = [one.experiment_id for one in client.search_experiments()]
         found = client.search_logged_models(
             every,
             f"tags.`{FINGERPRINT}` = '{fingerprint}'",
             order_by=[{"field_name": f"metrics.{key}", "ascending": False}],
         )
-    except (MlflowException, OSError) as error:
-        raise UserError(f"MLflow at {shown(uri)} cannot be asked: {brief(error)}") from None
     rows = []
     for one in found:
         values = {metric.key: metric.value for metric in one.metrics or ()}

@@ -53,6 +53,10 @@ class Links:
         """The prepared view: curves, parallel coordinates, scatter and the trials side by side."""
         return f"{self.table}&compareRunsMode=CHART"
 
+    def charts_at(self, page: str) -> str:
+        """Returns the same where the pages are shown at another address."""
+        return self.charts.replace(self.base, page, 1)
+
     @property
     def plain(self) -> str:
         """The trials by a search alone, should a release of MLflow not know the prepared view.

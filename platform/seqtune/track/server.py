@@ -18,7 +18,7 @@ from typing import Any
 from seqtune.errors import UserError
 from seqtune.track.experiment import STUDY
 from seqtune.track.pages import DIMENSIONS, Links
-from seqtune.track.store import brief, quiet, shown
+from seqtune.track.store import asking, quiet, shown
 
 HOST, PORT = "127.0.0.1", 5000
 PATIENCE = 120.0  # seconds that the pages may take to start
@@ -88,21 +88,14 @@ def studies(uri: str, study: str = "") -> list[tuple[str, Links]]:
     """
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
         return []  # a client would make one, beside the study that makes one
-    quiet()
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
     wanted = f"tags.`{STUDY}` = '{study}' AND " if study else ""
-    try:
-        client = MlflowClient(uri)
+    with asking(uri) as client:
         experiments = {one.experiment_id: one.name for one in client.search_experiments()}
         found: list[Any] = client.search_runs(
             list(experiments),
             f"{wanted}tags.`{DIMENSIONS}` LIKE '[%'",
             order_by=["attributes.start_time DESC"],
         )
-    except (MlflowException, OSError) as error:
-        raise UserError(f"MLflow at {shown(uri)} cannot be asked: {brief(error)}") from None
     return [
         (experiments[run.info.experiment_id], Links(uri, run.info.experiment_id, run.info.run_id))
         for run in found

@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from seqtune.errors import UserError
@@ -81,6 +84,23 @@ def quiet() -> None:
         os.environ.setdefault(name, value)
     for chatty in ("mlflow", "alembic"):  # an error is raised, too, and said by the tracker
         logging.getLogger(chatty).setLevel(logging.CRITICAL)
+
+
+@contextmanager
+def asking(uri: str) -> Iterator[Any]:
+    """Yields a client of a store whose pages and records are asked for.
+
+    Raises:
+        UserError: MLflow cannot be asked.
+    """
+    quiet()
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield MlflowClient(uri, registry_uri=uri)
+    except (MlflowException, OSError) as error:
+        raise UserError(f"MLflow at {shown(uri)} cannot be asked: {brief(error)}") from None
 
 
 CAUSES = (  # that stand somewhere in the sentence of a library
