@@ -281,9 +281,13 @@ class StudyOptions(JudgedOptions):
         Flag(SEARCH, "Run the best points of this earlier study before others.", "NAME"),
     ] = None
     scheduler: Annotated[
-        Literal["asha", "none"],
-        Flag(SEARCH, "Stop poor trials early (asha), or let all run to their end (none)."),
-    ] = "asha"
+        Literal["reach", "asha", "hyperband", "median", "none"],
+        Flag(
+            SEARCH,
+            "Stop trials early: those that the best one is out of reach of (reach), that are not "
+            "among the best third (asha, hyperband) or half (median), or none.",
+        ),
+    ] = "reach"
     concurrency: Annotated[
         int | None,
         Flag(

@@ -1,4 +1,4 @@
-"""Which trials ASHA stops: the real scheduler, fed with results as Ray Tune feeds it."""
+"""Which trials are stopped early: the real scheduler, fed with results as Ray Tune feeds it."""
 
 from __future__ import annotations
 
@@ -8,70 +8,143 @@ from typing import Any
 import pytest
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from seqtune.study.schedulers import Asha, make_scheduler
-
-
-def decisions(epochs: int, results: list[tuple[int, int, float]]) -> list[str]:
-    """What the scheduler decides on (trial, epoch, best value so far), one after another."""
-    asha = make_scheduler("asha", {"sasrec": epochs})
-    assert isinstance(asha, Asha)
-    trials: dict[int, Any] = {}
-    found = []
-    for number, epoch, best in results:
-        if number not in trials:
-            trials[number] = SimpleNamespace(
-                trial_id=f"t{number}", config={"number": number, "model": "sasrec"}
-            )
-            asha.on_trial_add(SimpleNamespace(), trials[number])
-        result = {"epoch": epoch, "best": best, "training_iteration": epoch}
-        found.append(asha.on_trial_result(SimpleNamespace(), trials[number], result))
-    return found
-
+from seqtune.study.schedulers import KEPT, Race, make_scheduler
 
 CONTINUE, STOP = TrialScheduler.CONTINUE, TrialScheduler.STOP
+RISING = [0.1 + 0.02 * step for step in range(1, 31)]  # to .7 at step 30
 
 
-def test_the_poor_are_stopped_after_their_grace_and_the_good_go_on() -> None:
-    values = {1: 0.5, 2: 0.4, 3: 0.3, 4: 0.2, 5: 0.6, 6: 0.1}
-    found = decisions(90, [(number, 10, best) for number, best in values.items()])
-    assert dict(zip(values, found, strict=True)) == {
-        1: CONTINUE,  # nothing to compare it with
-        2: STOP,
-        3: STOP,
-        4: STOP,
-        5: CONTINUE,  # among the best third
-        6: STOP,
-    }
+class Fed:
+    """A scheduler and what it has been told."""
+
+    def __init__(self, rule: str, models: tuple[str, ...] = ("sasrec",)) -> None:
+        race = make_scheduler(rule, models)
+        assert isinstance(race, Race)
+        self.race = race
+
+    def tell(
+        self, number: int, step: int, best: float, *, finished: bool = False, model: str = "sasrec"
+    ) -> str:
+        trial: Any = SimpleNamespace(config={"number": number, "model": model})
+        row = {"epoch": step, "step": step, "best": best, "finished": finished}
+        return self.race.on_trial_result(None, trial, row)
+
+    def run(self, number: int, values: list[float], **more: Any) -> int | None:
+        """Tells a curve, a step each; returns the step at which the trial is stopped."""
+        for n, value in enumerate(values, start=1):
+            if self.tell(number, n, value, finished=n == len(values), **more) == STOP:
+                return n
+        return None
 
 
-def test_the_best_third_goes_on_and_not_the_best_half() -> None:
-    rising = [(number, 10, 0.1 * number) for number in range(1, 7)]
-    assert decisions(90, [*rising, (7, 10, 0.38)])[-1] == STOP
-    assert decisions(90, [*rising, (7, 10, 0.45)])[-1] == CONTINUE
+def with_defaults(rule: str, **more: Any) -> Fed:
+    fed = Fed(rule, **more)
+    assert fed.run(0, RISING) is None
+    return fed
 
 
-def test_nobody_is_stopped_before_ten_epochs() -> None:
-    results = [(1, epoch, 0.5) for epoch in range(1, 10)]
-    results += [(2, epoch, 0.001 * epoch) for epoch in range(1, 10)]
-    assert set(decisions(90, results)) == {CONTINUE}
-    assert decisions(90, [*results, (1, 10, 0.5), (2, 10, 0.01)])[-2:] == [CONTINUE, STOP]
+def test_a_trial_that_keeps_within_reach_of_the_best_goes_on() -> None:
+    fed = with_defaults("reach")
+    assert fed.run(1, [value - 0.05 for value in RISING]) == 21  # misses .23; gained .18
+    assert fed.run(2, [value + 0.05 for value in RISING]) is None
+    assert fed.run(3, [0.15] * 30) == 7  # it misses .6, and others gained .46
 
 
-def test_short_trials_have_a_third_of_their_epochs_for_certain() -> None:
-    assert decisions(12, [(1, 3, 0.5), (2, 3, 0.1)]) == [CONTINUE, CONTINUE]
-    assert decisions(12, [(1, 4, 0.5), (2, 4, 0.1)]) == [CONTINUE, STOP]
+def test_nobody_is_judged_before_the_first_ninth_of_the_best_ones_steps() -> None:
+    fed = with_defaults("reach")
+    assert fed.run(1, [-9.0] * 30) == 4  # 30 / 9 = 3.3
 
 
-def test_the_defaults_are_never_stopped() -> None:
-    others = [(number, 10, 0.5 + 0.01 * number) for number in range(1, 8)]
-    assert decisions(90, [*others, (0, 10, 0.001), (0, 30, 0.001)])[-2:] == [CONTINUE, CONTINUE]
-    assert decisions(90, [*others, (9, 10, 0.001)])[-1] == STOP
+def test_a_curve_on_the_plateau_where_the_best_one_stood_goes_on() -> None:
+    plateau = [0.02] * 60 + [0.02 + 0.001 * n for n in range(1, 31)]
+    fed = Fed("reach")
+    assert fed.run(0, plateau) is None
+    assert fed.run(1, [0.019] * 90) == 66  # when the best one had risen by a fifth
+    early = [fed.tell(2, step, 0.019) for step in (10, 20, 30, 60)]
+    assert set(early) == {CONTINUE}
 
 
-def test_a_trial_ends_by_itself_at_its_last_epoch() -> None:
-    assert decisions(20, [(1, 20, 0.5)]) == [CONTINUE]
+def test_nobody_is_stopped_before_a_trial_has_ended_by_itself() -> None:
+    fed = Fed("reach")
+    for step, value in enumerate(RISING, start=1):
+        assert fed.tell(0, step, value) == fed.tell(1, step, 0.0) == CONTINUE
+    assert fed.tell(0, 31, 0.7, finished=True) == CONTINUE
+    assert fed.tell(1, 31, 0.0) == CONTINUE  # nobody was further yet
+    assert fed.run(2, [0.0] * 30) == 4
 
 
-@pytest.mark.parametrize(("name", "epochs"), [("none", 90), ("asha", 1), ("asha", 0)])
-def test_there_is_nothing_to_stop(name: str, epochs: int) -> None:
-    assert type(make_scheduler(name, {"sasrec": epochs})) is FIFOScheduler
+def test_the_best_third_goes_on_at_each_rung() -> None:
+    fed = with_defaults("asha")  # which have learnt at 21 steps
+    for number in range(1, 7):
+        assert fed.run(number, [value - 0.01 * number for value in RISING]) == 21
+    assert fed.run(7, [value - 0.001 for value in RISING]) is None  # second of eight
+    assert fed.run(8, [value - 0.05 for value in RISING]) == 21
+
+
+def test_hyperband_gives_a_third_of_the_trials_more_time() -> None:
+    long = [0.1 + 0.5 * (step > 5) + 0.001 * step for step in range(1, 101)]
+    fed = Fed("hyperband")
+    fed.run(0, long)  # rungs at 11, 33 and 99
+    stops = [fed.run(n, [value - 0.01 * n for value in long]) for n in (1, 2, 3, 4)]
+    assert stops == [33, 99, 11, 33]
+
+
+def test_the_better_half_goes_on_by_the_median_rule() -> None:
+    fed = with_defaults("median")
+    assert fed.run(1, [value + 0.1 for value in RISING]) is None
+    assert fed.run(2, [value + 0.06 for value in RISING]) is None
+    assert fed.run(3, [value + 0.01 for value in RISING]) == 21
+
+
+@pytest.mark.parametrize("rule", ["reach", "asha", "hyperband", "median"])
+def test_the_defaults_of_each_model_are_never_stopped(rule: str) -> None:
+    fed = Fed(rule, models=("sasrec", "gru4rec"))
+    assert fed.run(0, RISING) is None
+    assert fed.run(2, [value + 0.2 for value in RISING]) is None
+    assert fed.run(1, [0.0] * 30, model="gru4rec") is None
+    assert fed.run(3, [0.0] * 30) is not None
+
+
+def test_a_trial_is_compared_with_those_of_its_own_model() -> None:
+    fed = Fed("reach", models=("sasrec", "gru4rec"))
+    fed.run(0, RISING)
+    fed.run(1, [value / 10 for value in RISING], model="gru4rec")
+    assert fed.run(2, [value / 10 for value in RISING], model="gru4rec") is None
+
+
+@pytest.mark.parametrize("rule", ["reach", "asha", "hyperband", "median"])
+def test_what_was_before_a_resume_counts_as_if_it_were_told_now(rule: str) -> None:
+    poor = [value - 0.05 for value in RISING]
+    told = with_defaults(rule)
+    remembered = Fed(rule)
+    rows = [{"epoch": n, "step": n, "best": v} for n, v in enumerate(RISING, start=1)]
+    whole = [row | {"finished": row["step"] == len(RISING)} for row in rows]
+    remembered.race.remember(0, "sasrec", whole)
+    assert told.run(5, poor) == remembered.run(5, poor) is not None
+
+
+def test_a_curve_without_steps_is_not_compared() -> None:
+    fed = Fed("reach")
+    fed.race.remember(0, "sasrec", [{"epoch": 1, "best": 9.0}])
+    assert fed.run(1, [0.1] * 30) is None
+
+
+def test_a_long_study_compares_with_the_best_and_the_newest() -> None:
+    fed = with_defaults("reach")
+    for number in range(1, 4 * KEPT):
+        fed.run(number, [0.001 * number] * 3)
+    kept = fed.race.courses["sasrec"]
+    assert len(kept) <= 3 * KEPT + 1
+    assert 0 in kept
+    assert fed.run(999, [0.0] * 30) == 4
+
+
+def test_notes_and_failures_are_no_evaluations() -> None:
+    fed = Fed("reach")
+    trial: Any = SimpleNamespace(config={"number": 1, "model": "sasrec"})
+    assert fed.race.on_trial_result(None, trial, {"note": "its folder was damaged"}) == CONTINUE
+    assert fed.race.on_trial_result(None, trial, {"failed": "it diverged"}) == CONTINUE
+
+
+def test_with_none_there_is_nothing_to_stop() -> None:
+    assert type(make_scheduler("none", ["sasrec"])) is FIFOScheduler

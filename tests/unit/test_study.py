@@ -36,7 +36,7 @@ from seqtune.storage import Folder
 from seqtune.study import final, loop, once, past, resources, study, trial, tuner
 from seqtune.study.ending import Ending
 from seqtune.study.plan import Plan, trial_params
-from seqtune.study.schedulers import Asha
+from seqtune.study.schedulers import Race
 from seqtune.study.search import OptunaSearcher
 from seqtune.study.tracked import tracked
 from seqtune.study.weights import Weights
@@ -510,12 +510,10 @@ def test_tune_gets_no_budget_where_none_is_asked_for(tuned: Callable[..., Any]) 
     assert tuned(data="demo")["tune"].time_budget_s == 180  # a first look
 
 
-def test_the_scheduler_is_that_of_the_options_for_the_epochs_of_the_space(
-    tuned: Callable[..., Any],
-) -> None:
-    assert isinstance(tuned()["tune"].scheduler, Asha)
-    assert tuned(set=("epochs=30",))["tune"].scheduler._max_t == 31
-    assert not isinstance(tuned(scheduler="none")["tune"].scheduler, Asha)
+def test_the_scheduler_is_that_of_the_options(tuned: Callable[..., Any]) -> None:
+    assert tuned()["tune"].scheduler.rule == "reach"
+    assert tuned(scheduler="hyperband")["tune"].scheduler.rule == "hyperband"
+    assert not isinstance(tuned(scheduler="none")["tune"].scheduler, Race)
 
 
 def test_a_resumed_study_tells_the_scheduler_of_what_has_ended(
@@ -543,9 +541,30 @@ def test_a_resumed_study_tells_the_scheduler_of_what_has_ended(
     assert "its values are Optuna's" in retold[0]
     assert [row["best"] for row in retold[1][1]] == [0.2, 0.3]
     (scheduler,) = known
-    rungs = {milestone: list(seen.values()) for milestone, seen in scheduler._brackets[0]._rungs}
-    assert rungs[10] == [0.2]
-    assert rungs[30] == [0.3]
+    assert scheduler.courses == {"sasrec": {}}  # Optuna knows no steps
+
+
+def test_the_scheduler_remembers_the_curve_of_a_trial_that_has_ended(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rows = [{"epoch": 1, "step": 30, "best": 0.2, "finished": True}]
+    monkeypatch.setattr(tuner, "curve", lambda plan, ended: (rows, ""))
+    known = list[Any]()
+    asked = asked_for()
+    searcher = OptunaSearcher(asked.spaces, "sqlite://", "x", metric="ndcg@10")
+    searcher.past = [ended_trial(**{"1": 0.2})]
+    monkeypatch.setattr(searcher, "close", lambda *, rest: None)
+    monkeypatch.setattr(
+        tune,
+        "Tuner",
+        lambda *_, tune_config, **__: SimpleNamespace(
+            fit=lambda: known.append(tune_config.scheduler)
+        ),
+    )
+    messenger: Any = SimpleNamespace(retell=lambda *words: None, ending=Ending(asked.options))
+    tuner.search_all(asked, searcher, plan_in(tmp_path), "DATA", messenger)
+    (course,) = known[0].courses["sasrec"].values()
+    assert (course.steps, course.best) == ([30], [0.2])
 
 
 def test_workers_bring_their_own_resources(tuned: Callable[..., Any]) -> None:
@@ -650,7 +669,7 @@ def test_mlflow_is_told_what_decides_the_result() -> None:
             "valid_users": 20,
             "min_item": 2,
             "trials": 5,
-            "scheduler": "asha",
+            "scheduler": "reach",
         }.items()
     )
 

@@ -1,68 +1,170 @@
-"""Which trials are stopped early."""
+"""Which trials are stopped early: those that are poor where the others have been.
+
+Where trials are compared is not said in epochs: ten of them are 1,500 steps on one data set and 90
+on another, where each curve still stands at the level of popularity. The best trial so far shows
+how long a training is and from where on it has learnt something. In steps of the optimizer, that
+is where the others are judged.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import SimpleNamespace
+import statistics
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
-from ray.tune.schedulers.async_hyperband import _Bracket
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial as TuneTrial
 
-GRACE, REDUCTION = 10, 3  # epochs that every trial gets; of how many trials one goes on
+FIRST = 9  # nobody is judged before this part of the steps that the best trial took to its best
+MARGIN = 1.25  # by which a trial may gain more than any other has
+FURTHER = 1.3  # times the steps: so much further must a trial be to say what is still to gain
+REDUCTION = 3  # of so many trials one goes on
+LEARNT = 2 / 3  # of the best trial's gain: before it, a curve says nothing of a trial's rank
+BRACKETS = 3  # of hyperband, the trials of each of which are compared from a later rung on
+KEPT = 100  # best trials, and so many of the newest, with which others are compared
 
 
-def make_scheduler(name: str, epochs: Mapping[str, int]) -> TrialScheduler:
-    """Returns a scheduler by its name, for trials of so many epochs at most: model -> epochs."""
-    if name == "none" or max(epochs.values()) < 2:
-        return FIFOScheduler()
-    return Asha(epochs)
+@dataclass
+class Course:
+    """What a trial has shown so far."""
+
+    steps: list[int] = field(default_factory=list)
+    best: list[float] = field(default_factory=list)  # so far, at each of the steps
+
+    @property
+    def top(self) -> float:
+        """Its best value."""
+        return self.best[-1]
+
+    @property
+    def length(self) -> int:
+        """The steps that it took to its best value."""
+        return self.steps[bisect_left(self.best, self.top)]
+
+    def at(self, step: int) -> float | None:
+        """Returns the best value at the first evaluation from a step on; None before it."""
+        place = bisect_left(self.steps, step)
+        return self.best[place] if place < len(self.steps) else None
+
+    def rungs(self) -> list[int]:
+        """Returns the steps at which others are compared, if this is how a training goes."""
+        least = self.best[0] + LEARNT * (self.top - self.best[0])
+        rungs = [max(self.steps[bisect_left(self.best, least)], self.length // FIRST, 1)]
+        while rungs[-1] * REDUCTION <= self.length:
+            rungs.append(rungs[-1] * REDUCTION)
+        return rungs
 
 
-class Asha(AsyncHyperBandScheduler):
-    """ASHA (arXiv 1810.05934), in which a trial is compared with those of its own model.
+def make_scheduler(name: str, models: Sequence[str]) -> TrialScheduler:
+    """Returns a scheduler by its name, for trials of these models."""
+    return FIFOScheduler() if name == "none" else Race(name, models)
 
-    Epochs of two models are not the same amount of anything. It never stops the first trial of a
-    model, the defaults, with which all is compared: one that was stopped early would make tuning
-    look better than it is.
+
+class Race(FIFOScheduler):
+    """Stops a trial that is not good enough among those of its model, at the same step.
+
+    ``reach``: a trial goes on while the largest gain that another has made from here on, and a
+    quarter more, would bring it to the best value. So a curve that still stands where all others
+    stood before they rose is not stopped, and one that has fallen behind is, at any evaluation.
+
+    ``asha``: at each rung the best third goes on (arXiv 1810.05934). ``hyperband``: so it does, but
+    only a third of the trials begin at the first rung, a third at the second and so on
+    (arXiv 1603.06560, asynchronous). ``median``: from the first rung on, the better half goes on,
+    at each evaluation (Golovin et al., KDD 2017).
+
+    The defaults, with which all is compared, are never stopped: that would make tuning look better
+    than it is. Nobody is before there is a trial of the model that has ended by itself.
 
     Args:
-        epochs: model -> the most epochs of its trials.
+        rule: ``reach``, ``asha``, ``hyperband`` or ``median``.
+        models: whose trials there are.
     """
 
-    def __init__(self, epochs: Mapping[str, int]) -> None:
-        super().__init__(
-            time_attr="epoch",
-            metric="best",
-            mode="max",
-            max_t=max(epochs.values()) + 1,  # a trial ends by itself
-            reduction_factor=REDUCTION,
-        )
-        self.models = list(epochs)
-        # In public there are brackets of later starts alone, between which trials are drawn by lot.
-        self._brackets = [
-            _Bracket(max(1, min(GRACE, n // REDUCTION)), max(n, 1) + 1, REDUCTION, 0)
-            for n in epochs.values()
-        ]
-
-    def on_trial_add(self, tune_controller: Any, trial: TuneTrial) -> None:
-        """Puts a trial among those of its model."""
-        super().on_trial_add(tune_controller, trial)
-        self._trial_info[trial.trial_id] = self._brackets[self.models.index(trial.config["model"])]
+    def __init__(self, rule: str, models: Sequence[str]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.rule = rule
+        self.courses: dict[str, dict[int, Course]] = {model: {} for model in models}
+        self._ended: set[str] = set()  # models with a trial that has ended by itself
+        self._judged: dict[int, int] = {}  # trial -> the last rung that it has passed
 
     def on_trial_result(
         self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]
     ) -> str:
         """Decides whether a trial goes on."""
-        decision: str = super().on_trial_result(tune_controller, trial, result)
-        is_default = trial.config["number"] < len(self.models)
-        return TrialScheduler.CONTINUE if is_default else decision
+        number, model = trial.config["number"], trial.config["model"]
+        if "epoch" not in result:  # a note, or why it failed
+            return TrialScheduler.CONTINUE
+        self._hear(number, model, result)
+        stays = number < len(self.courses) or model not in self._ended
+        if stays or self._stays(number, model):
+            return TrialScheduler.CONTINUE
+        return TrialScheduler.STOP
 
     def remember(self, number: int, model: str, rows: list[dict[str, Any]]) -> None:
         """Takes the curve of a trial that has ended, as if it had been reported now."""
-        known: Any = SimpleNamespace(trial_id=f"past-{number}")
         for row in rows:
-            self._brackets[self.models.index(model)].on_result(known, row["epoch"], row["best"])
+            if "step" in row:  # Optuna, whose rows they are where a folder was lost, knows none
+                self._hear(number, model, row)
+
+    def _hear(self, number: int, model: str, row: dict[str, Any]) -> None:
+        courses = self.courses[model]
+        if number not in courses:
+            courses[number] = Course()
+            if len(courses) > 3 * KEPT:
+                self.courses[model] = courses = _best_and_newest(courses)
+        course = courses[number]
+        course.steps.append(int(row["step"]))
+        course.best.append(float(row["best"]))
+        if row["finished"]:
+            self._ended.add(model)
+
+    def _stays(self, number: int, model: str) -> bool:
+        own, others = self.courses[model][number], dict(self.courses[model])
+        del others[number]
+        pattern = max(self.courses[model].values(), key=lambda course: course.top)
+        now = own.steps[-1]
+        if self.rule == "reach":
+            return now * FIRST < pattern.length or _within_reach(own, list(others.values()))
+        rungs = pattern.rungs()
+        if self.rule == "hyperband":
+            rungs = rungs[number % min(BRACKETS, len(rungs)) :]
+        if self.rule == "median":
+            rungs = [now] if now >= rungs[0] else []
+        for rung in rungs:
+            if self._judged.get(number, 0) < rung <= now:
+                self._judged[number] = rung
+                reached = own.at(rung)
+                known = [one for c in others.values() if (one := c.at(rung)) is not None]
+                if known and reached is not None and not self._good(reached, known):
+                    return False
+        return True
+
+    def _good(self, value: float, others: list[float]) -> bool:
+        if self.rule == "median":
+            return value >= statistics.median(others)
+        better = sum(other > value for other in others)
+        return better * REDUCTION < len(others) + 1  # among the best third, itself included
+
+
+def _within_reach(own: Course, others: list[Course]) -> bool:
+    """Says whether a trial would be the best if it gained as much as others have from here on."""
+    now = own.steps[-1]
+    gains = [
+        course.top - there
+        for course in others
+        if course.steps[-1] > FURTHER * now and (there := course.at(now)) is not None
+    ]
+    best = max((course.top for course in others), default=own.top)
+    return not gains or own.top + MARGIN * max(gains) >= best
+
+
+def _best_and_newest(courses: dict[int, Course]) -> dict[int, Course]:
+    """Leaves out the poorer of the old trials, so that a decision costs the same in any study."""
+    told = {n: course for n, course in courses.items() if course.steps}
+    best = sorted(told, key=lambda n: -told[n].top)[:KEPT]
+    newest = list(courses)[-KEPT:]
+    return {n: courses[n] for n in sorted({*best, *newest})}

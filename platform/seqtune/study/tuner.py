@@ -18,7 +18,7 @@ from seqtune.study.events import Messenger
 from seqtune.study.lease import LostError
 from seqtune.study.past import curve
 from seqtune.study.plan import Plan
-from seqtune.study.schedulers import Asha, make_scheduler
+from seqtune.study.schedulers import Race, make_scheduler
 from seqtune.study.search import OptunaSearcher
 from seqtune.study.wishes import Wishes
 
@@ -80,13 +80,12 @@ def search_all(
     ``data`` is a reference to the dataset.
     """
     keep_keys_private()
-    epochs = {space.model: space.epochs for space in asked.spaces}
-    scheduler = make_scheduler(asked.options.scheduler, epochs)
+    scheduler = make_scheduler(asked.options.scheduler, [space.model for space in asked.spaces])
     for ended in searcher.past:
         rows, note = curve(plan, ended)
         if note:
             messenger.view.note(f"trial {ended.number}: {note}")
-        if isinstance(scheduler, Asha):
+        if isinstance(scheduler, Race):
             scheduler.remember(ended.number, ended.user_attrs["model"], rows)
         messenger.retell(ended, rows)
     options, wishes, ending = asked.options, Wishes(plan.folder), messenger.ending

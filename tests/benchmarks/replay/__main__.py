@@ -27,6 +27,7 @@ from tables import Table, own, task_set, time_to_split  # noqa: E402
 
 from seqtune.study.portfolio import greedy, scaled  # noqa: E402
 
+SCHEDULERS = ("none", "reach", "asha", "hyperband", "median")
 HEADER = "| tables | search | scheduler | regret, validation | regret, test | epochs | seconds |"
 
 
@@ -45,13 +46,14 @@ def main() -> None:
     if not tables:
         raise SystemExit(f"no tables in {asked.tables} or {asked.recorded}; give --tables FOLDER")
     seeds = 2 if asked.quick else asked.seeds
+    schedulers = ("none", "reach") if asked.quick else SCHEDULERS
     print(f"{asked.trials} trials, {asked.workers} workers, {seeds} seeds")
     print(f"{HEADER}\n|{'---|' * (HEADER.count('|') - 1)}")
     for group in dict.fromkeys(one.group for one in tables):
         related = [one for one in tables if one.group == group]
         starts = {one.name: portfolio(one, related, asked.points) for one in related}
         for search in ("TPE", f"{asked.points} points, then TPE"):
-            for scheduler in ("none", "asha") if len(related[0].epochs) > 1 else ("none",):
+            for scheduler in schedulers if len(related[0].epochs) > 1 else ("none",):
                 found = [
                     outcome(table, scheduler, seed, asked, starts[table.name] * (search != "TPE"))
                     for table in related

@@ -63,7 +63,7 @@ def simulate(
     trials: int = 20,
     workers: int = 2,
     seed: int = 0,
-    scheduler: str = "asha",
+    scheduler: str = "reach",
     patience: int = 10,
     portfolio: tuple[dict[str, Any], ...] = (),
 ) -> Trace:
@@ -71,13 +71,13 @@ def simulate(
 
     Where nobody has declared defaults, trial 0 is any setting.
     """
-    model, epochs = table.space.model, int(table.epochs[-1])
+    model = table.space.model
     first = table.defaults
     if first is None:
         first = int(np.random.default_rng(seed).integers(table.n))
     space = replace(table.space, start=table.point(first), portfolio=portfolio)
     searcher = OptunaSearcher([space], "memory", "study", metric=METRIC, trials=trials, seed=seed)
-    race = make_scheduler(scheduler, {model: epochs})
+    race = make_scheduler(scheduler, [model])
     race.set_search_properties("best", "max")
     events: list[tuple[float, int, int, int]] = []  # when, order, trial, evaluation
     order, trace = itertools.count(), Trace([], [], [], [], [])
@@ -118,6 +118,7 @@ def simulate(
             "best": float(done[top]),
             "best_epoch": int(table.epochs[top]),
             "epoch": int(table.epochs[at]),
+            "step": int(table.steps[row, at]),
             "finished": bool(last),
             "train_seconds": float(table.seconds[row]),
             "config": tunes[number].config,
@@ -125,8 +126,6 @@ def simulate(
         began = time.perf_counter()
         searcher.on_trial_result(f"{number}", result)
         goes_on = race.on_trial_result(None, tunes[number], result) == "CONTINUE" and not last
-        if last:
-            race.on_trial_complete(None, tunes[number], result)
         if not goes_on:
             searcher.on_trial_complete(f"{number}", result)
         took = time.perf_counter() - began

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,14 @@ class Table:
     test: Floats  # (N, T) the same on test; on validation where nothing else was recorded
     seconds: Floats  # (N,) between two evaluations
     epochs: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, int))  # (T,) of them
+    steps: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, int))  # (N, T)
     defaults: int | None = None  # the setting that they are; None where there are none
 
     def __post_init__(self) -> None:
         if not len(self.epochs):
             self.epochs = np.arange(1, self.valid.shape[1] + 1)
+        if not len(self.steps):
+            self.steps = np.tile(self.epochs, (self.n, 1))
         self._places = self._place(self.settings.to_dict("list"))
 
     @property
@@ -92,8 +95,15 @@ def made_space(name: str, dimensions: list[Dimension], start: dict[str, Any], ep
     return Space(name, {}, tuple(dimensions), name, start=start, declared=declared)
 
 
+# Adam as everybody knows it: 1 - beta1 and 1 - beta2 are what the space has.
+ADAM = {"learning_rate": 1e-3, "beta1": 0.1, "beta2": 1e-3, "epsilon": 1e-8}
+
+
 def task_set(file: Path) -> Iterator[Table]:
-    """The 12 tasks of TaskSet: curves of small recurrent networks; nothing is told of a test."""
+    """The 12 tasks of TaskSet: curves of small recurrent networks; nothing is told of a test.
+
+    Each comes twice: trial 0 is any setting, and is what Adam's defaults are.
+    """
     for task, rows in pd.read_parquet(file).groupby("task", observed=True):
         settings = rows.drop(columns=["task", "config", "valid_loss"]).reset_index(drop=True)
         for name in ("beta1", "beta2"):
@@ -109,7 +119,10 @@ def task_set(file: Path) -> Iterator[Table]:
         curves = -np.array(rows["valid_loss"].tolist(), dtype=float)
         curves[~np.isfinite(curves)] = np.nanmin(curves)
         space = made_space("taskset", dimensions, start, curves.shape[1])
-        yield Table("taskset", str(task), space, settings, curves, curves, np.ones(len(rows)))
+        table = Table("taskset", str(task), space, settings, curves, curves, np.ones(len(rows)))
+        adam = {d.name: d.nearest(max(ADAM.get(d.name, 0.0), d.low)) for d in dimensions}
+        yield table
+        yield replace(table, group="taskset, Adam", defaults=table.nearest(adam, set()))
 
 
 def time_to_split(file: Path) -> Iterator[Table]:
@@ -150,7 +163,8 @@ def own(folder: Path) -> Iterator[Table]:
             first.pivot(index="config", columns="epoch", values=part)
             .reindex(index=numbers, columns=epochs)
             .to_numpy(float)
-            for part in ("valid", "test")
+            for part in ("valid", "test", "step")
         ]
+        steps = np.nan_to_num(curves.pop()).astype(np.int64)
         seconds = first.groupby("config")["seconds"].mean().loc[numbers].to_numpy(float)
-        yield Table(model, data, space, settings, *curves, seconds, epochs, defaults=0)
+        yield Table(model, data, space, settings, *curves, seconds, epochs, steps, defaults=0)
