@@ -47,7 +47,7 @@ class Floor:
     seconds: float
 
 
-def floors(split: Split, *, mask_seen: bool, metric: str | None = None) -> list[Floor]:
+def floors(split: Split, *, mask_seen: bool, metric: str = "") -> list[Floor]:
     """Counts all three; ``metric`` is given beside those at the usual cut-offs.
 
     Takes seconds, no torch, and memory that grows with the data and not with users times items.
@@ -59,7 +59,9 @@ def floors(split: Split, *, mask_seen: bool, metric: str | None = None) -> list[
         valid, test = (
             _rank(split, held, chain, lags, mask_seen) for held in (split.valid, split.test)
         )
-        of_valid, of_test = (metrics.compute(ranks, also=metric) for ranks in (valid, test))
+        of_valid, of_test = (
+            metrics.compute(ranks, also=[metric] * bool(metric)) for ranks in (valid, test)
+        )
         found.append(Floor(name, of_valid, of_test, test, time.monotonic() - began))
     return found
 

@@ -65,6 +65,11 @@ LISTS = (
         better="neither",
     ),
 )
+COSTS = {
+    "parameters": "Weights of the model.",
+    "megabytes": "Size of its weights.",
+    "ms_per_request": "Milliseconds in which it answers one user: the median of some.",
+}
 METRICS = {metric.name: metric for metric in RANK}
 LIST_METRICS = {metric.name: metric for metric in LISTS}
 
@@ -82,10 +87,27 @@ def parse_metric(text: str, place: str = "--metric") -> tuple[str, int]:
     return name, int(k)
 
 
+def check_measure(text: str, place: str) -> str:
+    """Returns the name of what a trial can be judged by on validation.
+
+    That is a metric of ranks or of lists at a cut-off, or what a model costs.
+
+    Raises:
+        UserError: there is nothing of that name.
+    """
+    name, _, k = text.partition("@")
+    known = [*METRICS, *LIST_METRICS, *COSTS]
+    if name not in known or (name in COSTS and k):
+        raise UserError(f"{place} {text}: there is no such measure{nearest(name, known)}")
+    if name not in COSTS:
+        parse_metric(f"{RANK[0].name}@{k}" if name in LIST_METRICS else text, place)
+    return text
+
+
 def direction(metric: str) -> Direction:
-    """Returns which values of ``ndcg@10`` or ``popularity@5`` are better."""
+    """Returns which values of ``ndcg@10``, ``popularity@5`` or ``parameters`` are better."""
     name = metric.partition("@")[0]
-    return (METRICS | LIST_METRICS)[name].better
+    return "lower" if name in COSTS else (METRICS | LIST_METRICS)[name].better
 
 
 def per_user(metric: str, ranks: Floats) -> Floats:
@@ -95,12 +117,11 @@ def per_user(metric: str, ranks: Floats) -> Floats:
     return np.where(ranks <= k, METRICS[name].gain(ranks, k), 0.0)
 
 
-def compute(ranks: Floats, ks: Iterable[int] = KS, also: str | None = None) -> dict[str, float]:
-    """Returns every metric at every cut-off, and the metric ``also`` where it is not among them."""
+def compute(ranks: Floats, ks: Iterable[int] = KS, also: Iterable[str] = ()) -> dict[str, float]:
+    """Returns every metric of ranks at every cut-off, and those of ``also`` that are of ranks."""
     names = [f"{name}@{k}" for name in METRICS for k in ks]
-    if also is not None and also not in names:
-        names.append(also)
-    return {name: float(per_user(name, ranks).mean()) for name in names}
+    names += [name for name in also if name.partition("@")[0] in METRICS]
+    return {name: float(per_user(name, ranks).mean()) for name in dict.fromkeys(names)}
 
 
 def of_lists(top: Ints, popularity: Ints, ks: Iterable[int]) -> dict[str, float]:
@@ -118,6 +139,12 @@ def of_lists(top: Ints, popularity: Ints, ks: Iterable[int]) -> dict[str, float]
     }
 
 
+def cutoffs(names: Iterable[str]) -> list[int]:
+    """Returns the cut-offs of those metrics that are of lists, in order."""
+    parts = (name.partition("@") for name in names)
+    return sorted({int(k) for name, _, k in parts if name in LIST_METRICS})
+
+
 def mlflow_name(metric: str) -> str:
     """Returns the name under which MLflow accepts a metric: it rejects ``@``."""
     return metric.replace("@", "_")
@@ -133,7 +160,8 @@ def page() -> str:
             *("# Metrics", "", head, "", intro.strip(), ""),
             *("| name | of one user, or of all lists | better |", "|---|---|---|", *rows, ""),
             "The value of a rank metric is the mean over users; a user whose item is not among the",
-            "first k contributes 0. `coverage` and `popularity` are measured on test alone.",
+            "first k contributes 0. `coverage` and `popularity` are measured on test, and on",
+            "validation where `--metric` or `--limit` asks for them.",
             "",
             f"Reports have k = {', '.join(map(str, KS))}; `--metric` takes any, for example",
             "`hr@50`. In MLflow the names have `_` for `@`, which it rejects.",

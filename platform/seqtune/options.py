@@ -239,6 +239,39 @@ class StudyOptions(JudgedOptions):
             shown="search_spaces/MODEL.yaml",
         ),
     ] = None
+    also: Annotated[
+        tuple[str, ...],
+        Flag(
+            WHAT,
+            "Given again: judge trials by this measure too; what is best of all is a front.",
+            "NAME@K",
+            names=("--metric",),
+            read=str.lower,
+            same=True,
+        ),
+    ] = ()
+    prefer: Annotated[
+        str | None,
+        Flag(
+            WHAT,
+            "Of the front, choose the point that is best by these weights: "
+            "ndcg@10=2,coverage@10=1.",
+            "NAME@K=N,...",
+            read=str.lower,
+            shown="the best by the first --metric",
+            same=True,
+        ),
+    ] = None
+    limit: Annotated[
+        tuple[str, ...],
+        Flag(
+            SEARCH,
+            "Choose no trial beyond this: parameters<=2e6, megabytes<=8, ms_per_request<=5, or a "
+            "metric on validation; may be given many times.",
+            "NAME<=N",
+            same=True,
+        ),
+    ] = ()
     trials: Annotated[
         int, Flag(SEARCH, "Run so many trials, those of the defaults included.", "N", least=1)
     ] = 20
@@ -341,6 +374,11 @@ class StudyOptions(JudgedOptions):
     def models(self) -> tuple[str, ...]:
         """The models, in the order in which their defaults run."""
         return tuple(self.model.split(","))
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """What trials are judged by: the metric that is maximised, and those beside it."""
+        return (self.metric, *self.also)
 
     @property
     def study(self) -> str:

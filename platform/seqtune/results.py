@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from seqtune.limits import Judge
 from seqtune.options import DEFAULTS
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 
 CHECKPOINT_FILES = ("items.parquet", "model.safetensors", "model.json")  # in this order
+FRONT = "front"  # the folder of the checkpoints of trials that are best in several objectives
 BEST = "best"  # the folder of each model's best checkpoint, in a study of several
 
 
@@ -32,12 +34,50 @@ class TrialRow:
     seconds: float | None  # None while it has not ended
     reason: str = ""  # why it failed
     origin: str = "drawn"  # default, portfolio or drawn: where its point comes from
+    measured: Mapping[str, float] = field(default_factory=dict)  # at its best epoch, if asked for
+    over: str = ""  # which limits it is beyond; it cannot be the best then
+
+    @property
+    def eligible(self) -> bool:
+        """Whether it can be the best: it has a value, did not fail, and keeps all limits."""
+        return self.value is not None and self.status != "failed" and not self.over
 
 
-def best_trial(rows: tuple[TrialRow, ...]) -> TrialRow | None:
-    """Returns the trial with the best validation value that did not fail, the first of equals."""
-    known = [row for row in rows if row.value is not None and row.status != "failed"]
-    return max(known, key=lambda row: (row.value or 0, -row.number), default=None)
+def best_trial(rows: Sequence[TrialRow], judge: Judge | None = None) -> TrialRow | None:
+    """Returns the trial with the best validation value that can be chosen, the first of equals.
+
+    Where objectives have weights, it is that of the front with the largest weighted sum, in which
+    each objective is 0 where it is worst on the front and 1 where it is best.
+    """
+    known = [row for row in rows if row.eligible]
+    if judge is None or not judge.several or not judge.weights:
+        return max(known, key=lambda row: (row.value or 0, -row.number), default=None)
+    points = front(rows, judge)
+    if not points:
+        return None
+    reached = np.array([judge.better(row.measured) for row in points])
+    span = np.ptp(reached, axis=0)
+    shares = (reached - reached.min(axis=0)) / np.where(span > 0, span, 1)
+    worth = shares @ [judge.weights.get(name, 0.0) for name in judge.objectives]
+    return points[int(np.argmax(worth))]
+
+
+def front(rows: Sequence[TrialRow], judge: Judge) -> tuple[TrialRow, ...]:
+    """Returns the trials than which none is better in one objective and as good in all others.
+
+    The best by the first objective comes first.
+    """
+    known = [row for row in rows if row.eligible and {*judge.objectives} <= row.measured.keys()]
+    points = {row.number: np.array(judge.better(row.measured)) for row in known}
+    found = [
+        row
+        for row in known
+        if not any(
+            (other >= points[row.number]).all() and (other > points[row.number]).any()
+            for other in points.values()
+        )
+    ]
+    return tuple(sorted(found, key=lambda row: tuple(-points[row.number])))
 
 
 @dataclass(frozen=True)
@@ -125,12 +165,18 @@ class StudyResult:
     unimportant: str = ""  # why it is not known which hyperparameters mattered
     contenders: tuple[Contender, ...] = ()  # each model's best, the best on validation first
     groups: tuple[Group, ...] = ()  # of test users
+    judge: Judge = field(default_factory=Judge)  # of trials
     facts: Mapping[str, str] = field(default_factory=dict)  # what the study was made of, as tags
 
     @property
     def model(self) -> str:
         """The model of the best trial; before there is one, all of them."""
         return self.best.model if self.best else ",".join(self.models)
+
+    @property
+    def front(self) -> tuple[TrialRow, ...]:
+        """The trials that are best in several objectives; empty where there is but one."""
+        return front(self.trials, self.judge) if self.judge.several else ()
 
     @property
     def several(self) -> bool:

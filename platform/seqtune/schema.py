@@ -8,7 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from seqtune.errors import DamagedError
 
-FORMAT = 2  # of the files of a study
+FORMAT = 3  # of the files of a study
 
 
 def checked(place: str, kind: Any, content: Any, number: int = FORMAT) -> Any:

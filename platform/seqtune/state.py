@@ -22,6 +22,7 @@ from typing_extensions import TypedDict  # that of typing has no schema before P
 from seqtune.data import Split
 from seqtune.data.strings import Strings
 from seqtune.errors import DamagedError
+from seqtune.metrics import COSTS
 from seqtune.schema import FORMAT, checked
 from seqtune.storage import Folder
 
@@ -46,6 +47,7 @@ class Row(TypedDict):
     eval_seconds: float
     eval_every: int  # epochs between evaluations
     finished: bool  # whether training has ended by itself
+    costs: NotRequired[dict[str, float]]  # of the model, where they are asked for
     system: NotRequired[dict[str, float]]  # what the process took since the evaluation before
 
 
@@ -97,16 +99,19 @@ def best_of(state: State) -> Best:
 
 def flat(row: Row) -> dict[str, Any]:
     """Returns a row as Ray Tune takes it: metrics and losses (``train_ce``) beside the rest."""
-    apart = ("losses", "metrics", "system")
+    apart = ("losses", "metrics", "costs", "system")
     rest = {name: value for name, value in row.items() if name not in apart}
     losses = {f"train_{name}": value for name, value in row["losses"].items()}
-    return {**row["metrics"], **losses, **row.get("system", {}), **rest}
+    beside = row.get("costs", {}) | row.get("system", {})
+    return {**row["metrics"], **losses, **beside, **rest}
 
 
 def curves(result: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what MLflow draws of what is told after an evaluation."""
     return {
-        k: v for k, v in result.items() if "@" in k or k.startswith(("train_", "eval_", "system/"))
+        k: v
+        for k, v in result.items()
+        if "@" in k or k in COSTS or k.startswith(("train_", "eval_", "system/"))
     }
 
 

@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from seqtune import batches, metrics
 from seqtune.data import Protocol, Split
 from seqtune.errors import UserError
-from seqtune.evaluate import evaluate
+from seqtune.evaluate import Ranking, evaluate
 from seqtune.model import Encoder, Model, Term, model_class
 from seqtune.nn import arithmetic
 from seqtune.optimizer import (
@@ -62,9 +62,12 @@ def train(
     home: Home | None = None,
     *,
     metric: str = "ndcg@10",
+    also: Sequence[str] = (),
     mask_seen: bool | None = None,
 ) -> Outcome:
     """Trains until the validation ``metric`` has not improved for ``patience`` epochs.
+
+    ``also`` names metrics of ranks or of lists that are measured beside it.
 
     The first epoch, the last and each multiple of ``eval_every`` are evaluated. After each
     evaluation a row of numbers goes to ``home.report``; before it, where the metric is the best so
@@ -79,13 +82,19 @@ def train(
     precision = training(params).precision
     # The caller's generators and settings stay as they were.
     with torch.random.fork_rng(devices=cuda), arithmetic(precision):
-        return _train(model_name, params, split, home, metric, mask_seen)
+        return _train(model_name, params, split, home, (metric, *also), mask_seen)
 
 
 def _train(
-    model_name: str, params: Params, split: Split, home: Home, metric: str, mask_seen: bool
+    model_name: str,
+    params: Params,
+    split: Split,
+    home: Home,
+    measures: Sequence[str],
+    mask_seen: bool,
 ) -> Outcome:
-    kind, p = model_class(model_name), training(params)
+    kind, p, metric = model_class(model_name), training(params), measures[0]
+    ks = metrics.cutoffs(measures) or [0]  # of lists, where any is asked for
     data = batches.kept_sequences(split, home.device, times=kind.uses_times)
     windows = batches.windows(split, p)
     batch_size = windows.batch_size(p)
@@ -147,8 +156,10 @@ def _train(
                 continue
 
         trained = time.perf_counter()
-        ranking = evaluate(model, data, split, split.valid, mask_seen=mask_seen, shard=shard)
-        valid = metrics.compute(ranking.ranks, also=metric)
+        ranking = evaluate(
+            model, data, split, split.valid, mask_seen=mask_seen, top_k=ks[-1], shard=shard
+        )
+        valid = measured(ranking, split, measures)
         improved = state["best"] is None or valid[metric] > state["best"]["metrics"][metric]
         if improved:
             weights = copy.deepcopy(model.state_dict())
@@ -185,6 +196,14 @@ def _train(
     model.eval()
     release(tables)
     return Outcome(model, best, state["history"])
+
+
+def measured(ranking: Ranking, split: Split, measures: Sequence[str]) -> dict[str, float]:
+    """Returns the usual metrics on validation, and the others that are asked for."""
+    found = metrics.compute(ranking.ranks, also=measures)
+    if ranking.top is not None:
+        found |= metrics.of_lists(ranking.top, split.counts(), metrics.cutoffs(measures))
+    return found
 
 
 def finished(state: State, p: Trained) -> bool:

@@ -80,7 +80,7 @@ def options() -> Iterator[Case]:
             "m",
             ".",
         ],
-        "scheduler": ["", "ASHAA", "hyperband", ESCAPE, LONG],
+        "scheduler": ["", "ASHAA", "bohb", ESCAPE, LONG],
         "name": ["", ".", "..", "/", "a/b", "../a", "a b", ESCAPE, "a\nb", "-a", "é/é", "~", LONG],
         "model": ["", "sasrek", ESCAPE, LONG, "a,b", "../sasrec", "sasrec ", "None", "_windows"],
         "data": [

@@ -10,6 +10,7 @@ import pytest
 from optuna.trial import TrialState
 
 from seqtune.data import Protocol
+from seqtune.limits import Judge
 from seqtune.machines import Card
 from seqtune.options import StudyOptions
 from seqtune.space import load_space
@@ -44,6 +45,7 @@ def said() -> list[tuple[Any, ...]]:
 def messenger(said: list[tuple[Any, ...]], tmp_path: Path) -> Messenger:
     searcher: Any = Ears("searcher", said)
     searcher.spaces = {"sasrec": load_space(None, "sasrec")}
+    searcher.judge, searcher.over = Judge(), lambda number, epoch: ""
     plan = Plan("sasrec", "hr@5", Protocol(mask_seen=True), Folder.at(tmp_path))
     counting = SimpleNamespace(done=lambda: True, floors=lambda: ("FLOORS",))
     ears: Any = [Ears(name, said) for name in ("view", "tracker")]

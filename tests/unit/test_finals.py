@@ -21,6 +21,7 @@ from seqtune.data import Dataset, Protocol
 from seqtune.data.generate import make_preset
 from seqtune.errors import Halted
 from seqtune.floors import floors
+from seqtune.limits import Judge
 from seqtune.options import StudyOptions
 from seqtune.results import Finalist, TrialRow
 from seqtune.space.asked import ask_study
@@ -114,7 +115,7 @@ def weights_of(plan: Plan, number: int) -> dict[str, torch.Tensor]:
 def found_in(plan: Plan, tracker: Ears) -> finals.Finals:
     counting: Any = SimpleNamespace(floors=lambda: (), failed="")
     storage = storage_url(str(plan.folder.local))
-    return finals.find_finals(plan, TINY, storage, "study", tracker, counting)  # type: ignore[arg-type]
+    return finals.find_finals(plan, TINY, storage, "study", tracker, counting, Judge())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("best", [0, 1, 2])

@@ -51,6 +51,9 @@ def test_a_new_study_says_what_it_is(options: StudyOptions, tmp_path: Path) -> N
     assert kept["same"] == {
         "model": "sasrec",
         "metric": "ndcg@10",
+        "also": "",
+        "prefer": "",
+        "limit": "",
         "data": TINY.fingerprint,
         "split": "leave-one-out",
         "validation": "all users",

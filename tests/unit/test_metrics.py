@@ -27,7 +27,7 @@ def test_each_users_share_by_hand(name, expected):
 
 
 def test_compute_averages_over_users_and_adds_the_metric_asked_for():
-    found = metrics.compute(RANKS, ks=(10,), also="hr@2")
+    found = metrics.compute(RANKS, ks=(10,), also=["hr@2"])
     assert found["hr@10"] == pytest.approx(0.8)
     assert found["hr@2"] == pytest.approx(0.2)
     assert set(found) == {f"{name}@10" for name in metrics.METRICS} | {"hr@2"}

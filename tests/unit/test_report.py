@@ -401,7 +401,7 @@ def test_own_metric_is_shown_where_it_is_an_unusual_one() -> None:
     sides = [
         replace(side, valid=values, test=values)
         for side in (result.default, result.best)
-        for values in [metrics.compute(side.test_ranks, also="ndcg@7")]
+        for values in [metrics.compute(side.test_ranks, also=["ndcg@7"])]
     ]
     result = replace(result, default=sides[0], best=sides[1])
     table = shown(result, width=90).split("Accuracy")[1]

@@ -581,7 +581,7 @@ def test_tune_sees_by_itself_what_joins(tuned: Callable[..., Any]) -> None:
 def test_the_searcher_is_made_from_what_is_asked(tmp_path: Path) -> None:
     asked = asked_for(trials=7, seed=3, metric="hr@5", name="mine", resume=True)
     about: Any = SimpleNamespace(folder=Folder.at(tmp_path), about=SimpleNamespace(id="mine-12"))
-    found = study._searcher(asked, about, print)
+    found = study._searcher(asked, TINY, about, print)
     assert (found.folder, found.owner) == (Folder.at(tmp_path), "mine-12")
     assert (found.trials, found.seed, found.metric, found.resume) == (7, 3, "hr@5", True)
     assert (found.name, found.spaces) == ("mine", {"sasrec": asked.space})

@@ -6,12 +6,13 @@ import functools
 import inspect
 import typing
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
 
 import typer
 
 from seqtune.catalogue import model_names
-from seqtune.options import DATA, RESOURCES, SEARCH, WHAT, WHERE, Declared, declared
+from seqtune.options import DATA, RESOURCES, SEARCH, WHAT, WHERE, Declared, Flag, declared
 
 PANELS = (WHAT, DATA, SEARCH, RESOURCES, WHERE)
 
@@ -39,10 +40,21 @@ def takes(options: type[O]) -> Callable[[Callable[Concatenate[O, P], None]], Cal
 
         @functools.wraps(function)
         def run(**given: Any) -> None:
+            for first, rest in again.items():
+                given[first], given[rest] = given[first][0], given[first][1:]
             values = {name: _read(one, given.pop(name)) for name, one in known.items()}
             call(make(**values), **given)
 
-        parameters = [*(_parameter(one) for one in known.values()), *own]
+        # Two fields of one name are one option that may be given again: its first word, the others.
+        by_names = {one.names: one.name for one in reversed(known.values())}
+        firsts = {one.name: by_names[one.names] for one in known.values()}
+        again = {first: rest for rest, first in firsts.items() if rest != first}
+        parameters = [
+            _parameter(one, known[again[one.name]].flag if one.name in again else None)
+            for one in known.values()
+            if firsts[one.name] == one.name
+        ]
+        parameters += own
         parameters.sort(key=lambda p: PANELS.index(_panel(p)))
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}
@@ -68,9 +80,11 @@ def _panel(parameter: inspect.Parameter) -> str:
     return str(info.rich_help_panel)
 
 
-def _parameter(one: Declared) -> inspect.Parameter:
+def _parameter(one: Declared, again: Flag | None) -> inspect.Parameter:
     flag, kind, default = one.flag, one.kind, one.default
-    if typing.get_origin(kind) is tuple:
+    if again is not None:
+        kind, default, flag = list[str], [default], replace(flag, text=f"{flag.text} {again.text}")
+    elif typing.get_origin(kind) is tuple:
         kind, default = list[str], list(default)
     elif flag.read is not None:
         kind = str if isinstance(default, str) else str | None
@@ -95,6 +109,7 @@ def _parameter(one: Declared) -> inspect.Parameter:
 
 
 def _read(one: Declared, value: Any) -> Any:
+    read = one.flag.read or (lambda word: word)
     if isinstance(value, list):
-        return tuple(value)
-    return one.flag.read(value) if one.flag.read and isinstance(value, str) else value
+        return tuple(read(word) for word in value)
+    return read(value) if isinstance(value, str) else value

@@ -56,6 +56,7 @@ def ready(options: Options) -> Options:
         check_lasting("--storage", options.storage)
         check_name("--name", options.study if options.name is None else options.name)
         _check_goal(options)
+        _check_judge(options)
         if options.trials < len(options.models):
             raise UserError(
                 f"--trials {options.trials}: {len(options.models)} models need as many trials or "
@@ -71,6 +72,19 @@ def _check_goal(options: StudyOptions) -> None:
             f"--goal {options.goal}: the study maximises {options.metric}, not {metric}; give the "
             f"goal in that, or add --metric {metric}"
         )
+
+
+def _check_judge(options: StudyOptions) -> None:
+    """Raises where an objective, a limit or a preference is none."""
+    from seqtune.limits import Judge
+    from seqtune.metrics import check_measure, direction
+
+    for name in options.also:
+        if direction(check_measure(name, "--metric")) == "neither":
+            raise UserError(f"--metric {name}: neither more nor less of it is better")
+    if twice := [one for one in options.objectives if options.objectives.count(one) > 1]:
+        raise UserError(f"--metric {twice[0]}: is given twice")
+    Judge.asked(options)
 
 
 def check_numbers(options: Any) -> None:

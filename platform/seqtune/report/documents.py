@@ -23,7 +23,7 @@ from seqtune.report.verdict import (
     standings,
     verdict,
 )
-from seqtune.results import StudyResult
+from seqtune.results import FRONT, StudyResult
 from seqtune.significance import benjamini_hochberg, holm, wilcoxon
 from seqtune.words import brief, duration, models_text, p_text, share_text
 
@@ -95,6 +95,8 @@ def to_markdown(result: StudyResult) -> str:
             lines += [limit, ""]
         if result.several:
             lines += ["## Leaderboard", "", *_table(*board_table(result))]
+        if result.front:
+            lines += ["## The front", "", *_table(*front_table(result))]
         lines += [f"## Hyperparameters{of_model(result)}", ""]
         rows = [
             [f"`{name}`", before, f"**{after}**" if changed else after]
@@ -135,25 +137,43 @@ def board_table(result: StudyResult) -> tuple[list[str], list[list[str]]]:
     return [*header, "against the best", "p (Holm)", *costs], rows
 
 
+def front_table(result: StudyResult) -> tuple[list[str], list[list[str]]]:
+    """Returns header and rows: the trials that are best in several objectives, on validation."""
+    assert result.best is not None
+    several = ["model"] if result.several else []
+    rows = [
+        [
+            f"**{row.number}**" if row.number == result.best.number else str(row.number),
+            *([row.model] if several else []),
+            *(f"{row.measured[name]:.5g}" for name in result.judge.objectives),
+            f"{FRONT}/{row.number:04d}",
+        ]
+        for row in result.front
+    ]
+    return ["trial", *several, *result.judge.objectives, "checkpoint"], rows
+
+
 def trials_table(result: StudyResult) -> tuple[list[str], list[list[str]]]:
     """Returns header and rows: a row for each trial, the best first."""
     names = list(dict.fromkeys(name for row in result.trials for name in row.params))
     if not result.several:
         names = list(result.searched)
+    measures = [name for name in result.judge.measures if name != result.metric]
     rows = [
         [
             f"{trial.number} (portfolio)" if trial.origin == "portfolio" else str(trial.number),
             *([trial.model] if result.several else []),
-            trial.status + (f": {trial.reason}" if trial.reason else ""),
+            ": ".join(filter(None, [trial.status, trial.reason, trial.over])),
             "-" if trial.value is None else f"{trial.value:.4f}",
             "-" if trial.epoch is None else str(trial.epoch),
+            *(f"{trial.measured[m]:.5g}" if m in trial.measured else "-" for m in measures),
             "-" if trial.seconds is None else duration(trial.seconds),
             *(brief(trial.params.get(name)) for name in names),
         ]
         for trial in sorted(result.trials, key=lambda t: (t.value is None, -(t.value or 0)))
     ]
     columns = ["trial", *(["model"] if result.several else []), "status"]
-    columns += [result.metric, "epoch", "time"]
+    columns += [result.metric, "epoch", *measures, "time"]
     return [*columns, *(f"`{name}`" for name in names)], rows
 
 

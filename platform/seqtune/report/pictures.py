@@ -13,7 +13,9 @@ import optuna
 import plotly.graph_objects as go
 from optuna import visualization
 from optuna.exceptions import ExperimentalWarning
+from optuna.study import StudyDirection
 
+from seqtune.metrics import direction
 from seqtune.report.verdict import short
 from seqtune.results import StudyResult
 from seqtune.words import share_text
@@ -42,6 +44,7 @@ def pictures(result: StudyResult, study: optuna.Study) -> Iterator[Picture]:
     own = _of_model(result, study)
     varied = _varied(own)
     wanted: list[tuple[bool, Callable[[], Picture]]] = [
+        (2 <= len(result.judge.objectives) <= 3 and bool(result.front), lambda: _front(result)),
         (n >= 2, lambda: _history(result, study)),
         (n >= 1, lambda: _curves(result, study)),
         (bool(result.importances), lambda: _importances(result)),
@@ -71,6 +74,20 @@ def _history(result: StudyResult, study: optuna.Study) -> Picture:
     )
     text = "Each point is a trial and its best value; the line is the best so far."
     return Picture("history", "Trials", text, figure)
+
+
+def _front(result: StudyResult) -> Picture:
+    names = list(result.judge.objectives)
+    lower = [direction(name) == "lower" for name in names]
+    ways = [(StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)[one] for one in lower]
+    shown = optuna.create_study(directions=ways)
+    for row in result.trials:
+        if row.eligible and {*names} <= row.measured.keys():
+            values = [row.measured[name] for name in names]
+            shown.add_trial(optuna.create_trial(values=values, user_attrs={"trial": row.number}))
+    figure = visualization.plot_pareto_front(shown, target_names=names)
+    text = "Each point is a trial; than those of the front none is better in every objective."
+    return Picture("front", "The front", text, figure)
 
 
 def _curves(result: StudyResult, study: optuna.Study) -> Picture:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from seqtune.errors import visible
+from seqtune.report.documents import front_table
 from seqtune.report.verdict import (
     COSTS,
     SURE,
@@ -81,6 +82,13 @@ def _found(result: StudyResult, console: Console) -> Iterator[tuple[str, Table]]
         return
     if result.several:
         yield "Leaderboard", _contenders(result, console)
+    if result.front:
+        header, rows = front_table(result)
+        table = _table(*header)
+        for row in rows:
+            chosen = row[0].startswith("**")
+            table.add_row(row[0].strip("*"), *row[1:], style="bold" if chosen else "")
+        yield "The front, on validation", table
     if result.searched:
         yield f"Best hyperparameters{of_model(result)}", _hyperparameters(result)
     if not result.several:

@@ -64,7 +64,7 @@ class EventView(StudyView):
         more = {"model": model} if model else {}
         tell("trial", trial=number, params=dict(params), origin=origin, **more)
 
-    def trial_result(self, number: int, epoch: int, value: float, best: float) -> None:
+    def trial_result(self, number: int, epoch: int, value: float, best: float | None) -> None:
         """A trial was evaluated."""
         super().trial_result(number, epoch, value, best)
         tell("evaluation", trial=number, epoch=epoch, metric=self.metric, value=value, best=best)

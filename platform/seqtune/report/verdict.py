@@ -90,8 +90,26 @@ def best_model(result: StudyResult) -> str:
 def verdict(result: StudyResult) -> str:
     """Says which model is best and whether tuning was worth it, as far as ended trials tell."""
     if result.best is None:
+        over = next((row.over for row in result.trials if row.over), "")
+        if over:
+            limits = " and ".join(map(str, result.judge.limits))
+            return f"No trial keeps {limits}, so there is no best one: of the first, {over}."
         return "No trial got as far as an evaluation, so there is no best one."
-    return " ".join(filter(None, [best_model(result), _worth(result)]))
+    return " ".join(filter(None, [best_model(result), _worth(result), _front(result)]))
+
+
+def _front(result: StudyResult) -> str:
+    """Says how many trials are best in several objectives, and which was chosen for what."""
+    if not result.front or result.best is None:
+        return ""
+    judge, n = result.judge, len(result.front)
+    by = both([f"{name} x {weight:g}" for name, weight in judge.weights.items() if weight])
+    chosen = f"by {by}" if judge.weights else f"by {result.metric}, since no --prefer was given"
+    ways = both(list(judge.objectives))
+    if n == 1:
+        return f"Trial {result.front[0].number} alone is best in {ways}."
+    which = f"trial {result.best.number} is chosen {chosen}"
+    return f"{n} trials are each best in some way, of {ways}; {which}."
 
 
 def _worth(result: StudyResult) -> str:
@@ -239,6 +257,8 @@ def counts(result: StudyResult) -> str:
     ]
     n = len(result.trials)
     trials = f"{n} trial{'' if n == 1 else 's'} in {duration(result.seconds)}"
+    if over := sum(bool(trial.over) for trial in result.trials):
+        parts.append(f"{over} of them beyond a limit")
     return f"{trials}: {', '.join(parts)}" if parts else trials
 
 

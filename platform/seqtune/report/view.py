@@ -103,13 +103,14 @@ class StudyView:
             state.running[number] = Running(time.monotonic(), text)
             state.concurrency = max(state.concurrency, len(state.running))
 
-    def trial_result(self, number: int, epoch: int, value: float, best: float) -> None:
-        """A running trial was evaluated; ``best`` is its own best value."""
+    def trial_result(self, number: int, epoch: int, value: float, best: float | None) -> None:
+        """A running trial was evaluated; ``best`` is its own best value, if it can be chosen."""
         with self._lock:
             state = self._state
             if trial := state.running.get(number):
                 trial.epoch, trial.value = epoch, value
-            state.improve(number, best)
+            if best is not None:
+                state.improve(number, best)
 
     def trial_ended(
         self,

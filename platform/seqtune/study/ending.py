@@ -6,6 +6,7 @@ from typing import Any
 
 from ray import tune
 
+from seqtune.limits import Judge
 from seqtune.options import StudyOptions, parse_goal
 
 
@@ -20,6 +21,7 @@ class Ending(tune.Stopper):
         self._goal = None if options.goal is None else parse_goal(options.goal)[1]
         self._patience, self._most_failed = options.patience_trials, options.max_failed
         self._metric, self._best = options.metric, float("-inf")
+        self._judge = Judge.asked(options)
         self._since = self._failed = 0  # trials since the best one, and that have failed
         self.now = ""  # why the study ends at once
         self.enough = ""  # why no other trial begins
@@ -48,8 +50,11 @@ class Ending(tune.Stopper):
         return self.now or self.enough
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Says whether a trial shall end: never one alone."""
-        return False
+        """Says whether a trial shall end: one whose costs are beyond a limit stays so.
+
+        The defaults do not, with which all is compared.
+        """
+        return result["config"]["origin"] != "default" and self._judge.hopeless(result)
 
     def stop_all(self) -> bool:
         """Says whether the study shall end."""

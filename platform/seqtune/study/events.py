@@ -128,10 +128,13 @@ class Messenger(tune.Callback):
             self._evaluated(trial.config["number"], result)
 
     def _evaluated(self, number: int, result: dict[str, Any]) -> None:
-        epoch = result["epoch"]
-        self.view.trial_result(number, epoch, result[self.metric], result["best"])
+        epoch, within = result["epoch"], not self.searcher.judge.over(result)
+        self.view.trial_result(
+            number, epoch, result[self.metric], result["best"] if within else None
+        )
         self.gauges.evaluated(result)
-        self.ending.evaluated(result["best"])
+        if within:
+            self.ending.evaluated(result["best"])
         if "time" in result:  # else it is Optuna's, and MLflow had it
             self.tracker.trial_result(number, epoch, curves(result), time=result["time"])
 
@@ -184,6 +187,8 @@ class Messenger(tune.Callback):
         replayed: bool = False,
     ) -> None:
         best = last.get("best") if status != "failed" else None
+        if over := self.searcher.over(number, last.get("best_epoch", 0)):
+            best, reason = None, over
         self.view.trial_ended(number, status, best, reason, replayed=replayed)
         track_end(self.tracker, self.plan, number, status, best, last.get("best_epoch"), reason)
         self.weights.ended(number, model, best)

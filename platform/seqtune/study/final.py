@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -21,8 +19,6 @@ from seqtune.study.plan import Plan, trial_params
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-REQUESTS = 50  # that a checkpoint is asked to answer
 
 
 def examine(
@@ -43,6 +39,9 @@ def examine(
     Weights that are lost are trained again, through ``epochs``: those with an evaluation, up to the
     best one.
     """
+    from seqtune.checkpoint import load
+    from seqtune.study.weigh import megabytes, request_ms
+
     fresh_start(threads(plan))
     folder, note = plan.trial_folder(number), ""
     try:
@@ -71,26 +70,9 @@ def examine(
         ranks,
         note,
         train_seconds=sum(row["train_seconds"] for row in all_told(told(folder), state)),
-        request_ms=request_ms(to[0], dataset) if to else None,
-        megabytes=sum(one.numel() * one.element_size() for one in best["weights"].values()) / 1e6,
+        request_ms=request_ms(load(to[0], device()), dataset) if to else None,
+        megabytes=megabytes(best["weights"]),
     )
-
-
-def request_ms(checkpoint: Folder, dataset: Dataset) -> float:
-    """Returns the milliseconds in which a checkpoint answers one user: the median of some."""
-    import numpy as np
-
-    from seqtune.checkpoint import load
-
-    recommender, times = load(checkpoint, device()), list[float]()
-    step = max(1, dataset.n_users // REQUESTS)
-    for user in range(0, dataset.n_users, step):
-        span = slice(dataset.offsets[user], dataset.offsets[user + 1])
-        history = dataset.items[span].astype(np.int64)
-        began = time.perf_counter()
-        recommender.rank([history])
-        times.append(time.perf_counter() - began)
-    return 1000 * statistics.median(times)
 
 
 def _train_again(
@@ -131,11 +113,11 @@ def evaluate_on_test(
     model = kind(trial_params(plan.model, params), data.n_items, data.n_users).to(device())
     model.prepare(data)
     model.load_state_dict(weights)
-    seen, top_k = plan.protocol.mask_seen, max(metrics.KS)
-    ranking = evaluate(model, data, split, split.test, mask_seen=seen, top_k=top_k)
+    seen, ks = plan.protocol.mask_seen, {*metrics.KS, *metrics.cutoffs(plan.measures)}
+    ranking = evaluate(model, data, split, split.test, mask_seen=seen, top_k=max(ks))
     assert ranking.top is not None
-    found = metrics.compute(ranking.ranks, also=plan.metric)
-    found |= metrics.of_lists(ranking.top, split.counts(), metrics.KS)
+    found = metrics.compute(ranking.ranks, also=(plan.metric, *plan.measures))
+    found |= metrics.of_lists(ranking.top, split.counts(), ks)
     return found, ranking.ranks
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -18,10 +18,20 @@ from ray.exceptions import OutOfMemoryError, WorkerCrashedError
 from seqtune.data import Dataset
 from seqtune.errors import Halted
 from seqtune.floors import Floor
+from seqtune.limits import Judge
 from seqtune.machines import described, machines
 from seqtune.options import StudyOptions, TrainOptions, command, shared
 from seqtune.report.verdict import strongest
-from seqtune.results import BEST, Contender, Finalist, StudyResult, TrialRow, best_trial
+from seqtune.results import (
+    BEST,
+    FRONT,
+    Contender,
+    Finalist,
+    StudyResult,
+    TrialRow,
+    best_trial,
+    front,
+)
 from seqtune.space.asked import AskedStudy
 from seqtune.storage import Folder
 from seqtune.study import final
@@ -49,11 +59,12 @@ class Finals:
     finalists: dict[int, Finalist]  # by their number
     floors: tuple[Floor, ...]
     notes: tuple[str, ...]  # what went wrong
+    judge: Judge = field(default_factory=Judge)
 
     @property
     def best(self) -> Finalist | None:
         """The finalist of the trial with the best validation value."""
-        chosen = best_trial(self.rows)
+        chosen = best_trial(self.rows, self.judge)
         return self.finalists[chosen.number] if chosen else None
 
     @property
@@ -61,8 +72,10 @@ class Finals:
         """The best of each model, the best on validation first."""
         models = dict.fromkeys(row.model for row in self.rows)
         own = {model: tuple(r for r in self.rows if r.model == model) for model in models}
-        chosen = [row for model in models if (row := best_trial(own[model])) is not None]
-        chosen.sort(key=lambda row: (-(row.value or 0), row.number))
+        found = [best_trial(own[model], self.judge) for model in models]
+        chosen = [row for row in found if row is not None]
+        best = best_trial(self.rows, self.judge)
+        chosen.sort(key=lambda row: (row != best, -(row.value or 0), row.number))
         return tuple(
             Contender(
                 best=self.finalists[row.number],
@@ -74,7 +87,13 @@ class Finals:
 
 
 def find_finals(
-    plan: Plan, data: Any, storage: str, name: str, tracker: Tracker, counting: Counting
+    plan: Plan,
+    data: Any,
+    storage: str,
+    name: str,
+    tracker: Tracker,
+    counting: Counting,
+    judge: Judge,
 ) -> Finals:
     """Evaluates the best trial of each model and its defaults on test, on machines like a trial's.
 
@@ -85,14 +104,16 @@ def find_finals(
     for row in rows:
         if row.status == "unfinished":
             track_end(tracker, plan, row.number, row.status, row.value, row.epoch)
-    best, models = best_trial(rows), list(dict.fromkeys(row.model for row in rows))
+    best, models = best_trial(rows, judge), list(dict.fromkeys(row.model for row in rows))
     tested: dict[int, list[Folder]] = {}  # number -> where its checkpoint goes
     for model in models:
         own = tuple(row for row in rows if row.model == model)
         if own[0].value is not None and own[0].status != "failed":
             tested[own[0].number] = []
-        if (chosen := best_trial(own)) is not None:
+        if (chosen := best_trial(own, judge)) is not None:
             tested[chosen.number] = [plan.folder / BEST / model] if len(models) > 1 else []
+    for row in front(rows, judge) if judge.several else ():
+        tested.setdefault(row.number, []).append(plan.folder / FRONT / f"{row.number:04d}")
     if best is not None:
         tested[best.number].insert(0, plan.folder / "champion")
     test = ray.remote(num_cpus=plan.cpus, num_gpus=plan.gpus, max_retries=2)(final.examine)
@@ -113,7 +134,7 @@ def find_finals(
     notes = [one.note for one in finalists.values() if one.note]
     if counting.failed:
         notes.append(f"the floors could not be counted: {counting.failed}")
-    return Finals(rows, shown, shares, finalists, floors, tuple(notes))
+    return Finals(rows, shown, shares, finalists, floors, tuple(notes), judge)
 
 
 def _outcome(job: Any, again: Callable[[], Any]) -> Finalist:
@@ -194,6 +215,7 @@ def make_result(
         floors=finals.floors,
         notes=notes,
         baseline=asked.baseline,
+        judge=finals.judge,
     )
 
 

@@ -228,11 +228,15 @@ def _about(folder: Folder) -> About | None:
 
 def _same(options: StudyOptions, dataset: Dataset, protocol: Protocol) -> dict[str, str]:
     asked = {
-        one.name: str(getattr(options, one.name))
+        one.name: _text(getattr(options, one.name))
         for one in declared(type(options))
         if one.flag.same
     }
     return asked | protocol.facts() | {"data": dataset.fingerprint}
+
+
+def _text(value: Any) -> str:
+    return " ".join(value) if isinstance(value, tuple) else str(value or "")
 
 
 def tags(

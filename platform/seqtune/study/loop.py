@@ -75,29 +75,34 @@ def train_here(
     """Runs the loop in this process, from the folder's state where there is one.
 
     What was told before a crash is not told again, though the epochs may be trained again.
-    ``stepped`` is called after each step with its targets, and may raise to end the training.
-    ``begin`` may give the model its first weights.
+    ``stepped`` hears the targets of each step, and may raise to end the training. ``begin`` may
+    give the model its first weights.
     """
+    from seqtune.study.weigh import weigh
     from seqtune.train import train
     from seqtune.usage import Usage
 
     split, owner = plan.protocol.split(dataset), plan.owner(params)
     saved = load_state(folder, owner)
     rows, usage = all_told(told(folder, owner), saved), Usage()
+    costs = dict(rows[-1].get("costs", {})) if rows else {}
 
     def tell(row: Row) -> None:
         if rows and row["epoch"] <= rows[-1]["epoch"]:
             return
-        row = {**row, "system": usage.look()}
+        row = {**row, "costs": costs, "system": usage.look()}
         rows.append(row)
         if rank == 0:
             keep_told(folder, rows, owner)
         report(row)
 
-    def write(state: State) -> None:
-        save_state(folder, state, split, owner)
+    def weighed(model: nn.Module) -> None:
+        begin(model)
+        costs.update(weigh(model, dataset, split) if plan.weighs and not rows else {})
 
-    with Saver(write, tell, wait=world_size > 1) as saver:
+    with Saver(
+        lambda state: save_state(folder, state, split, owner), tell, wait=world_size > 1
+    ) as saver:
 
         def step(targets: int) -> None:
             saver.proceed()
@@ -111,10 +116,10 @@ def train_here(
             save=saver.save,
             report=saver.report,
             stepped=step,
-            begin=begin,
+            begin=weighed,
         )
-        seen = plan.protocol.mask_seen
-        return train(plan.model, params, split, home, metric=plan.metric, mask_seen=seen)
+        seen, also = plan.protocol.mask_seen, plan.measures
+        return train(plan.model, params, split, home, metric=plan.metric, also=also, mask_seen=seen)
 
 
 def device() -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 
 from seqtune.catalogue import declaration
 from seqtune.data import Protocol
+from seqtune.metrics import COSTS
 from seqtune.params import Params, build
 from seqtune.storage import Folder
 
@@ -33,6 +34,7 @@ class Plan:
     study: str = ""  # its id
     source: Mapping[str, Any] = field(default_factory=dict)  # how the interactions are read
     fingerprint: str = ""  # of them
+    measures: tuple[str, ...] = ()  # that a trial is judged by beside the metric
 
     def of(self, model: str) -> Plan:
         """Returns the plan for trials of a model; one that is not trained needs no workers."""
@@ -44,6 +46,11 @@ class Plan:
     def together(self) -> bool:
         """Whether several workers may share a trial."""
         return max(self.workers, self.most) > 1
+
+    @property
+    def weighs(self) -> bool:
+        """Whether trials are judged by what a model costs."""
+        return bool(COSTS.keys() & {*self.measures})
 
     @property
     def elastic(self) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from seqtune.limits import Judge
 from seqtune.space import Space
 from seqtune.study.allocation import Allocation
 from seqtune.study.samplers import DRAWS, Draft, Draws
@@ -29,6 +30,8 @@ class Points:
         seed: of the draws.
         say: gets a sentence where a space has no new point.
         sampler: by which points are drawn.
+        judge: by what trials are judged.
+        fits: says of a model and a point whether it keeps those that are known beforehand.
     """
 
     def __init__(
@@ -39,12 +42,17 @@ class Points:
         seed: int,
         say: Callable[[str], None],
         sampler: str = "tpe",
+        judge: Judge | None = None,
+        fits: Callable[[str, Mapping[str, Any]], bool] = lambda model, values: True,
     ) -> None:
         self.spaces, self.trials, self._say = spaces, trials, say
         self.count = 0  # trials that there are
         self.allocation = Allocation(list(spaces), trials, budget)
         self._taken: set[str] = set()
-        self._draws = {model: Draws(space, seed, sampler) for model, space in spaces.items()}
+        judge = judge or Judge()
+        self._fits, self._limited = fits, bool(judge.limits)
+        how = (seed, sampler, judge.objectives)
+        self._draws = {model: Draws(space, *how) for model, space in spaces.items()}
 
     def begun(self, model: str, values: Mapping[str, Any]) -> None:
         """A point has become a trial."""
@@ -66,7 +74,7 @@ class Points:
         if not trial.state.is_finished():
             return  # what it took is told again
         value = best_value(trial)
-        reached = -math.inf if value is None else value
+        reached = -math.inf if value is None or about.get("over") else value
         self.allocation.evaluated(about["model"], reached, about.get("seconds", 0.0))
         self.ended(trial)
 
@@ -87,6 +95,8 @@ class Points:
         self._say(
             f"the study ends after {self.count} of {self.trials} trials: {DRAWS} draws gave no "
             "point of the search space that is new and obeys the model's rules"
+            + " and the limits"
+            * self._limited
         )
         return None
 
@@ -101,7 +111,9 @@ class Points:
         )
 
     def _is_new(self, space: Space, values: Mapping[str, Any]) -> bool:
-        return space.allows(values) and self._identity(space.model, values) not in self._taken
+        if not space.allows(values) or self._identity(space.model, values) in self._taken:
+            return False
+        return self._fits(space.model, values)
 
     def _identity(self, model: str, values: Mapping[str, Any]) -> str:
         # All hyperparameters: n_layers=2 given and n_layers=2 by default are the same point.

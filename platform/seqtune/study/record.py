@@ -31,6 +31,7 @@ class _Record(TypedDict):
     sampled: dict[str, Any]  # what Optuna drew
     distributions: dict[str, str]
     attributes: dict[str, Any]  # params, and how it ended
+    constraints: dict[str, float]  # limit -> by how much it is exceeded
     reported: dict[str, float]  # epoch -> value
     start: str | None
     complete: str | None
@@ -47,6 +48,7 @@ def keep(folder: Folder, owner: str, trial: FrozenTrial) -> None:
         sampled=trial.params,
         distributions={n: distribution_to_json(one) for n, one in trial.distributions.items()},
         attributes=trial.user_attrs,
+        constraints=trial.constraints,
         reported={str(epoch): value for epoch, value in trial.intermediate_values.items()},
         start=trial.datetime_start.isoformat() if trial.datetime_start else None,
         complete=trial.datetime_complete.isoformat() if trial.datetime_complete else None,
@@ -79,7 +81,7 @@ def _trial(record: _Record) -> FrozenTrial:
         datetime.fromisoformat(at) if at and ended else None
         for at in (record["start"], record["complete"])
     )
-    return FrozenTrial(
+    trial = FrozenTrial(
         number=record["number"],
         trial_id=record["number"],
         state=state if ended else TrialState.WAITING,
@@ -94,6 +96,9 @@ def _trial(record: _Record) -> FrozenTrial:
         datetime_start=start,
         datetime_complete=complete,
     )
+    for limit, excess in record["constraints"].items():
+        trial.set_constraint(limit, excess)
+    return trial
 
 
 def numbers(trials: Folder) -> list[int]:

@@ -14,6 +14,7 @@ from seqtune.cluster import Joined
 from seqtune.data import Dataset, Protocol
 from seqtune.data.prepared import Prepared, open_prepared
 from seqtune.errors import UserError
+from seqtune.limits import Judge
 from seqtune.machines import Machine, busy, everywhere, machines, memory_here, needs
 from seqtune.options import StudyOptions, Workers, bounds
 from seqtune.params import build
@@ -67,6 +68,7 @@ def make_plan(
         concurrency=concurrency,
         grows=joined.grows and options.concurrency is None,
         study=study,
+        measures=Judge.asked(options).measures,
     )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +14,11 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
+from optuna.study import StudyDirection
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from seqtune.errors import UserError, nearest
+from seqtune.metrics import direction
 from seqtune.space import Space
 
 STARTUP = 10  # random trials before TPE has something to learn from; a portfolio takes their place
@@ -87,18 +90,43 @@ class Draws:
     ``qmc`` is a scrambled Sobol sequence (scipy's), of which trial n has the n-th point.
     """
 
-    def __init__(self, space: Space, seed: int, sampler: str = "tpe") -> None:
-        self.space, self.seed, self.sampler = space, seed, sampler
+    def __init__(
+        self,
+        space: Space,
+        seed: int,
+        sampler: str = "tpe",
+        objectives: Sequence[str] = (),
+    ) -> None:
+        self.space, self.seed, self.sampler, self.objectives = space, seed, sampler, objectives
         self._ended: list[FrozenTrial] = []
-        self._scratch = _scratch([])
+        self._scratch = self._anew([])
 
     def learn(self, trial: FrozenTrial) -> None:
         """Takes a trial into account that is complete or was pruned."""
+        trial = self._as_scratch(trial)
         self._ended.append(trial)
         if len(self._ended) % WINDOW == 0 and len(self._ended) >= 2 * WINDOW:
-            self._scratch = _scratch(best_and_newest(self._ended, WINDOW))
+            self._scratch = self._anew(best_and_newest(self._ended, WINDOW))
         else:
             self._scratch.add_trial(trial)
+
+    def _as_scratch(self, trial: FrozenTrial) -> FrozenTrial:
+        """Returns a trial with all its objectives: of several Optuna wants ends, and no curves."""
+        if len(self.objectives) < 2:
+            return trial
+        trial = copy.deepcopy(trial)
+        trial.state, trial.intermediate_values = TrialState.COMPLETE, {}
+        trial.values = [trial.user_attrs["measured"][name] for name in self.objectives]
+        return trial
+
+    def _anew(self, trials: list[FrozenTrial]) -> optuna.Study:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        names = self.objectives if len(self.objectives) > 1 else ()
+        lower = [direction(name) == "lower" for name in names] or [False]
+        way = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)
+        scratch = optuna.create_study(directions=[way[one] for one in lower])
+        scratch.add_trials(trials)
+        return scratch
 
     def draw(self, number: int, allowed: Callable[[Mapping[str, Any]], bool]) -> Draft | None:
         """Returns the point of the model's trial n: the start, the portfolio, then new ones.
@@ -159,13 +187,6 @@ def best_and_newest(ended: list[FrozenTrial], n: int) -> list[FrozenTrial]:
 
 
 def _value(trial: FrozenTrial) -> float:
-    if trial.value is not None:
-        return trial.value
+    if trial.values is not None:
+        return float(trial.values[0])
     return max(trial.intermediate_values.values(), default=float("-inf"))
-
-
-def _scratch(trials: list[FrozenTrial]) -> optuna.Study:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    scratch = optuna.create_study(direction="maximize")
-    scratch.add_trials(trials)
-    return scratch

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
+from seqtune.limits import Judge
+
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial as TuneTrial
 
@@ -59,9 +61,13 @@ class Course:
         return rungs
 
 
-def make_scheduler(name: str, models: Sequence[str]) -> TrialScheduler:
-    """Returns a scheduler by its name, for trials of these models."""
-    return FIFOScheduler() if name == "none" else Race(name, models)
+def make_scheduler(name: str, models: Sequence[str], judge: Judge | None = None) -> TrialScheduler:
+    """Returns a scheduler by its name, for trials of these models.
+
+    Of several objectives a poor value in one says nothing of the others: nobody is stopped.
+    """
+    several = judge is not None and judge.several
+    return FIFOScheduler() if name == "none" or several else Race(name, models, judge)
 
 
 class Race(FIFOScheduler):
@@ -82,11 +88,12 @@ class Race(FIFOScheduler):
     Args:
         rule: ``reach``, ``asha``, ``hyperband`` or ``median``.
         models: whose trials there are.
+        judge: a trial beyond its limits is nobody to be compared with.
     """
 
-    def __init__(self, rule: str, models: Sequence[str]) -> None:
+    def __init__(self, rule: str, models: Sequence[str], judge: Judge | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.rule = rule
+        self.rule, self.judge = rule, judge or Judge()
         self.courses: dict[str, dict[int, Course]] = {model: {} for model in models}
         self._ended: set[str] = set()  # models with a trial that has ended by itself
         self._judged: dict[int, int] = {}  # trial -> the last rung that it has passed
@@ -96,7 +103,7 @@ class Race(FIFOScheduler):
     ) -> str:
         """Decides whether a trial goes on."""
         number, model = trial.config["number"], trial.config["model"]
-        if "epoch" not in result:  # a note, or why it failed
+        if "epoch" not in result or self.judge.over(result):  # a note, or why it failed
             return TrialScheduler.CONTINUE
         self._hear(number, model, result)
         stays = number < len(self.courses) or model not in self._ended
@@ -107,7 +114,8 @@ class Race(FIFOScheduler):
     def remember(self, number: int, model: str, rows: list[dict[str, Any]]) -> None:
         """Takes the curve of a trial that has ended, as if it had been reported now."""
         for row in rows:
-            if "step" in row:  # Optuna, whose rows they are where a folder was lost, knows none
+            # Optuna, whose rows they are where a folder was lost, knows no steps.
+            if "step" in row and not self.judge.over(row):
                 self._hear(number, model, row)
 
     def _hear(self, number: int, model: str, row: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
 from seqtune.errors import UserError
+from seqtune.limits import Judge
 from seqtune.space import Space
 from seqtune.storage import Folder
 from seqtune.study import record
@@ -38,8 +39,9 @@ from seqtune.study.store import (
     reopen,
 )
 
-# What a pickle leaves out.
-DROPPED = {"storage", "say", "limit", "share", "enough", "past", "_opened", "_handles", "_points"}
+Fits = Callable[[str, Mapping[str, Any]], bool]  # says of a model and a point whether it fits
+DROPPED = {"storage", "say", "limit", "share", "enough", "past", "fits", "_opened"}  # by a pickle
+DROPPED |= {"_handles", "_points"}
 
 
 class OptunaSearcher(Searcher):
@@ -61,13 +63,13 @@ class OptunaSearcher(Searcher):
         metric: key of the reports; larger is better.
         trials: how many trials the study has in the end, counting failed ones.
         budget: seconds that it may take.
-        seed: of the sampler.
-        sampler: by which points are drawn.
+        seed, sampler: of the draws.
+        judge: says by which other keys of the reports a trial is judged.
+        fits: says of a model and a point whether it keeps the limits on its size.
         resume: go on with the trials that the storage holds. Interrupted ones are handed out again
             in their order, to continue; then new ones. ``past`` has those that had ended well.
         say: gets a line when the database has been away for long.
-        folder: keeps a record of each trial in its own folder, from which the database can be made
-            anew.
+        folder: keeps a record of each trial, from which the database can be made anew.
         owner: the study's id, for those records.
     """
 
@@ -86,6 +88,8 @@ class OptunaSearcher(Searcher):
         budget: float | None = None,
         seed: int = 0,
         sampler: str = "tpe",
+        judge: Judge | None = None,
+        fits: Fits = lambda model, values: True,
         resume: bool = False,
         say: Callable[[str], None] | None = None,
         folder: Folder | None = None,
@@ -96,6 +100,7 @@ class OptunaSearcher(Searcher):
         self.storage, self.name, self.say = storage, name, say
         self.trials, self.budget, self.resume = trials, budget, resume
         self.seed, self.sampler = seed, sampler
+        self.judge, self.fits = judge or Judge((metric,)), fits
         self.folder, self.owner = folder, owner
         self.limit: Callable[[], int] | None = None  # says how many trials may run now
         self.share: Callable[[], dict[str, float]] | None = None  # what the next trial gets
@@ -146,7 +151,9 @@ class OptunaSearcher(Searcher):
         if epoch not in running.seconds:
             took = float(result.get("train_seconds", 0)) + float(result.get("eval_seconds", 0))
             running.seconds[epoch] = took
-            self._points.allocation.evaluated(running.model, value, took)
+            measured = running.measured[epoch] = self.judge.measured(result)
+            counts = -math.inf if self.judge.over(measured) else value
+            self._points.allocation.evaluated(running.model, counts, took)
         if epoch not in running.reported:
             running.trial.report(value, epoch)
             running.reported[epoch] = value
@@ -162,10 +169,9 @@ class OptunaSearcher(Searcher):
         self.on_trial_result(trial_id, result)  # Tune left it out if it made the scheduler stop
         number = self._numbers.pop(trial_id)
         reported = self._handle(number).reported
-        if result.get("failed"):
-            self._tell(number, TrialState.FAIL, reason=str(result["failed"]))
-        elif not reported:
-            self._tell(number, TrialState.FAIL, reason="ended without a report")
+        if result.get("failed") or not reported:
+            reason = str(result.get("failed") or "ended without a report")
+            self._tell(number, TrialState.FAIL, reason=reason)
         elif not result.get("finished"):
             self._tell(number, TrialState.PRUNED, best_epoch=best_epoch(reported) or 0)
         else:
@@ -198,8 +204,8 @@ class OptunaSearcher(Searcher):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self.say, self.limit, self.share, self.past = None, None, None, []
-        self.enough = None
+        self.say, self.limit, self.share, self.enough, self.past = None, None, None, None, []
+        self.fits = lambda model, values: True
         self.storage = ""  # to be set again before the study can be opened
         self._forget()
 
@@ -244,6 +250,15 @@ class OptunaSearcher(Searcher):
         if number is not None:
             self._tell(number, TrialState.FAIL, reason=reason)
 
+    def over(self, number: int, epoch: int) -> str:
+        """Says which limits a trial is beyond, whose best epoch is given."""
+        if not self.judge.limits:
+            return ""
+        if running := self._handles.get(number):
+            return self.judge.over(running.measured.get(epoch, {}))
+        stored = self.open().study.get_trials(deepcopy=False)[number]
+        return str(stored.user_attrs.get("over", ""))
+
     def close(self, *, rest: bool = True) -> None:
         """Ends the work with the storage; to be called when Tune has returned or raised.
 
@@ -264,7 +279,7 @@ class OptunaSearcher(Searcher):
     def _forget(self) -> None:
         self._opened, self._handles = None, {}
         how = (self.trials, self.budget, self.seed, self.notes.append, self.sampler)
-        self._points = Points(self.spaces, *how)
+        self._points = Points(self.spaces, *how, self.judge, self.fits)
 
     def _create(self, opened: Opened, trial_id: str) -> tuple[int, str, dict[str, Any], str] | None:
         """Stores a new trial; None where the study has all its trials or no space a new point."""
@@ -293,8 +308,13 @@ class OptunaSearcher(Searcher):
     ) -> None:
         running = self._handle(number)
         attributes["seconds"] = round(sum(running.seconds.values()), 3)
+        measured = running.measured.get(attributes.get("best_epoch", 0), {})
+        if measured:
+            attributes |= {"measured": measured, "over": self.judge.over(measured)}
         for name, attribute in attributes.items():  # a finished trial takes no more of them
             running.trial.set_user_attr(name, attribute)
+        for limit, excess in self.judge.constraints(measured).items():
+            running.trial.set_constraint(limit, excess)
         told = self.open().study.tell(running.trial, value, state=state)
         self._keep(told)
         self._points.ended(told)

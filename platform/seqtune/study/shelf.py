@@ -14,11 +14,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from seqtune.errors import DamagedError, UserError, nearest
+from seqtune.limits import Judge
 from seqtune.results import TrialRow, best_trial
 from seqtune.state import told
 from seqtune.storage import Folder, refusing
 from seqtune.study import record
-from seqtune.study.identity import About, read_about
+from seqtune.study.identity import About, asked_options, read_about
 from seqtune.study.lease import alive
 from seqtune.study.store import STATUS, best_value
 from seqtune.words import models_text
@@ -71,11 +72,15 @@ class Known:
     @property
     def best(self) -> TrialRow | None:
         """The trial with the best validation value, the first of equals."""
-        return best_trial(self.trials)
+        return best_trial(self.trials, self._judge)
 
     def best_of(self, model: str) -> TrialRow | None:
         """Returns the best trial of one of its models."""
-        return best_trial(tuple(row for row in self.trials if row.model == model))
+        return best_trial([row for row in self.trials if row.model == model], self._judge)
+
+    @property
+    def _judge(self) -> Judge | None:
+        return Judge.asked(asked_options(self.about)) if self.about else None
 
     def counts(self) -> str:
         """Says how its trials do: ``11 complete, 8 pruned, 1 running``."""
@@ -180,6 +185,8 @@ def _trials(folder: Folder, running: bool) -> Iterator[tuple[TrialRow, float | N
             seconds=stored.duration.total_seconds() if stored.duration else None,
             reason=stored.user_attrs.get("reason", ""),
             origin=stored.user_attrs["origin"],
+            measured=stored.user_attrs.get("measured", {}),
+            over=stored.user_attrs.get("over", ""),
         )
         yield row, at.timestamp() if at else (rows[-1]["time"] if rows else None)
 

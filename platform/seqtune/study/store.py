@@ -118,6 +118,7 @@ class Running:
     trial: Trial
     reported: dict[int, float]
     seconds: dict[int, float] = field(default_factory=dict)
+    measured: dict[int, dict[str, float]] = field(default_factory=dict)  # the same of all measures
 
     @property
     def model(self) -> str:
@@ -210,4 +211,6 @@ def _row(stored: FrozenTrial) -> TrialRow:
         seconds=stored.duration.total_seconds() if stored.duration else None,
         reason=stored.user_attrs.get("reason", ""),
         origin=stored.user_attrs["origin"],
+        measured=stored.user_attrs.get("measured", {}),
+        over=stored.user_attrs.get("over", ""),
     )

@@ -18,6 +18,7 @@ import ray
 from seqtune import cluster
 from seqtune.data import Dataset, Protocol, protocol_of, read
 from seqtune.interrupts import INTERRUPTS
+from seqtune.limits import Judge
 from seqtune.machines import busy, check_seen
 from seqtune.options import DATA, SEARCH, WHAT, StudyOptions, declared
 from seqtune.report.view import StudyView
@@ -53,6 +54,7 @@ from seqtune.study.search import OptunaSearcher
 from seqtune.study.store import optuna_storage
 from seqtune.study.tracked import tracked
 from seqtune.study.tuner import search_all
+from seqtune.study.weigh import fits
 from seqtune.study.weights import Weights
 from seqtune.track import store_uri
 from seqtune.words import models_text
@@ -99,7 +101,7 @@ def _run(
 ) -> StudyResult:
     options = asked.options
     fetch(identity.folder, identity.name, identity.about if options.resume else None)
-    searcher = _searcher(asked, identity, view.note)
+    searcher = _searcher(asked, dataset, identity, view.note)
     if options.resume:
         searcher.open()  # what is lost is said before Ray starts
     view.preparing("starting Ray")
@@ -138,7 +140,8 @@ def _run(
             for watch in watches:
                 watch.check()
             storage = optuna_storage(plan.folder)
-            finals = find_finals(plan, data, storage, identity.name, tracker, counting)
+            how = (tracker, counting, searcher.judge)
+            finals = find_finals(plan, data, storage, identity.name, *how)
             view.study_ended()
             for note in searcher.notes:
                 view.note(note)
@@ -172,7 +175,10 @@ def _planned(
     return plan, identity, sharing, share.why if share else ""
 
 
-def _searcher(asked: AskedStudy, identity: Identity, say: Callable[[str], None]) -> OptunaSearcher:
+def _searcher(
+    asked: AskedStudy, dataset: Dataset, identity: Identity, say: Callable[[str], None]
+) -> OptunaSearcher:
+    judge = Judge.asked(asked.options)
     return OptunaSearcher(
         asked.spaces,
         optuna_storage(identity.folder),
@@ -182,6 +188,8 @@ def _searcher(asked: AskedStudy, identity: Identity, say: Callable[[str], None])
         budget=asked.time_budget,
         seed=asked.seed,
         sampler=asked.options.sampler,
+        judge=judge,
+        fits=fits(judge, dataset.n_items, dataset.n_users),
         resume=asked.options.resume,
         say=say,
         folder=identity.folder,
@@ -192,7 +200,10 @@ def _searcher(asked: AskedStudy, identity: Identity, say: Callable[[str], None])
 def _introduce(view: StudyView, asked: AskedStudy, dataset: Dataset, plan: Plan, why: str) -> None:
     """Says what is about to run: notes first, then model, data, protocol and resources."""
     options, names = asked.options, len(asked.searched)
-    for note in (*asked.notes, *dataset.notes, *busy(), *alone(plan, options.workers_per_trial)):
+    notes = [*asked.notes, *dataset.notes, *busy(), *alone(plan, options.workers_per_trial)]
+    if options.also and options.scheduler != "none":
+        notes.append("no trial is stopped early: they are judged by several measures")
+    for note in notes:
         view.note(note)
     reason = f" ({why})" if why else ""
     view.study_started(

@@ -80,7 +80,8 @@ def search_all(
     ``data`` is a reference to the dataset.
     """
     keep_keys_private()
-    scheduler = make_scheduler(asked.options.scheduler, [space.model for space in asked.spaces])
+    options, models = asked.options, [space.model for space in asked.spaces]
+    scheduler = make_scheduler(options.scheduler, models, searcher.judge)
     for ended in searcher.past:
         rows, note = curve(plan, ended)
         if note:
@@ -88,7 +89,7 @@ def search_all(
         if isinstance(scheduler, Race):
             scheduler.remember(ended.number, ended.user_attrs["model"], rows)
         messenger.retell(ended, rows)
-    options, wishes, ending = asked.options, Wishes(plan.folder), messenger.ending
+    wishes, ending = Wishes(plan.folder), messenger.ending
     searcher.enough = lambda: ending.enough
     anything = plan.grows or (searcher.share is not None and options.concurrency is None)
     tuner = tune.Tuner(
