@@ -22,6 +22,7 @@ from seqtune.secrecy import redact
 from seqtune.storage import Folder
 
 RESULTS = "seqtune-results"
+MOST_TRIALS = 50  # where nobody says how many
 MOST_NAMED = 4  # models in the name of a study
 DEFAULTS = "defaults"  # what trial 0 runs, unless a file says otherwise
 WHAT, DATA, SEARCH, RESOURCES, WHERE = "What", "Columns and filters", "Search", "Resources", "Where"
@@ -273,8 +274,24 @@ class StudyOptions(JudgedOptions):
         ),
     ] = ()
     trials: Annotated[
-        int, Flag(SEARCH, "Run so many trials, those of the defaults included.", "N", least=1)
-    ] = 20
+        int | None,
+        Flag(
+            SEARCH,
+            "Run so many trials, those of the defaults included.",
+            "N",
+            least=1,
+            shown=f"until it has settled, {MOST_TRIALS} at most",
+        ),
+    ] = None
+    until: Annotated[
+        Literal["settled", "trials"] | None,
+        Flag(
+            SEARCH,
+            "End when further trials would add less than the error of the best ones (settled), or "
+            "when all --trials have ended.",
+            shown="trials where --trials says how many, else settled",
+        ),
+    ] = None
     sampler: Annotated[
         str,
         Flag(
@@ -374,6 +391,18 @@ class StudyOptions(JudgedOptions):
     def models(self) -> tuple[str, ...]:
         """The models, in the order in which their defaults run."""
         return tuple(self.model.split(","))
+
+    @property
+    def most(self) -> int:
+        """The trials that the study has at most."""
+        return MOST_TRIALS if self.trials is None else self.trials
+
+    @property
+    def settles(self) -> bool:
+        """Whether it ends when further trials would add nothing that counts."""
+        alone = len(self.models) == 1 and not self.also
+        asked = self.until == "settled" or (self.until is None and self.trials is None)
+        return alone and asked
 
     @property
     def objectives(self) -> tuple[str, ...]:

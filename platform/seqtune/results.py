@@ -111,6 +111,17 @@ class Contender:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """The trial that was chosen, and what is known of its value on validation."""
+
+    number: int
+    highest: int  # the trial with the highest value
+    behind: float  # by how much the chosen one is below it
+    error: float  # the standard error of that difference
+    selection: float  # so much of its value comes from being chosen, as far as can be expected
+
+
+@dataclass(frozen=True)
 class Share:
     """How much of the variance between trials a hyperparameter explains, from 0 to 1."""
 
@@ -166,6 +177,7 @@ class StudyResult:
     contenders: tuple[Contender, ...] = ()  # each model's best, the best on validation first
     groups: tuple[Group, ...] = ()  # of test users
     judge: Judge = field(default_factory=Judge)  # of trials
+    choice: Choice | None = None  # how the best one was chosen, where that can be said
     facts: Mapping[str, str] = field(default_factory=dict)  # what the study was made of, as tags
 
     @property

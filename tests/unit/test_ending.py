@@ -20,8 +20,8 @@ def test_a_study_without_wishes_never_has_enough() -> None:
     one = ending()
     for _ in range(50):
         one.evaluated(0.9)
-        one.ended("failed", None)
-        one.ended("pruned", 0.1)
+        one.ended(0, "failed", None, "drawn")
+        one.ended(0, "pruned", 0.1, "drawn")
     assert (one.reason, one.enough, one.stop_all()) == ("", "", False)
 
 
@@ -39,11 +39,11 @@ def test_a_goal_ends_it_at_once() -> None:
 def test_patience_counts_trials_since_the_best_one() -> None:
     one = ending(patience_trials=2)
     for status, best in (("complete", 0.1), ("pruned", 0.1), ("failed", None), ("complete", 0.2)):
-        one.ended(status, best)
+        one.ended(0, status, best, "drawn")
         assert one.enough == ""
-    one.ended("pruned", 0.2)
+    one.ended(0, "pruned", 0.2, "drawn")
     assert one.enough == ""
-    one.ended("pruned", 0.05)
+    one.ended(0, "pruned", 0.05, "drawn")
     assert one.enough == "2 trials after the best one none was better,"
     assert not one.stop_all()  # what runs comes to its end
 
@@ -52,7 +52,7 @@ def test_failures_are_counted_in_all() -> None:
     one = ending(max_failed=2)
     for status in ("failed", "complete", "failed"):
         assert one.enough == ""
-        one.ended(status, None if status == "failed" else 0.1)
+        one.ended(0, status, None if status == "failed" else 0.1, "drawn")
     assert one.reason == "2 trials had failed"
 
 

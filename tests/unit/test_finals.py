@@ -208,7 +208,9 @@ def result_of(rows: tuple[TrialRow, ...], plan: Plan, **asked: Any) -> Any:
         if one is not None and one.value is not None
     }
     found = Importances((), "It is too early.")
-    ended = finals.Finals(rows, optuna.create_study(), found, tested, (), ("something went wrong",))
+    best = finals.best_trial(rows)
+    said, chosen = ("something went wrong",), {"sasrec": best} if best else {}
+    ended = finals.Finals(rows, optuna.create_study(), found, tested, (), said, chosen)
     return finals.make_result(study, TINY, plan, time.monotonic() - 50, ended)
 
 

@@ -19,12 +19,13 @@ from rich.console import Console
 
 from seqtune import metrics
 from seqtune.floors import Floor
+from seqtune.limits import Judge, Limit
 from seqtune.report.documents import to_json, to_markdown
 from seqtune.report.page import to_html, with_banner
 from seqtune.report.pictures import pictures
 from seqtune.report.report import show, show_training
 from seqtune.report.verdict import against_floors, counts, gains, verdict
-from seqtune.results import Contender, Finalist, Share, StudyResult, TrainResult, TrialRow
+from seqtune.results import Choice, Contender, Finalist, Share, StudyResult, TrainResult, TrialRow
 from seqtune.words import bar, brief, percent
 
 DEFAULTS = {"learning_rate": 1e-3, "n_heads": 2, "ssl_type": "us_x", "ssl_lambda": 0.1}
@@ -667,3 +668,39 @@ def test_what_the_test_says_of_the_other_models() -> None:
     )
     nothing = replace(result, contenders=result.contenders[:1])
     assert "stan got to no evaluation" in verdict(nothing)
+
+
+def test_the_report_says_what_selection_adds() -> None:
+    result = replace(study(), choice=Choice(7, 9, 0.001, 0.002, 0.01))
+    said = verdict(result)
+    assert "Trial 9 is 0.0010 ndcg@10 higher on validation, within the error" in said
+    assert "% of it is selection, since the best of many noisy values" in said
+    plain = replace(study(), choice=Choice(7, 7, 0.0, 0.0, 0.01))
+    assert "so the earlier one is chosen" not in verdict(plain)
+
+
+def test_a_front_is_told_and_drawn() -> None:
+    judge = Judge(("ndcg@10", "coverage@10"), weights={"coverage@10": 1.0})
+    rows = tuple(
+        replace(one, measured={"ndcg@10": one.value, "coverage@10": 1 - one.value})
+        if one.value is not None
+        else one
+        for one in study().trials
+    )
+    result = replace(study(), trials=rows, judge=judge)
+    n = len(result.front)
+    assert n > 1
+    assert f"{n} trials are each best in some way, of ndcg@10 and coverage@10" in verdict(result)
+    assert "is chosen by coverage@10 x 1" in verdict(result)
+    assert "## The front" in to_markdown(result)
+    assert f"front/{result.front[0].number:04d}" in shown(result, width=120)
+    assert names(result)[0] == "front"
+
+
+def test_trials_beyond_a_limit_are_counted_and_said() -> None:
+    judge = Judge(limits=(Limit("parameters", True, 9.0),))
+    over = tuple(replace(one, over="parameters 12 is above 9") for one in study().trials)
+    none = replace(failed_study(), trials=over, judge=judge)
+    assert verdict(none).startswith("No trial keeps parameters<=9, so there is no best one")
+    assert f"{len(over)} of them beyond a limit" in counts(none)
+    assert "complete: parameters 12 is above 9" in to_markdown(replace(study(), trials=over))

@@ -57,9 +57,9 @@ def ready(options: Options) -> Options:
         check_name("--name", options.study if options.name is None else options.name)
         _check_goal(options)
         _check_judge(options)
-        if options.trials < len(options.models):
+        if options.most < len(options.models):
             raise UserError(
-                f"--trials {options.trials}: {len(options.models)} models need as many trials or "
+                f"--trials {options.most}: {len(options.models)} models need as many trials or "
                 "more, since the defaults of each run first"
             )
     return options

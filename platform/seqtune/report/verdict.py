@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from seqtune.metrics import MAIN
 from seqtune.options import DEFAULTS
+from seqtune.report.choosing import of_choice, of_front
 from seqtune.results import Contender, Finalist, StudyResult, TrainResult
 from seqtune.significance import Comparison, compare, holm
 from seqtune.words import both, brief, duration, p_text, percent
@@ -95,21 +96,13 @@ def verdict(result: StudyResult) -> str:
             limits = " and ".join(map(str, result.judge.limits))
             return f"No trial keeps {limits}, so there is no best one: of the first, {over}."
         return "No trial got as far as an evaluation, so there is no best one."
-    return " ".join(filter(None, [best_model(result), _worth(result), _front(result)]))
-
-
-def _front(result: StudyResult) -> str:
-    """Says how many trials are best in several objectives, and which was chosen for what."""
-    if not result.front or result.best is None:
-        return ""
-    judge, n = result.judge, len(result.front)
-    by = both([f"{name} x {weight:g}" for name, weight in judge.weights.items() if weight])
-    chosen = f"by {by}" if judge.weights else f"by {result.metric}, since no --prefer was given"
-    ways = both(list(judge.objectives))
-    if n == 1:
-        return f"Trial {result.front[0].number} alone is best in {ways}."
-    which = f"trial {result.best.number} is chosen {chosen}"
-    return f"{n} trials are each best in some way, of {ways}; {which}."
+    said = [
+        best_model(result),
+        _worth(result),
+        "" if is_early(result) else of_choice(result),
+        of_front(result),
+    ]
+    return " ".join(filter(None, said))
 
 
 def _worth(result: StudyResult) -> str:
@@ -162,6 +155,8 @@ def _gain(result: StudyResult) -> str:
         others = sum(trial.value is not None for trial in result.trials) - 1
         if others < 1:
             return f"Tuning changed nothing: {first} are all that was evaluated."
+        if result.choice is not None and result.choice.number != result.choice.highest:
+            return f"Tuning gained nothing that could not be chance: {first} are chosen."
         none = f"none of the {others} other trials" if others > 1 else "the other trial did not do"
         done = f"{none} did better" if others > 1 else f"{none} better"
         return f"Tuning gained nothing: on validation {done} than {first}."

@@ -80,7 +80,7 @@ def share_cards(
         note(f"not known how much of a GPU a trial takes, so each has one: {last_line(error)}")
         return None
     n_gpus = sum(one.gpus for one in joined.machines) or 1
-    most = options.concurrency or options.trials
+    most = options.concurrency or options.most
     sharing = Sharing(card, needed.total, plan.cpus, math.ceil(most / n_gpus))
     note(f"{card.name}, {size(card.memory)}: a trial takes about {needed}; {sharing.of_a_card()}")
     precisions = {getattr(one, "precision", "") for one in built.values()}

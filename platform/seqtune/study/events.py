@@ -100,7 +100,8 @@ class Messenger(tune.Callback):
         self._started(number, about["model"], about["params"], about["origin"])
         for row in rows:
             self._evaluated(number, row | {"replayed": True})
-        self._ended(number, about["model"], STATUS[trial.state], last, replayed=True)
+        ended = STATUS[trial.state]
+        self._ended(number, about["model"], about["origin"], ended, last, replayed=True)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """A trial starts, or starts again after a crash."""
@@ -181,6 +182,7 @@ class Messenger(tune.Callback):
         self,
         number: int,
         model: str,
+        origin: str,
         status: str,
         last: dict[str, Any],
         reason: str = "",
@@ -193,12 +195,12 @@ class Messenger(tune.Callback):
         track_end(self.tracker, self.plan, number, status, best, last.get("best_epoch"), reason)
         self.weights.ended(number, model, best)
         self.gauges.ended(number, status)
-        self.ending.ended(status, best)
+        self.ending.ended(number, status, best, origin)
 
 
-def _who(trial: Any) -> tuple[int, str]:
-    """Returns the number of one of Tune's trials, and its model."""
-    return trial.config["number"], trial.config["model"]
+def _who(trial: Any) -> tuple[int, str, str]:
+    """Returns the number of one of Tune's trials, its model, and where its point comes from."""
+    return trial.config["number"], trial.config["model"], trial.config["origin"]
 
 
 def track_end(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
@@ -25,6 +25,7 @@ from seqtune.report.verdict import strongest
 from seqtune.results import (
     BEST,
     FRONT,
+    Choice,
     Contender,
     Finalist,
     StudyResult,
@@ -35,6 +36,7 @@ from seqtune.results import (
 from seqtune.space.asked import AskedStudy
 from seqtune.storage import Folder
 from seqtune.study import final
+from seqtune.study.choice import MOST, choose, read_gains
 from seqtune.study.counting import Counting
 from seqtune.study.deaths import last_line
 from seqtune.study.events import track_end
@@ -59,30 +61,26 @@ class Finals:
     finalists: dict[int, Finalist]  # by their number
     floors: tuple[Floor, ...]
     notes: tuple[str, ...]  # what went wrong
+    chosen: Mapping[str, TrialRow]  # model -> its best trial, the best of all first
     judge: Judge = field(default_factory=Judge)
+    choice: Choice | None = None  # how the best of all was chosen
 
     @property
     def best(self) -> Finalist | None:
-        """The finalist of the trial with the best validation value."""
-        chosen = best_trial(self.rows, self.judge)
-        return self.finalists[chosen.number] if chosen else None
+        """The finalist of the trial that is best on validation."""
+        return next((self.finalists[row.number] for row in self.chosen.values()), None)
 
     @property
     def contenders(self) -> tuple[Contender, ...]:
         """The best of each model, the best on validation first."""
-        models = dict.fromkeys(row.model for row in self.rows)
-        own = {model: tuple(r for r in self.rows if r.model == model) for model in models}
-        found = [best_trial(own[model], self.judge) for model in models]
-        chosen = [row for row in found if row is not None]
-        best = best_trial(self.rows, self.judge)
-        chosen.sort(key=lambda row: (row != best, -(row.value or 0), row.number))
+        own = {model: [r for r in self.rows if r.model == model] for model in self.chosen}
         return tuple(
             Contender(
                 best=self.finalists[row.number],
-                default=self.finalists.get(own[row.model][0].number),
-                trials=len(own[row.model]),
+                default=self.finalists.get(own[model][0].number),
+                trials=len(own[model]),
             )
-            for row in chosen
+            for model, row in self.chosen.items()
         )
 
 
@@ -104,14 +102,15 @@ def find_finals(
     for row in rows:
         if row.status == "unfinished":
             track_end(tracker, plan, row.number, row.status, row.value, row.epoch)
-    best, models = best_trial(rows, judge), list(dict.fromkeys(row.model for row in rows))
+    chosen, choice = _choose(plan, rows, judge)
+    best, models = next(iter(chosen.values()), None), list(dict.fromkeys(r.model for r in rows))
     tested: dict[int, list[Folder]] = {}  # number -> where its checkpoint goes
     for model in models:
         own = tuple(row for row in rows if row.model == model)
         if own[0].value is not None and own[0].status != "failed":
             tested[own[0].number] = []
-        if (chosen := best_trial(own, judge)) is not None:
-            tested[chosen.number] = [plan.folder / BEST / model] if len(models) > 1 else []
+        if (top := chosen.get(model)) is not None:
+            tested[top.number] = [plan.folder / BEST / model] if len(models) > 1 else []
     for row in front(rows, judge) if judge.several else ():
         tested.setdefault(row.number, []).append(plan.folder / FRONT / f"{row.number:04d}")
     if best is not None:
@@ -134,7 +133,26 @@ def find_finals(
     notes = [one.note for one in finalists.values() if one.note]
     if counting.failed:
         notes.append(f"the floors could not be counted: {counting.failed}")
-    return Finals(rows, shown, shares, finalists, floors, tuple(notes), judge)
+    return Finals(rows, shown, shares, finalists, floors, tuple(notes), chosen, judge, choice)
+
+
+def _choose(
+    plan: Plan, rows: Sequence[TrialRow], judge: Judge
+) -> tuple[dict[str, TrialRow], Choice | None]:
+    """Returns the best trial of each model, the best of all first, and how that was chosen."""
+    choice, known = None, [row for row in rows if row.eligible]
+    best = best_trial(rows, judge)
+    if not judge.several:
+        candidates = sorted(known, key=lambda row: -(row.value or 0))[:MOST]
+        found = {r.number: read_gains(plan.trial_folder(r.number), plan.metric) for r in candidates}
+        choice = choose(candidates, {n: gains for n, gains in found.items() if gains is not None})
+        best = rows[choice.number] if choice else best
+    if best is None:
+        return {}, None
+    models = dict.fromkeys(row.model for row in known if row.model != best.model)
+    others = [best_trial([row for row in known if row.model == m], judge) for m in models]
+    ranked = sorted((r for r in others if r), key=lambda row: (-(row.value or 0), row.number))
+    return {row.model: row for row in (best, *ranked)}, choice
 
 
 def _outcome(job: Any, again: Callable[[], Any]) -> Finalist:
@@ -177,18 +195,22 @@ def make_result(
     began: float,
     finals: Finals,
     why_ended: str = "",
+    settled: str = "",
 ) -> StudyResult:
     """Puts together what the study has to say; the links are not known yet.
 
-    ``why_ended`` says why it ended, where somebody asked for it.
+    ``why_ended`` says why it ended, where somebody asked for it, ``settled`` why nothing more is
+    to be gained.
     """
     options, best, seconds = asked.options, finals.best, time.monotonic() - began
     ended = sum(row.status != "unfinished" for row in finals.rows)
     planned = len(finals.rows)
     late = asked.time_budget is not None and seconds > asked.time_budget
-    if ended < planned or why_ended or late:
-        planned = max(planned, options.trials)  # else the search space has no more points
+    if ended < planned or why_ended or (late and not settled):
+        planned = max(planned, options.most)  # else the search space has no more points
     notes = finals.notes
+    if settled and ended == planned:
+        notes += (f"{settled}; --resume --trials N goes on",)
     if ended < planned:
         goes_on, why = "--resume goes on with the others", why_ended or "time was up"
         notes += (f"{why} when {ended} of {planned} trials had ended; {goes_on}",)
@@ -216,6 +238,7 @@ def make_result(
         notes=notes,
         baseline=asked.baseline,
         judge=finals.judge,
+        choice=finals.choice,
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from seqtune.data import Dataset
 from seqtune.machines import here
 from seqtune.params import Params
-from seqtune.state import Home, Row, Saver, State, all_told, keep_told, load_state, save_state, told
+from seqtune.state import Home, Row, Saver, all_told, keep_told, load_state, save_state, told
 from seqtune.storage import Folder
 
 if TYPE_CHECKING:

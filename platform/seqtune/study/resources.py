@@ -184,7 +184,7 @@ def share_cpus(
     """
     options = asked.options
     cpus = [int(one.cpus) for one in machines() if one.cpus >= 1]
-    possible = ways(cpus, options.trials)
+    possible = ways(cpus, options.most)
     said = options.concurrency is not None or options.cpus_per_trial is not None
     if said or plan.gpus or plan.together or len(possible) < 2 or busy():
         return None
@@ -193,7 +193,7 @@ def share_cpus(
         return kept if kept and (kept.concurrency, kept.cpus) in possible else None
     space = asked.trained
     values, epochs = space.defaults(), space.epochs
-    if not pays(dataset.n_interactions, epochs, options.trials, asked.time_budget):
+    if not pays(dataset.n_interactions, epochs, options.most, asked.time_budget):
         return None
     try:
         return choose(plan.of(space.model), values, data, possible)

@@ -61,8 +61,8 @@ class Known:
     @property
     def planned(self) -> int:
         """The trials that it shall have."""
-        asked = int(self.about.options.get("trials", 0)) if self.about else 0
-        return max(asked, len(self.trials))
+        most = asked_options(self.about).most if self.about else 0
+        return max(most, len(self.trials))
 
     @property
     def ended(self) -> int:
@@ -71,8 +71,10 @@ class Known:
 
     @property
     def best(self) -> TrialRow | None:
-        """The trial with the best validation value, the first of equals."""
-        return best_trial(self.trials, self._judge)
+        """The trial that was chosen when the study ended, or is the best on validation so far."""
+        tested = (self.report or {}).get("best") if self.state != RUNNING else None
+        chosen = (row for row in self.trials if tested and row.number == tested["number"])
+        return next(chosen, None) or best_trial(self.trials, self._judge)
 
     def best_of(self, model: str) -> TrialRow | None:
         """Returns the best trial of one of its models."""

@@ -27,6 +27,7 @@ from seqtune.room import Room
 from seqtune.space.asked import AskedStudy, fit_study
 from seqtune.storage import Folder
 from seqtune.study.cards import Sharing, share_cards, with_share
+from seqtune.study.choice import error_of, read_gains
 from seqtune.study.counting import Counting
 from seqtune.study.ending import Ending
 from seqtune.study.events import Messenger
@@ -51,6 +52,7 @@ from seqtune.study.resources import (
 )
 from seqtune.study.samplers import check_sampler
 from seqtune.study.search import OptunaSearcher
+from seqtune.study.settling import Settling
 from seqtune.study.store import optuna_storage
 from seqtune.study.tracked import tracked
 from seqtune.study.tuner import search_all
@@ -134,18 +136,18 @@ def _run(
             watches = (INTERRUPTS, identity.lease, joined.pulse)
             weights = Weights(plan, options.keep_weights, len(asked.spaces))
             gauges = Gauges(plan, export=joined.grows)
-            hear = (watches, counting, weights, gauges, Ending(options))
+            hear = (watches, counting, weights, gauges, Ending(options, _settling(options, plan)))
             messenger = Messenger(searcher, plan, view, tracker, *hear, sharing)
             why_ended = search_all(asked, searcher, plan, data, messenger)
             for watch in watches:
                 watch.check()
-            storage = optuna_storage(plan.folder)
-            how = (tracker, counting, searcher.judge)
-            finals = find_finals(plan, data, storage, identity.name, *how)
+            how = (identity.name, tracker, counting, searcher.judge)
+            finals = find_finals(plan, data, optuna_storage(plan.folder), *how)
             view.study_ended()
             for note in searcher.notes:
                 view.note(note)
-            result = make_result(asked, dataset, plan, began, finals, why_ended)
+            ending = (why_ended, messenger.ending.settled)
+            result = make_result(asked, dataset, plan, began, finals, *ending)
             result = with_background(result, options, dataset, plan)
             view.preparing("writing the report and registering the champion in MLflow")
             return publish(result, dataset, plan, tracker, finals.study)
@@ -184,7 +186,7 @@ def _searcher(
         optuna_storage(identity.folder),
         asked.options.study,
         metric=asked.options.metric,
-        trials=asked.options.trials,
+        trials=asked.options.most,
         budget=asked.time_budget,
         seed=asked.seed,
         sampler=asked.options.sampler,
@@ -195,6 +197,20 @@ def _searcher(
         folder=identity.folder,
         owner=identity.about.id,
     )
+
+
+def _settling(options: StudyOptions, plan: Plan) -> Settling | None:
+    if not options.settles:
+        return None
+
+    def error(one: int, other: int) -> float | None:
+        found = [read_gains(plan.trial_folder(n), plan.metric) for n in (one, other)]
+        first, second = found
+        if first is None or second is None or len(first) != len(second):
+            return None
+        return error_of(first, second)
+
+    return Settling(options.most, options.metric, error)
 
 
 def _introduce(view: StudyView, asked: AskedStudy, dataset: Dataset, plan: Plan, why: str) -> None:
@@ -209,8 +225,9 @@ def _introduce(view: StudyView, asked: AskedStudy, dataset: Dataset, plan: Plan,
     view.study_started(
         models_text(options.models),
         f"{dataset.describe()}\n{plan.protocol.sentence(dataset)}",
-        options.trials,
-        f"{names} hyperparameters searched, {options.trials} trials, {plan.describe()}{reason}",
+        options.most,
+        f"{names} hyperparameters searched, {'at most ' * options.settles}{options.most} trials, "
+        f"{plan.describe()}{reason}",
         plan.folder.uri,
     )
 

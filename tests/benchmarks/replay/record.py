@@ -1,7 +1,9 @@
 """Records studies for the replay: random settings of our own spaces, on public data and made ones.
 
     python tests/benchmarks/replay/record.py --data FOLDER [--models sasrec gru4rec ...]
+        [--only ml-100k tiny ...]
         [--settings 100] [--users 1000] [--processes 1] [--minutes N]
+        [--ranks FOLDER]
 
 Trains setting after setting to its end, with one thread and an evaluation each epoch, on a part of
 each file of FOLDER (see ../../../docs/search.md) and on generated sets; every fifth with a second
@@ -41,18 +43,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--models", nargs="+", default=MODELS)
+    parser.add_argument("--only", nargs="+", help="of the data sets, these")
     parser.add_argument("--settings", type=int, default=100)
     parser.add_argument("--users", type=int, default=1000)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=1e9)
+    parser.add_argument("--ranks", type=Path, help="keep the ranks of each user's items here")
     asked = parser.parse_args()
     HERE.mkdir(exist_ok=True)
     sources = {file.stem: str(file) for file in sorted(asked.data.glob("*.parquet"))}
     sources |= {name: name for name in MADE}
+    sources = {name: place for name, place in sources.items() if name in (asked.only or sources)}
     jobs = [job for job in all_jobs(asked, list(sources)) if not known(job)]
     print(f"{len(jobs)} trainings to go", flush=True)
     until = time.monotonic() + 60 * asked.minutes
-    work = [(job, sources[job[1]], asked.users, until) for job in jobs]
+    if asked.ranks is not None:
+        asked.ranks.mkdir(exist_ok=True)
+    work = [(job, sources[job[1]], asked.users, until, asked.ranks) for job in jobs]
     with multiprocessing.get_context("spawn").Pool(asked.processes, maxtasksperchild=50) as pool:
         for job, rows in pool.imap_unordered(record, work):
             if rows:
@@ -96,9 +103,9 @@ def keep(job: Job, rows: pd.DataFrame) -> None:
     part.rename(place)
 
 
-def record(work: tuple[Job, str, int, float]) -> tuple[Job, list[dict[str, Any]]]:
+def record(work: tuple[Job, str, int, float, Path | None]) -> tuple[Job, list[dict[str, Any]]]:
     """Trains a setting; returns a row for each evaluation, and none where time is up."""
-    job, source, users, until = work
+    job, source, users, until, keep_ranks = work
     if time.monotonic() > until:
         return job, []
     import torch
@@ -122,6 +129,7 @@ def record(work: tuple[Job, str, int, float]) -> tuple[Job, list[dict[str, Any]]
     data = batches.sequences(split, torch.device("cpu"), times=kind.uses_times)
     rows: list[dict[str, Any]] = []
     trained: list[Any] = []
+    of_test: list[Any] = []  # the ranks of the best evaluation
     apart = time.process_time()  # seconds that are not the training's
 
     def report(row: Row) -> None:
@@ -131,7 +139,7 @@ def record(work: tuple[Job, str, int, float]) -> tuple[Job, list[dict[str, Any]]
         if row["best_epoch"] == row["epoch"]:
             seen = protocol.mask_seen
             ranks = evaluate(trained[0], data, split, split.test, mask_seen=seen).ranks
-            test = metrics.compute(ranks)
+            test, of_test[:] = metrics.compute(ranks), [ranks]
         own = {"config": setting, "seed": seed, "epoch": row["epoch"], "step": row["step"]}
         own |= {"seconds": round(now - apart, 3)}
         own |= {"valid": row["metrics"]["ndcg@10"], "test": test["ndcg@10"]}
@@ -142,7 +150,11 @@ def record(work: tuple[Job, str, int, float]) -> tuple[Job, list[dict[str, Any]]
     params = build(kind.Params, values | {"eval_every": 1, "seed": seed}, model)
     try:
         home = Home(begin=trained.append, report=report)
-        train(model, params, split, home, mask_seen=protocol.mask_seen)
+        outcome = train(model, params, split, home, mask_seen=protocol.mask_seen)
+        if keep_ranks is not None:
+            name = "-".join(map(str, job))
+            both = {"valid": outcome.best["ranks"], "test": of_test[0]}
+            np.savez_compressed(keep_ranks / f"{name}.npz", **both)
     except UserError as error:  # it diverged: what there is until then counts
         print(*job, error, flush=True)
     return job, rows

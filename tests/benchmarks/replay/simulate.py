@@ -35,6 +35,7 @@ class Trace:
     trials: list[int]  # begun
     valid: list[float]  # the best so far
     test: list[float]  # that of the same
+    ended: list[tuple[float, float]]  # the best value of each trial in the order of their ends
 
 
 class Memory(InMemoryStorage):
@@ -80,7 +81,7 @@ def simulate(
     race = make_scheduler(scheduler, [model])
     race.set_search_properties("best", "max")
     events: list[tuple[float, int, int, int]] = []  # when, order, trial, evaluation
-    order, trace = itertools.count(), Trace([], [], [], [], [])
+    order, trace = itertools.count(), Trace([], [], [], [], [], [])
     rows: dict[int, int] = {}  # trial -> setting
     tunes: dict[int, Any] = {}
     clock = best = epochs_spent = 0.0
@@ -127,6 +128,7 @@ def simulate(
         searcher.on_trial_result(f"{number}", result)
         goes_on = race.on_trial_result(None, tunes[number], result) == "CONTINUE" and not last
         if not goes_on:
+            trace.ended.append((float(done[top]), float(table.test[row, top])))
             searcher.on_trial_complete(f"{number}", result)
         took = time.perf_counter() - began
         for values, value in (

@@ -1,0 +1,43 @@
+"""What is said of how the best trial was chosen: noise, and several objectives."""
+
+from __future__ import annotations
+
+from seqtune.results import StudyResult
+from seqtune.words import both
+
+
+def of_choice(result: StudyResult) -> str:
+    """Says how far the value of the best trial on validation is due to its being chosen."""
+    choice = result.choice
+    if choice is None or result.best is None:
+        return ""
+    said, name = "", result.metric
+    if choice.number != choice.highest:
+        said = (
+            f"Trial {choice.highest} is {choice.behind:.4f} {name} higher on validation, within "
+            f"the error of their difference ({choice.error:.4f}), so the earlier one is chosen."
+        )
+    if not result.tuned or result.default is None:
+        return said
+    gain = result.best.valid[name] - result.default.valid[name]
+    if gain <= 0:
+        return said
+    part = f"{min(choice.selection / gain, 1):.0%} of it"
+    return (
+        f"{said} On validation it is {gain:.4f} above the {result.baseline}; about {part} is "
+        "selection, since the best of many noisy values looks better than it is."
+    ).strip()
+
+
+def of_front(result: StudyResult) -> str:
+    """Says how many trials are best in several objectives, and which was chosen for what."""
+    if not result.front or result.best is None:
+        return ""
+    judge, n = result.judge, len(result.front)
+    by = both([f"{name} x {weight:g}" for name, weight in judge.weights.items() if weight])
+    chosen = f"by {by}" if judge.weights else f"by {result.metric}, since no --prefer was given"
+    ways = both(list(judge.objectives))
+    if n == 1:
+        return f"Trial {result.front[0].number} alone is best in {ways}."
+    which = f"trial {result.best.number} is chosen {chosen}"
+    return f"{n} trials are each best in some way, of {ways}; {which}."
