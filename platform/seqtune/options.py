@@ -301,6 +301,17 @@ class StudyOptions(JudgedOptions):
             "NAME",
         ),
     ] = "tpe"
+    seeds: Annotated[
+        int,
+        Flag(
+            SEARCH,
+            "Train the best three and the defaults with so many seeds in the end, or until it is "
+            "clear which is best.",
+            "N",
+            least=1,
+            most=100,
+        ),
+    ] = 1
     goal: Annotated[
         str | None,
         Flag(

@@ -122,6 +122,31 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Runner:
+    """A trial that was trained with several seeds."""
+
+    number: int
+    mean: float  # of the study's metric on validation, over seeds
+    spread: float  # standard deviation between seeds
+    p_best: float  # how likely it is the best of those that raced
+    p_holm: float | None  # of its difference from the best; None for that one
+
+
+@dataclass(frozen=True)
+class Raced:
+    """The best trials and the defaults, trained with several seeds each."""
+
+    runners: tuple[Runner, ...]  # the best first
+    seeds: int  # of each
+    settled: bool  # whether the best is surely better than all others
+
+    @property
+    def winner(self) -> int:
+        """The number of the best one."""
+        return self.runners[0].number
+
+
+@dataclass(frozen=True)
 class Share:
     """How much of the variance between trials a hyperparameter explains, from 0 to 1."""
 
@@ -178,6 +203,7 @@ class StudyResult:
     groups: tuple[Group, ...] = ()  # of test users
     judge: Judge = field(default_factory=Judge)  # of trials
     choice: Choice | None = None  # how the best one was chosen, where that can be said
+    raced: Raced | None = None  # the best ones with several seeds, where they were asked for
     facts: Mapping[str, str] = field(default_factory=dict)  # what the study was made of, as tags
 
     @property

@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 
 from seqtune.metrics import per_user
 
+SURE = 0.05  # the chance of a false finding, below which we say that we are sure
+
 
 @dataclass(frozen=True)
 class Comparison:

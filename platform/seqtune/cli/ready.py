@@ -85,6 +85,12 @@ def _check_judge(options: StudyOptions) -> None:
     if twice := [one for one in options.objectives if options.objectives.count(one) > 1]:
         raise UserError(f"--metric {twice[0]}: is given twice")
     Judge.asked(options)
+    if options.seeds > 1 and options.workers_per_trial != 1:
+        raise UserError(
+            f"--seeds {options.seeds}: trains in one process each; leave --workers-per-trial out"
+        )
+    if options.seeds > 1 and options.also:
+        raise UserError(f"--seeds {options.seeds}: races by one measure; give one --metric alone")
 
 
 def check_numbers(options: Any) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from seqtune.results import StudyResult
-from seqtune.words import both
+from seqtune.significance import SURE
+from seqtune.words import both, p_text
 
 
 def of_choice(result: StudyResult) -> str:
@@ -41,3 +42,39 @@ def of_front(result: StudyResult) -> str:
         return f"Trial {result.front[0].number} alone is best in {ways}."
     which = f"trial {result.best.number} is chosen {chosen}"
     return f"{n} trials are each best in some way, of {ways}; {which}."
+
+
+def of_race(result: StudyResult) -> str:
+    """Says what more seeds have said of the best trials."""
+    raced = result.raced
+    if raced is None:
+        return ""
+    if raced.seeds < 2:
+        return "There was no time to train the best trials with another seed."
+    first = raced.runners[0]
+    level = [one for one in raced.runners[1:] if one.p_holm is not None and one.p_holm >= SURE]
+    told = f"Of {len(raced.runners)} trials that were trained with {raced.seeds} seeds each, "
+    told += f"trial {first.number} is the best with probability {first.p_best:.0%}"
+    if not level:
+        return f"{told}, surely above the others (Holm)."
+    numbers = both([str(one.number) for one in level])
+    return f"{told}; it cannot be told from {'trial' if len(level) == 1 else 'trials'} {numbers}."
+
+
+def seeds_table(result: StudyResult) -> tuple[list[str], list[list[str]]]:
+    """Returns header and rows: the trials that were trained with several seeds."""
+    raced = result.raced
+    if raced is None or raced.seeds < 2:
+        return [], []
+    rows = [
+        [
+            f"**{one.number}**" if one.number == raced.winner else str(one.number),
+            f"{one.mean:.4f}",
+            f"{one.spread:.4f}",
+            f"{one.p_best:.0%}",
+            "" if one.p_holm is None else p_text(one.p_holm).removeprefix("p ").removeprefix("= "),
+        ]
+        for one in raced.runners
+    ]
+    header = ["trial", f"mean {result.metric}", "standard deviation", "P(best)", "p (Holm)"]
+    return header, rows

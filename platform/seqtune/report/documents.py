@@ -9,6 +9,7 @@ from typing import Any
 
 from seqtune.errors import visible
 from seqtune.metrics import METRICS, parse_metric, per_user
+from seqtune.report.choosing import seeds_table
 from seqtune.report.verdict import (
     COSTS,
     against_floors,
@@ -95,6 +96,8 @@ def to_markdown(result: StudyResult) -> str:
             lines += [limit, ""]
         if result.several:
             lines += ["## Leaderboard", "", *_table(*board_table(result))]
+        if (seeds := seeds_table(result))[0]:
+            lines += ["## With more seeds, on validation", "", *_table(*seeds)]
         if result.front:
             lines += ["## The front", "", *_table(*front_table(result))]
         lines += [f"## Hyperparameters{of_model(result)}", ""]

@@ -11,6 +11,7 @@ from string import Template
 import optuna
 
 from seqtune.metrics import METRICS
+from seqtune.report.choosing import seeds_table
 from seqtune.report.documents import board_table, front_table, metrics_table, trials_table
 from seqtune.report.pictures import Picture, pictures
 from seqtune.report.verdict import (
@@ -73,6 +74,8 @@ def _parts(result: StudyResult, drawn: list[Picture]) -> Iterator[tuple[str, str
     if result.best is not None:
         if result.several:
             yield "Leaderboard", _table(*board_table(result), best="**")
+        if (seeds := seeds_table(result))[0]:
+            yield "With more seeds", _table(*seeds, best="**")
         if result.front:
             yield "The front", figures("front") + _table(*front_table(result), best="**")
         yield f"Hyperparameters{of_model(result)}", _hyperparameters(result)

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from seqtune.errors import visible
+from seqtune.report.choosing import seeds_table
 from seqtune.report.documents import front_table
 from seqtune.report.verdict import (
     COSTS,
-    SURE,
     against_floors,
     board,
     changes,
@@ -28,6 +28,7 @@ from seqtune.report.verdict import (
     verdict,
 )
 from seqtune.results import StudyResult, TrainResult
+from seqtune.significance import SURE
 from seqtune.words import bar, models_text, percent, share_text
 
 if TYPE_CHECKING:
@@ -82,13 +83,10 @@ def _found(result: StudyResult, console: Console) -> Iterator[tuple[str, Table]]
         return
     if result.several:
         yield "Leaderboard", _contenders(result, console)
+    if (seeds := seeds_table(result))[0]:
+        yield "With more seeds, on validation", _marked(*seeds)
     if result.front:
-        header, rows = front_table(result)
-        table = _table(*header)
-        for row in rows:
-            chosen = row[0].startswith("**")
-            table.add_row(row[0].strip("*"), *row[1:], style="bold" if chosen else "")
-        yield "The front, on validation", table
+        yield "The front, on validation", _marked(*front_table(result))
     if result.searched:
         yield f"Best hyperparameters{of_model(result)}", _hyperparameters(result)
     if not result.several:
@@ -158,6 +156,14 @@ def _table(*columns: str, gap: int = 2) -> Table:
     table = Table(box=None, padding=(0, 0, 0, gap), header_style="dim")
     for place, column in enumerate(columns):
         table.add_column(column, justify="left" if place == 0 else "right", no_wrap=place > 0)
+    return table
+
+
+def _marked(header: list[str], rows: list[list[str]]) -> Table:
+    """Draws a table whose row of the chosen one begins with ``**bold**``."""
+    table = _table(*header)
+    for first, *rest in rows:
+        table.add_row(first.strip("*"), *rest, style="bold" if first.startswith("**") else "")
     return table
 
 

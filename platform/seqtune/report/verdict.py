@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from seqtune.metrics import MAIN
 from seqtune.options import DEFAULTS
-from seqtune.report.choosing import of_choice, of_front
+from seqtune.report.choosing import of_choice, of_front, of_race
 from seqtune.results import Contender, Finalist, StudyResult, TrainResult
-from seqtune.significance import Comparison, compare, holm
+from seqtune.significance import SURE, Comparison, compare, holm
 from seqtune.words import both, brief, duration, p_text, percent
 
 if TYPE_CHECKING:
     from seqtune.floors import Floor
 
 ENOUGH = 5  # trials that have ended, for a word about a study that was cut short
-SURE = 0.05  # the p-value below which a difference is not called chance
 FLOOR_WORDS = {"markov": "a Markov chain", "decayed markov": "a decayed Markov chain"}
 
 
@@ -100,6 +99,7 @@ def verdict(result: StudyResult) -> str:
         best_model(result),
         _worth(result),
         "" if is_early(result) else of_choice(result),
+        of_race(result),
         of_front(result),
     ]
     return " ".join(filter(None, said))

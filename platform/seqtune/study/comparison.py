@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqtune.errors import UserError
-from seqtune.report.verdict import SURE
-from seqtune.significance import Comparison, compare, holm
+from seqtune.significance import SURE, Comparison, compare, holm
 from seqtune.study.shelf import Known, find, whole
 from seqtune.words import p_text
 

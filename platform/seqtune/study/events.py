@@ -82,10 +82,14 @@ class Messenger(tune.Callback):
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune saves its callbacks; a resumed study makes its own
 
-    def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
-        """Tune has gone once around its loop."""
+    def check(self) -> None:
+        """Raises what ends the study at this moment, if anything does."""
         for watch in self.watches:
             watch.check()
+
+    def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
+        """Tune has gone once around its loop."""
+        self.check()
         self.waiting.look(trials)
         if self.counting is not None and self.counting.done():
             self.view.floors_counted(self.counting.floors())

@@ -28,6 +28,7 @@ from seqtune.results import (
     Choice,
     Contender,
     Finalist,
+    Raced,
     StudyResult,
     TrialRow,
     best_trial,
@@ -44,6 +45,7 @@ from seqtune.study.groups import groups
 from seqtune.study.identity import tags
 from seqtune.study.importance import Importances, importances
 from seqtune.study.plan import Plan
+from seqtune.study.seeds import SeedRace
 from seqtune.study.store import best_value, open_study, optuna_storage, trial_rows
 from seqtune.track import Tracker
 from seqtune.words import written
@@ -64,6 +66,7 @@ class Finals:
     chosen: Mapping[str, TrialRow]  # model -> its best trial, the best of all first
     judge: Judge = field(default_factory=Judge)
     choice: Choice | None = None  # how the best of all was chosen
+    raced: Raced | None = None
 
     @property
     def best(self) -> Finalist | None:
@@ -92,10 +95,12 @@ def find_finals(
     tracker: Tracker,
     counting: Counting,
     judge: Judge,
+    race: SeedRace | None = None,
 ) -> Finals:
     """Evaluates the best trial of each model and its defaults on test, on machines like a trial's.
 
-    ``data`` is a reference to the dataset. MLflow is told of the trials that had not ended.
+    ``data`` is a reference to the dataset. MLflow is told of the trials that had not ended. Where
+    there is a ``race``, its winner is the best of its model.
     """
     opened = open_study(storage, name)
     rows = tuple(trial_rows(opened.study))
@@ -103,6 +108,11 @@ def find_finals(
         if row.status == "unfinished":
             track_end(tracker, plan, row.number, row.status, row.value, row.epoch)
     chosen, choice = _choose(plan, rows, judge)
+    raced = None
+    if race is not None and (best := next(iter(chosen.values()), None)) is not None:
+        raced = race.run([row for row in rows if row.model == best.model], best)
+        chosen |= {best.model: rows[raced.winner]} if raced else {}
+        choice = None if raced and raced.seeds > 1 else choice  # that of one seed
     best, models = next(iter(chosen.values()), None), list(dict.fromkeys(r.model for r in rows))
     tested: dict[int, list[Folder]] = {}  # number -> where its checkpoint goes
     for model in models:
@@ -133,7 +143,8 @@ def find_finals(
     notes = [one.note for one in finalists.values() if one.note]
     if counting.failed:
         notes.append(f"the floors could not be counted: {counting.failed}")
-    return Finals(rows, shown, shares, finalists, floors, tuple(notes), chosen, judge, choice)
+    said = tuple(notes)
+    return Finals(rows, shown, shares, finalists, floors, said, chosen, judge, choice, raced)
 
 
 def _choose(
@@ -239,6 +250,7 @@ def make_result(
         baseline=asked.baseline,
         judge=finals.judge,
         choice=finals.choice,
+        raced=finals.raced,
     )
 
 

@@ -24,9 +24,8 @@ from seqtune.checkpoint import Recommender, load
 from seqtune.data import Dataset, Held, Split, protocol_of, read
 from seqtune.errors import DamagedError, UserError
 from seqtune.metrics import per_user
-from seqtune.report.verdict import SURE
 from seqtune.schema import FORMAT, checked
-from seqtune.significance import paired_t
+from seqtune.significance import SURE, paired_t
 from seqtune.state import Row, best_of, curves, flat, load_state, told
 from seqtune.storage import Folder
 from seqtune.study.afterwards import REPORT, amend, check_tested, copy_checkpoint, held, keep_best

@@ -52,6 +52,7 @@ from seqtune.study.resources import (
 )
 from seqtune.study.samplers import check_sampler
 from seqtune.study.search import OptunaSearcher
+from seqtune.study.seeds import SeedRace
 from seqtune.study.settling import Settling
 from seqtune.study.store import optuna_storage
 from seqtune.study.tracked import tracked
@@ -139,9 +140,9 @@ def _run(
             hear = (watches, counting, weights, gauges, Ending(options, _settling(options, plan)))
             messenger = Messenger(searcher, plan, view, tracker, *hear, sharing)
             why_ended = search_all(asked, searcher, plan, data, messenger)
-            for watch in watches:
-                watch.check()
-            how = (identity.name, tracker, counting, searcher.judge)
+            messenger.check()
+            race = _race(asked, plan, data, messenger, began)
+            how = (identity.name, tracker, counting, searcher.judge, race)
             finals = find_finals(plan, data, optuna_storage(plan.folder), *how)
             view.study_ended()
             for note in searcher.notes:
@@ -197,6 +198,21 @@ def _searcher(
         folder=identity.folder,
         owner=identity.about.id,
     )
+
+
+def _race(
+    asked: AskedStudy, plan: Plan, data: Any, messenger: Messenger, began: float
+) -> SeedRace | None:
+    """Returns the race of the best trials with more seeds, where it is asked for."""
+    trained = any(space.epochs for space in asked.spaces)
+    if asked.options.seeds < 2 or plan.together or not trained:
+        return None
+
+    def over() -> bool:
+        return asked.time_budget is not None and time.monotonic() - began > asked.time_budget
+
+    how = (messenger.check, messenger.view.note, over)
+    return SeedRace(plan, data, asked.options.seeds, *how)
 
 
 def _settling(options: StudyOptions, plan: Plan) -> Settling | None:
