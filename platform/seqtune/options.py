@@ -296,8 +296,8 @@ class StudyOptions(JudgedOptions):
         str,
         Flag(
             SEARCH,
-            "Draw points by tpe, random, qmc or gp, or by your own: module:function, which makes "
-            "a sampler of Optuna from a seed.",
+            "Draw points by tpe, random, qmc, grid, gp or cma-es, or by your own: module:function, "
+            "which makes a sampler of Optuna from a seed.",
             "NAME",
         ),
     ] = "tpe"

@@ -11,7 +11,7 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from seqtune.errors import UserError
-from seqtune.space import Space, load_space
+from seqtune.space import Dimension, Space, load_space
 from seqtune.study import samplers
 from seqtune.study.samplers import WINDOW, Draws, best_and_newest, check_sampler
 
@@ -194,3 +194,88 @@ def test_a_sampler_that_there_is_not(name: str, sentence: str) -> None:
         check_sampler(name)
     assert sentence in str(refused.value)
     assert check_sampler(OWN) == OWN
+
+
+def small_space() -> Space:
+    return dataclasses.replace(
+        load_space(None, "sasrec"),
+        dimensions=(
+            Dimension("n_layers", choice=(1, 2, 3)),
+            Dimension("norm", choice=("pre", "post")),
+            Dimension("learning_rate", low=1e-4, high=1e-2, log=True),
+        ),
+        fixed={},
+        start={"n_layers": 2, "norm": "post", "learning_rate": 0.001},
+    )
+
+
+def test_a_grid_has_each_of_its_points_once() -> None:
+    draws, seen = Draws(small_space(), 0, "grid"), set[object]()
+    points = []
+    for number in range(1, 19):
+        draft = draws.draw(number, lambda values: tuple(values.items()) not in seen)
+        assert draft is not None
+        points.append(tuple(draft.values[d.name] for d in small_space().dimensions))
+        seen.add(tuple(draft.values.items()))
+    assert len(set(points)) == 18
+    assert sorted({round(rate, 9) for _, _, rate in points}) == [1e-4, 1e-3, 1e-2]
+    assert len({layers for layers, _, _ in points[:4]}) > 1  # it is no walk along one side
+    assert draws.draw(19, lambda values: tuple(values.items()) not in seen) is None
+
+
+def test_evolution_goes_where_values_were_good() -> None:
+    space = dataclasses.replace(
+        small_space(),
+        dimensions=(
+            Dimension("dropout_prob", low=0.0, high=0.9),
+            Dimension("learning_rate", low=1e-4, high=1e-1, log=True),
+        ),
+        start={"dropout_prob": 0.5, "learning_rate": 0.001},
+    )
+
+    def reach(values: object) -> float:
+        assert isinstance(values, dict)
+        rate = np.log10(values["learning_rate"] / 3e-2)
+        return -((values["dropout_prob"] - 0.2) ** 2) - rate**2
+
+    draws = Draws(space, 0, "cma-es")
+    found = []
+    for number in range(90):
+        draft = draws.draw(number, lambda values: True)
+        assert draft is not None
+        found.append(reach(draft.values))
+        trial = create_trial(
+            params=draft.params, distributions=draft.distributions, value=found[-1]
+        )
+        draws.learn(trial)
+    assert np.mean(found[-20:]) > np.mean(found[1:21]) + 0.3
+    assert max(found) > -0.02
+
+
+@pytest.mark.parametrize("sampler", ["qmc", "grid", "cma-es"])
+def test_the_cube_is_drawn_from_the_seed_and_the_number(sampler: str) -> None:
+    def drawn(seed: int, number: int) -> object:
+        draft = Draws(small_space(), seed, sampler).draw(number, lambda values: True)
+        assert draft is not None
+        return draft.values
+
+    assert drawn(0, 5) == drawn(0, 5)
+    assert drawn(0, 5) != drawn(0, 6)
+    assert any(drawn(0, n) != drawn(1, n) for n in range(1, 5))
+
+
+@pytest.mark.parametrize("sampler", ["qmc", "grid", "cma-es"])
+def test_conditions_hold_in_the_cube(space: Space, sampler: str) -> None:
+    draws = Draws(space, 0, sampler)
+    for number in range(1, 12):
+        draft = draws.draw(number, space.allows)
+        assert draft is not None
+        assert ("neg_samples" in draft.params) == (draft.values["loss_type"] != "ce")
+
+
+def test_evolution_in_one_dimension() -> None:
+    only = (Dimension("learning_rate", low=1e-4, high=1e-1, log=True),)
+    one = dataclasses.replace(small_space(), dimensions=only, start={"learning_rate": 0.001})
+    draft = Draws(one, 0, "cma-es").draw(3, lambda values: True)
+    assert draft is not None
+    assert 1e-4 <= draft.values["learning_rate"] <= 1e-1

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import importlib
+import itertools
+import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +21,7 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from seqtune.errors import UserError, nearest
 from seqtune.metrics import direction
-from seqtune.space import Space
+from seqtune.space import Dimension, Space
 
 STARTUP = 10  # random trials before TPE has something to learn from; a portfolio takes their place
 DEFAULT, PORTFOLIO, DRAWN = "default", "portfolio", "drawn"  # where a point comes from
@@ -27,7 +29,9 @@ DRAWS = 500  # tries for one new point: the first tenth by TPE, the others at ra
 # Of twice as many trials or more, TPE sees the best and the newest. It models at most 25 trials as
 # good ones, the best tenth, so that more of them would only be more of the others.
 WINDOW = 125
-SAMPLERS = ("tpe", "random", "qmc", "gp")
+CUBE = ("qmc", "grid", "cma-es")  # samplers that draw in a cube of side 1
+SAMPLERS = ("tpe", "random", "gp", *CUBE)
+LEVELS = 3  # of a range in a grid
 AHEAD = 2**20  # points of a sequence between a trial's own and what it takes in their place
 
 
@@ -87,7 +91,10 @@ class Draws:
     same however long the study is: TPE itself takes time in proportion to its trials, and beyond
     some hundred of them the best and the newest say it all.
 
-    ``qmc`` is a scrambled Sobol sequence (scipy's), of which trial n has the n-th point.
+    ``qmc`` is a scrambled Sobol sequence (scipy's), of which trial n has the n-th point. ``grid``
+    has each choice, and three points of each range, in an order that is spread over the grid.
+    ``cma-es`` is the evolution strategy of the library cmaes (arXiv 1604.00772), with the defaults
+    for its first mean; each generation is the trials that have ended next.
     """
 
     def __init__(
@@ -140,8 +147,8 @@ class Draws:
             origin = PORTFOLIO if number else DEFAULT
             if not number or allowed(values):
                 return Draft(values, fixed.params, fixed.distributions, origin)
-        if self.sampler == "qmc":
-            return self._quasi_random(number, allowed)
+        if self.sampler in CUBE:
+            return self._in_the_cube(number, allowed)
         seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
         known = len(self.space.portfolio)
         startup = 1 + known if known else STARTUP
@@ -157,25 +164,79 @@ class Draws:
                 return found
         return None
 
-    def _quasi_random(
+    def _in_the_cube(
         self, number: int, allowed: Callable[[Mapping[str, Any]], bool]
     ) -> Draft | None:
-        from scipy.stats.qmc import Sobol
-
+        """Returns the first of the sampler's points in a cube of side 1 that is allowed."""
         dimensions = self.space.dimensions
         if not dimensions:
             return None
-        engine = Sobol(len(dimensions), rng=np.random.default_rng(self.seed))
-        engine.fast_forward(number)
-        for _ in range(DRAWS):
-            shares = engine.random(1)[0]
+        points = {"qmc": self._sobol, "grid": self._grid, "cma-es": self._evolution}[self.sampler]
+        for shares in itertools.islice(points(number), DRAWS):
             wanted = {d.name: d.at(float(u)) for d, u in zip(dimensions, shares, strict=True)}
             fixed = FixedTrial(self.space.point(wanted), number=number)
             values = self.space.suggest(fixed)
             if allowed(values):
                 return Draft(values, fixed.params, fixed.distributions)
-            engine.fast_forward(AHEAD)
         return None
+
+    def _sobol(self, number: int) -> Iterator[Sequence[float]]:
+        from scipy.stats.qmc import Sobol
+
+        engine = Sobol(len(self.space.dimensions), rng=np.random.default_rng(self.seed))
+        engine.fast_forward(number)
+        while True:
+            yield engine.random(1)[0]
+            engine.fast_forward(AHEAD)
+
+    def _grid(self, number: int) -> Iterator[Sequence[float]]:
+        """Yields the points of the grid that come after those of the trials before, each once."""
+        sizes = [len(d.choice) or LEVELS for d in self.space.dimensions]
+        whole = math.prod(sizes)
+        step = next(s for s in itertools.count(int(whole * 0.618) + 1) if math.gcd(s, whole) == 1)
+        first = int(np.random.default_rng(self.seed).integers(whole))
+        for place in range(number, number + whole):
+            index, shares = (first + place * step) % whole, []
+            for size, d in zip(sizes, self.space.dimensions, strict=True):
+                index, level = divmod(index, size)
+                shares.append((level + 0.5) / size if d.choice else level / (size - 1))
+            yield shares
+
+    def _evolution(self, number: int) -> Iterator[Sequence[float]]:
+        """Yields points of an evolution strategy that has seen the ended trials in their order."""
+        from cmaes import CMA
+
+        start = [_share(d, self.space.start.get(d.name)) for d in self.space.dimensions]
+        seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
+        # One dimension is too few for the library: the second is ignored.
+        mean = np.array(start if len(start) > 1 else [*start, 0.5])
+        bounds = np.tile([0.0, 1.0], (len(mean), 1))
+        strategy = CMA(mean=mean, sigma=0.3, bounds=bounds, seed=seed)
+        names = [f"{self.space.prefix}{d.name}" for d in self.space.dimensions]
+        seen = []
+        for trial in self._ended:
+            pairs = zip(self.space.dimensions, names, strict=True)
+            place = np.array([_share(d, trial.params.get(name)) for d, name in pairs])
+            seen.append((np.resize(place, len(mean)), -_value(trial)))
+            if len(seen) == strategy.population_size:
+                strategy.tell(seen)
+                seen = []
+        while True:
+            yield strategy.ask()[: len(start)]
+
+
+def _share(dimension: Dimension, value: Any) -> float:
+    """Returns where a value lies in a dimension, from 0 to 1; the middle where there is none."""
+    if value is None:
+        return 0.5
+    if dimension.choice:
+        return (dimension.choice.index(value) + 0.5) / len(dimension.choice)
+    low, high = dimension.low, dimension.high
+    if low == high:
+        return 0.5
+    if dimension.log:
+        return float(np.clip(math.log(value / low) / math.log(high / low), 0, 1))
+    return float(np.clip((value - low) / (high - low), 0, 1))
 
 
 def best_and_newest(ended: list[FrozenTrial], n: int) -> list[FrozenTrial]:
