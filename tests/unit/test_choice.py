@@ -43,12 +43,12 @@ def test_a_trial_that_is_surely_better_is_chosen() -> None:
 def test_within_the_error_the_earlier_one_is_chosen() -> None:
     rows, gains = study([0.1, 0.3, 0.1, 0.2, 0.1, 0.3])
     luck = np.random.default_rng(1).normal(size=400)
-    gains[5] = gains[1] + 0.001 + 0.05 * (luck - luck.mean())
+    gains[5] = gains[1] + 0.001 + 0.06 * (luck - luck.mean())
     rows[5] = dataclasses.replace(rows[5], value=float(gains[5].mean()))
     found = choose(rows, gains)
     assert found is not None
     assert (found.number, found.highest) == (1, 5)
-    assert 0 < found.behind <= found.error == pytest.approx(error_of(gains[1], gains[5]))
+    assert 0 < 2 * found.behind <= found.error == pytest.approx(error_of(gains[1], gains[5]))
 
 
 def test_selection_grows_with_the_number_of_equals() -> None:
@@ -56,7 +56,6 @@ def test_selection_grows_with_the_number_of_equals() -> None:
     assert few is not None
     assert many is not None
     assert 0 < few.selection < many.selection < 0.05
-    assert few.number == 0  # nothing speaks against the defaults
 
 
 def test_selection_is_what_the_winner_loses_with_other_users() -> None:

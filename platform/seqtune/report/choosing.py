@@ -15,8 +15,8 @@ def of_choice(result: StudyResult) -> str:
     said, name = "", result.metric
     if choice.number != choice.highest:
         said = (
-            f"Trial {choice.highest} is {choice.behind:.4f} {name} higher on validation, within "
-            f"the error of their difference ({choice.error:.4f}), so the earlier one is chosen."
+            f"Trial {choice.highest} is {choice.behind:.4f} {name} higher on validation, less than "
+            f"half the error of the difference ({choice.error:.4f}), so the earlier one is chosen."
         )
     if not result.tuned or result.default is None:
         return said

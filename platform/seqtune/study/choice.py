@@ -20,18 +20,17 @@ from seqtune.storage import Folder
 MOST = 40  # trials that are compared, the best ones: no other is a candidate
 FEWEST = 5  # of which something can be said
 DRAWS = 2000
-TIE = 1.0  # standard errors, within which the earlier trial is chosen
+TIE = 0.5  # standard errors, within which the earlier trial is chosen
 
 Floats = NDArray[np.float64]
 
 
 def choose(rows: Sequence[TrialRow], gains: Mapping[int, Floats]) -> Choice | None:
-    """Returns the trial whose expected value is best; of those within the error, the first.
+    """Returns the earliest trial that is as good as the highest, as far as users can tell.
 
-    Expected values are those of a normal model: what trials truly reach has a mean and a variance,
-    and what is measured has the covariance that the users say (empirical Bayes; Efron and Morris,
-    JASA 1975). What selection adds is that of the same choice among values drawn around those
-    that were measured.
+    That is within half a standard error of their paired difference: a whole one would cost more on
+    test than it is worth (docs/search.md). What selection adds to the highest value is that of the
+    highest among values drawn around those that were measured, with their covariance.
 
     Args:
         rows: the trials that can be chosen.
@@ -50,8 +49,7 @@ def choose(rows: Sequence[TrialRow], gains: Mapping[int, Floats]) -> Choice | No
     numbers = sorted(best)
     each = np.stack([gains[number] for number in numbers])
     values, covariance = each.mean(axis=1), np.cov(each) / each.shape[1]
-    expected = _expected(values, covariance)
-    place = _first_of_equals(expected, covariance)
+    place = _first_of_equals(values, covariance)
     highest = numbers.index(ranked[0].number)
     return Choice(
         number=numbers[place],
@@ -62,26 +60,11 @@ def choose(rows: Sequence[TrialRow], gains: Mapping[int, Floats]) -> Choice | No
     )
 
 
-def _expected(values: Floats, covariance: Floats) -> Floats:
-    """Returns the posterior means of the better half, and the values of the others."""
-    half = np.argsort(-values)[: max(FEWEST, len(values) // 2)]
-    own, noise = values[half], covariance[np.ix_(half, half)]
-    n = len(half)
-    apart = np.trace(noise) / n - (noise.sum() - np.trace(noise)) / (n * (n - 1))
-    spread = max(float(np.var(own, ddof=1) - apart), 0.0)
-    whole = spread * np.eye(n) + noise + 1e-12 * np.trace(noise) * np.eye(n)
-    weights = np.linalg.solve(whole, np.ones(n))
-    mean = weights @ own / weights.sum()
-    found = values.copy()
-    found[half] = mean + spread * np.linalg.solve(whole, own - mean)
-    return found
-
-
-def _first_of_equals(expected: Floats, covariance: Floats) -> int:
-    top = int(np.argmax(expected))
+def _first_of_equals(values: Floats, covariance: Floats) -> int:
+    top = int(np.argmax(values))
     for place in range(top):
         error = math.sqrt(_of_difference(covariance, place, top))
-        if expected[top] - expected[place] <= TIE * error:
+        if values[top] - values[place] <= TIE * error:
             return place
     return top
 
