@@ -205,6 +205,7 @@ def small_space() -> Space:
             Dimension("learning_rate", low=1e-4, high=1e-2, log=True),
         ),
         fixed={},
+        portfolio=(),
         start={"n_layers": 2, "norm": "post", "learning_rate": 0.001},
     )
 

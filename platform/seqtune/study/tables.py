@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from seqtune.errors import UserError, nearest
 from seqtune.state import flat, told
 from seqtune.storage import refusing
-from seqtune.study.record import numbers
 from seqtune.study.shelf import Known, find, whole
 
 if TYPE_CHECKING:
@@ -70,13 +69,19 @@ def trials(known: Known) -> pd.DataFrame:
 
 
 def curves(known: Known) -> pd.DataFrame:
-    """Returns a row for each evaluation of each trial: its losses and metrics on validation."""
+    """Returns a row for each evaluation of each trial.
+
+    It has losses, metrics on validation, seconds, and the trial's model and hyperparameters, so
+    that a study can be replayed (docs/search.md).
+    """
     import pandas as pd
 
     rows: list[dict[str, Any]] = [
-        {"trial": number, **flat(row)}
-        for number in numbers(known.folder / "trials")
-        for row in told(known.folder / "trials" / f"{number:04d}")
+        {"trial": trial.number, "model": trial.model, "origin": trial.origin}
+        | flat(row)
+        | {f"param:{name}": value for name, value in trial.params.items()}
+        for trial in known.trials
+        for row in told(known.folder / "trials" / f"{trial.number:04d}")
     ]
     return pd.DataFrame(rows)
 

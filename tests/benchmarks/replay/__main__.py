@@ -1,16 +1,21 @@
 """How good is a search? Recorded studies, replayed with our own searcher and scheduler.
 
     python tests/benchmarks/replay [--tables FOLDER] [--recorded FOLDER] [--quick] [--seeds 20]
-        [--trials 20] [--workers 2] [--points 5] [--only NAME]
+        [--trials 20] [--workers 2] [--points 5] [--only NAME] [--samplers tpe random gp]
+        [--forest] [--plot FILE.html]
 
 ``--tables`` holds the two public files that the page docs/search.md names. Nothing is trained: a
 trial is the nearest unused setting of a table, and the clock is simulated. Regret is the part that
 is missing to the best setting, of its distance to the median one: 0 is the best, 1 the median.
+With ``--forest`` any point is answered, by a random forest of the settings, where that ranks
+settings which it has not seen with .9 or more. ``--plot`` draws regret against trials and epochs.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import itertools
 import math
 import sys
 from collections.abc import Iterator
@@ -22,8 +27,8 @@ import numpy as np
 ROOT = Path(__file__).parents[3]
 sys.path.insert(0, str(ROOT / "platform"))
 
-from simulate import simulate  # noqa: E402
-from tables import Table, own, task_set, time_to_split  # noqa: E402
+from simulate import Trace, simulate  # noqa: E402
+from tables import Floats, Forest, Table, own, task_set, time_to_split  # noqa: E402
 
 from seqtune.study.portfolio import greedy, scaled  # noqa: E402
 
@@ -41,26 +46,38 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--points", type=int, default=5)
     parser.add_argument("--only", default="")
+    parser.add_argument("--samplers", nargs="+", default=["tpe"])
+    parser.add_argument("--forest", action="store_true")
+    parser.add_argument("--plot", type=Path)
     asked = parser.parse_args()
     tables = [one for one in all_tables(asked) if asked.only in f"{one.group} {one.name}"]
+    if asked.forest:
+        tables = list(forests(tables))
     if not tables:
         raise SystemExit(f"no tables in {asked.tables} or {asked.recorded}; give --tables FOLDER")
     seeds = 2 if asked.quick else asked.seeds
     schedulers = ("none", "reach") if asked.quick else SCHEDULERS
     print(f"{asked.trials} trials, {asked.workers} workers, {seeds} seeds")
     print(f"{HEADER}\n|{'---|' * (HEADER.count('|') - 1)}")
+    drawn: dict[str, list[tuple[Table, Trace]]] = {}
     for group in dict.fromkeys(one.group for one in tables):
         related = [one for one in tables if one.group == group]
         starts = {one.name: portfolio(one, related, asked.points) for one in related}
-        for search in ("TPE", f"{asked.points} points, then TPE"):
+        for sampler, n in itertools.product(asked.samplers, (0, asked.points)):
+            search = f"{n} points, then {sampler}" if n else sampler
             for scheduler in schedulers if len(related[0].epochs) > 1 else ("none",):
-                found = [
-                    outcome(table, scheduler, seed, asked, starts[table.name] * (search != "TPE"))
+                how = {"sampler": sampler, "scheduler": scheduler}
+                traces = [
+                    (table, study(table, seed, asked, starts[table.name][:n], **how))
                     for table in related
                     for seed in range(seeds)
                 ]
+                found = [outcome(table, trace) for table, trace in traces]
                 cells = [mean(column) for column in zip(*found, strict=True)]
                 print(f"| {group} | {search} | {scheduler} | {' | '.join(cells)} |", flush=True)
+                drawn[f"{group}: {search}, {scheduler}"] = traces
+    if asked.plot is not None:
+        draw(drawn, asked.plot)
 
 
 def all_tables(asked: argparse.Namespace) -> Iterator[Table]:
@@ -70,6 +87,18 @@ def all_tables(asked: argparse.Namespace) -> Iterator[Table]:
             yield from read(asked.tables / name)
     if asked.recorded.is_dir():
         yield from own(asked.recorded)
+
+
+def forests(tables: list[Table]) -> Iterator[Table]:
+    """Yields those tables that a forest tells well, and prints how well."""
+    for table in tables:
+        try:
+            made, found = Forest.of(table)
+        except ValueError as error:
+            print(f"left out: {error}")
+        else:
+            print(f"{table.group} {table.name}: a forest ranks unseen settings with {found:.3f}")
+            yield made
 
 
 def portfolio(table: Table, tables: list[Table], n: int) -> tuple[dict[str, Any], ...]:
@@ -83,22 +112,56 @@ def portfolio(table: Table, tables: list[Table], n: int) -> tuple[dict[str, Any]
     return tuple(others[0].point(row) for row in greedy(values, n, known))
 
 
-def outcome(
+def study(
     table: Table,
-    scheduler: str,
     seed: int,
     asked: argparse.Namespace,
     points: tuple[dict[str, Any], ...],
-) -> tuple[float, float, float, float]:
+    **how: str,
+) -> Trace:
+    """Replays a study; a forest has one that is its own, since it grows."""
+    own = copy.copy(table)
+    return simulate(
+        own, seed=seed, portfolio=points, trials=asked.trials, workers=asked.workers, **how
+    )
+
+
+def outcome(table: Table, trace: Trace) -> tuple[float, float, float, float]:
     """Returns the regret on validation and on test, the epochs and the seconds of a study."""
-    how = {"trials": asked.trials, "workers": asked.workers, "scheduler": scheduler}
-    trace = simulate(table, seed=seed, portfolio=points, **how)
+    valid, test = regrets(table, trace)
+    return float(valid[-1]), float(test[-1]), float(trace.epochs[-1]), trace.seconds[-1]
+
+
+def regrets(table: Table, trace: Trace) -> tuple[Floats, Floats]:
+    """Returns the regret on validation and on test after each evaluation."""
     valid, test = table.best()
-    regrets = [
-        float((values.max() - found) / (values.max() - np.median(values)))
-        for values, found in ((valid, trace.valid[-1]), (test, trace.test[-1]))
-    ]
-    return regrets[0], regrets[1], float(trace.epochs[-1]), trace.seconds[-1]
+    spans = [(values.max(), values.max() - np.median(values)) for values in (valid, test)]
+    reached = (np.array(trace.valid), np.array(trace.test))
+    both = [(top - found) / span for (top, span), found in zip(spans, reached, strict=True)]
+    return both[0], both[1]
+
+
+def draw(drawn: dict[str, list[tuple[Table, Trace]]], file: Path) -> None:
+    """Draws the mean regret on validation against trials, epochs and seconds."""
+    from plotly.subplots import make_subplots
+
+    axes = ("trials", "epochs", "seconds")
+    figure = make_subplots(1, len(axes), subplot_titles=[f"regret against {one}" for one in axes])
+    for name, traces in drawn.items():
+        for column, axis in enumerate(axes, start=1):
+            most = float(np.median([getattr(trace, axis)[-1] for _, trace in traces]))
+            grid = np.linspace(0, most, 60)
+            lines = []
+            for table, trace in traces:
+                place = np.searchsorted(getattr(trace, axis), grid, side="right") - 1
+                lines.append(np.where(place < 0, 1.0, regrets(table, trace)[0][place]))
+            once = {"legendgroup": name, "showlegend": column == 1}
+            figure.add_scatter(
+                x=grid, y=np.mean(lines, axis=0), name=name, row=1, col=column, **once
+            )
+    figure.update_yaxes(range=[0, 1.2])
+    figure.write_html(file, include_plotlyjs=True)
+    print(f"drawn in {file}")
 
 
 def mean(values: tuple[float, ...]) -> str:

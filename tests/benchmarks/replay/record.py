@@ -1,7 +1,7 @@
 """Records studies for the replay: random settings of our own spaces, on public data and made ones.
 
     python tests/benchmarks/replay/record.py --data FOLDER [--models sasrec gru4rec ...]
-        [--only ml-100k tiny ...]
+        [--only ml-100k tiny ...] [--starts N]
         [--settings 100] [--users 1000] [--processes 1] [--minutes N]
         [--ranks FOLDER]
 
@@ -34,6 +34,7 @@ HERE = Path(__file__).parent / "recorded"
 MODELS = ["sasrec", "gru4rec", "esasrec", "bert4rec", "duorec"]
 MADE = ["tiny", "demo"]
 METRICS = ["ndcg@10", "hr@10", "mrr@10"]
+STARTS = 1000  # number of the first start point of a space
 SEEDS, EVERY = 2, 5  # so many seeds for each fifth setting
 MOST = 50_000  # interactions of a part
 Job = tuple[str, str, int, int]  # model, data, setting, seed
@@ -44,6 +45,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--only", nargs="+", help="of the data sets, these")
+    parser.add_argument("--starts", type=int, default=0, help="so many of the start points")
     parser.add_argument("--settings", type=int, default=100)
     parser.add_argument("--users", type=int, default=1000)
     parser.add_argument("--processes", type=int, default=1)
@@ -68,6 +70,10 @@ def main() -> None:
 
 
 def all_jobs(asked: argparse.Namespace, data: list[str]) -> Iterator[Job]:
+    for number in range(STARTS, STARTS + asked.starts):
+        for model in asked.models:
+            for name in data:
+                yield model, name, number, 0
     for seed in range(SEEDS):
         for setting in range(0, asked.settings, EVERY if seed else 1):
             for model in asked.models:
@@ -161,13 +167,19 @@ def record(work: tuple[Job, str, int, float, Path | None]) -> tuple[Job, list[di
 
 
 def point(model: str, setting: int) -> dict[str, Any]:
-    """Returns a setting of a model: the defaults, or one that its number alone decides."""
+    """Returns a setting of a model: its number alone decides which.
+
+    0 are the defaults, those from ``STARTS`` on the start points of the space, the others random.
+    """
     from seqtune.space import load_space
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space = load_space(ROOT / "search_spaces" / f"{model}.yaml", model, {})
     if setting == 0:
         return space.defaults()
+    if setting >= STARTS:
+        wanted = space.point(space.portfolio[setting - STARTS])
+        return space.suggest(optuna.trial.FixedTrial(wanted))
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=setting))
     while True:
         values = space.suggest(study.ask())

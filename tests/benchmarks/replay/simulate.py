@@ -65,6 +65,7 @@ def simulate(
     workers: int = 2,
     seed: int = 0,
     scheduler: str = "reach",
+    sampler: str = "tpe",
     patience: int = 10,
     portfolio: tuple[dict[str, Any], ...] = (),
 ) -> Trace:
@@ -77,7 +78,8 @@ def simulate(
     if first is None:
         first = int(np.random.default_rng(seed).integers(table.n))
     space = replace(table.space, start=table.point(first), portfolio=portfolio)
-    searcher = OptunaSearcher([space], "memory", "study", metric=METRIC, trials=trials, seed=seed)
+    how: dict[str, Any] = {"metric": METRIC, "trials": trials, "seed": seed, "sampler": sampler}
+    searcher = OptunaSearcher([space], "memory", "study", **how)
     race = make_scheduler(scheduler, [model])
     race.set_search_properties("best", "max")
     events: list[tuple[float, int, int, int]] = []  # when, order, trial, evaluation
@@ -94,7 +96,7 @@ def simulate(
         config = searcher.suggest(f"{begun}")
         if isinstance(config, dict):
             number, begun = config["number"], begun + 1
-            rows[number] = table.nearest(config["params"], set(rows.values()))
+            rows[number] = table.answer(config["params"], set(rows.values()))
             tunes[number] = SimpleNamespace(trial_id=f"{number}", config=config)
             race.on_trial_add(None, tunes[number])
             took = time.perf_counter() - began

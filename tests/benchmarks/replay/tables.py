@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,10 @@ class Table:
             if values[d.name] == values[d.name]
         }
 
+    def answer(self, values: dict[str, Any], used: set[int]) -> int:
+        """Returns the row that answers a point: here the nearest setting that was not used."""
+        return self.nearest(values, used)
+
     def nearest(self, values: dict[str, Any], used: set[int]) -> int:
         """Returns the setting next to a point that was not used before."""
         one = self._place({d.name: [values.get(d.name)] for d in self.space.dimensions})
@@ -86,6 +90,51 @@ class Table:
             known = np.array([d.low if v is None or v != v else v for v in values], float)
             sides.append(((np.log(known) if d.log else known) - low) / ((high - low) or 1))
         return np.stack(sides, axis=1)
+
+
+class Forest(Table):
+    """A table that answers any point of its space, by a random forest of its settings."""
+
+    LEAST = 0.9  # rank correlation on settings that the forest has not seen
+
+    @classmethod
+    def of(cls, table: Table) -> tuple[Forest, float]:
+        """Returns the table with a forest, and the rank correlation of its best values.
+
+        Raises:
+            ValueError: that is below ``LEAST``.
+        """
+        from scipy.stats import spearmanr
+        from sklearn.ensemble import RandomForestRegressor
+        from sklearn.model_selection import cross_val_predict
+
+        made = cls(**{f.name: getattr(table, f.name) for f in fields(table)})
+        ends = table.best()[0]
+        trees = {"n_estimators": 100, "min_samples_leaf": 1, "random_state": 0, "n_jobs": 1}
+        ranked = np.argsort(np.argsort(ends))  # a diverged one is far away, and only the last
+        told = cross_val_predict(RandomForestRegressor(**trees), table._places, ranked, cv=5)
+        found = float(spearmanr(told, ends).statistic)
+        if found < cls.LEAST:
+            raise ValueError(f"{table.group} {table.name}: a forest ranks with {found:.2f} only")
+        both = np.concatenate([table.valid, table.test], axis=1)
+        made._known = np.sort(both[np.isfinite(both)])
+        shares = np.searchsorted(made._known, np.nan_to_num(both)) / len(made._known)
+        made._forest = RandomForestRegressor(**trees).fit(table._places, shares)
+        return made, found
+
+    def answer(self, values: dict[str, Any], used: set[int]) -> int:
+        """Adds a row of what the forest says of a point; it lasts as long as the nearest one."""
+        near = self.nearest(values, set())
+        place = self._place({d.name: [values.get(d.name)] for d in self.space.dimensions})
+        shares = self._forest.predict(place)[0]
+        valid, test = np.split(np.quantile(self._known, np.clip(shares, 0, 1)), 2)
+        for name, told in (("valid", valid), ("test", test)):
+            known = getattr(self, name)
+            row = np.where(np.isnan(known[near]), np.nan, told)
+            setattr(self, name, np.vstack([known, row]))
+        self.seconds = np.append(self.seconds, self.seconds[near])
+        self.steps = np.vstack([self.steps, self.steps[near]])
+        return len(self.valid) - 1
 
 
 def made_space(name: str, dimensions: list[Dimension], start: dict[str, Any], epochs: int) -> Space:
@@ -143,6 +192,18 @@ def time_to_split(file: Path) -> Iterator[Table]:
         yield Table(group, str(data), space, settings, *ends, np.ones(len(valid)))
 
 
+def exported(rows: pd.DataFrame) -> pd.DataFrame:
+    """Returns what ``seqtune export STUDY --what curves`` wrote, as a recorded table."""
+    named = rows.rename(columns=lambda name: name.removeprefix("param:"))
+    return named.assign(
+        config=rows["trial"],
+        seed=0,
+        valid=rows["ndcg@10"],
+        test=rows["ndcg@10"],
+        seconds=rows["train_seconds"] + rows["eval_seconds"],
+    )
+
+
 def own(folder: Path) -> Iterator[Table]:
     """Studies that were recorded with ``record.py``: a parquet file and a space each."""
     from seqtune.space import load_space
@@ -150,6 +211,8 @@ def own(folder: Path) -> Iterator[Table]:
     for file in sorted(folder.glob("*.parquet")):
         rows = pd.read_parquet(file)
         model, _, data = file.stem.partition("-")
+        if "trial" in rows:
+            model, rows = str(rows["model"].iloc[0]), exported(rows)
         space = load_space(None, model)
         first = rows[rows["seed"] == rows["seed"].min()]
         numbers = sorted(first["config"].unique())
