@@ -193,10 +193,14 @@ def time_to_split(file: Path) -> Iterator[Table]:
 
 
 def exported(rows: pd.DataFrame) -> pd.DataFrame:
-    """Returns what ``seqtune export STUDY --what curves`` wrote, as a recorded table."""
+    """Returns what ``seqtune export STUDY --what curves`` wrote, as a recorded table.
+
+    Its trials may be evaluated after different epochs: an evaluation counts as one here.
+    """
     named = rows.rename(columns=lambda name: name.removeprefix("param:"))
     return named.assign(
         config=rows["trial"],
+        epoch=rows.groupby("trial").cumcount() + 1,
         seed=0,
         valid=rows["ndcg@10"],
         test=rows["ndcg@10"],
