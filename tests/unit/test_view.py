@@ -298,3 +298,11 @@ def test_a_file_of_params_is_named_where_the_defaults_would_be() -> None:
     view.trial_ended(1, "complete", 0.06)
     assert "ndcg@10 0.0600 in trial 1, file 0.0500 (+20.0 %)" in frame(view)
     assert "[1/4] trial 0 (file): complete" in out.getvalue()
+
+
+def test_a_trial_that_begins_before_the_defaults_shows_what_differs_from_them() -> None:
+    view = StudyView("ndcg@10", console=Console(file=io.StringIO()))
+    view.trial_started(1, {"n_layers": 2, "dropout_prob": 0.3}, "portfolio")
+    view.trial_started(0, {"n_layers": 2, "dropout_prob": 0.5}, "default")
+    assert view._state.running[1].params == "portfolio: dropout_prob 0.3, n_layers 2"
+    assert view._state.running[0].params == "the defaults"

@@ -93,15 +93,22 @@ class StudyView:
         with self._lock:
             state = self._state
             state.models[number] = model
+            state.origins[number], state.points[number] = origin, params
+            state.running[number] = Running(time.monotonic(), self._text(number))
+            state.concurrency = max(state.concurrency, len(state.running))
             if is_default:
                 state.default_trials[model], state.usual[model] = number, params
-            usual = state.usual.get(model, {})
-            text = f"the {self.baseline}" if is_default else difference(params, usual)
-            text = f"portfolio: {text}" if origin == "portfolio" else text
-            state.origins[number] = origin
-            text = f"{model}: {text}" if model else text
-            state.running[number] = Running(time.monotonic(), text)
-            state.concurrency = max(state.concurrency, len(state.running))
+                for known, trial in state.running.items():  # those that were there before
+                    trial.params = self._text(known)
+
+    def _text(self, number: int) -> str:
+        """Says what a trial runs: first what differs from the defaults of its model."""
+        state = self._state
+        model, origin = state.models[number], state.origins[number]
+        text = difference(state.points[number], state.usual.get(model, {}))
+        text = f"the {self.baseline}" if origin == "default" else text
+        text = f"portfolio: {text}" if origin == "portfolio" else text
+        return f"{model}: {text}" if model else text
 
     def trial_result(self, number: int, epoch: int, value: float, best: float | None) -> None:
         """A running trial was evaluated; ``best`` is its own best value, if it can be chosen."""
