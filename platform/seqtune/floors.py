@@ -36,6 +36,9 @@ CELLS = 2**21  # scores held at once: about 100 MB with all that is computed fro
 Ints = NDArray[np.integer[Any]]
 
 
+POPULARITY = "popularity"  # the name of the first floor
+
+
 @dataclass(frozen=True)
 class Floor:
     """What one way of counting reaches."""
@@ -53,7 +56,7 @@ def floors(split: Split, *, mask_seen: bool, metric: str = "") -> list[Floor]:
     Takes seconds, no torch, and memory that grows with the data and not with users times items.
     """
     found = []
-    for name, lags in (("popularity", 0), ("markov", 1), ("decayed markov", LAGS)):
+    for name, lags in ((POPULARITY, 0), ("markov", 1), ("decayed markov", LAGS)):
         began = time.monotonic()
         chain = transitions(split, lags)
         valid, test = (

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial
 from ray import tune
 
 from seqtune.errors import DamagedError
+from seqtune.floors import Floor
 from seqtune.machines import described, machines, needs
 from seqtune.report.view import StudyView
 from seqtune.state import curves
@@ -75,6 +76,7 @@ class Messenger(tune.Callback):
         self.watches, self.weights, self.gauges = watches, weights, gauges
         self.ending = ending
         self.counting: Counting | None = counting  # until its floors are told
+        self.counted: Callable[[Sequence[Floor]], None] = lambda floors: None  # hears of them
         self.metric, self.spaces = plan.metric, searcher.spaces
         self.searcher, self.plan, self.view, self.tracker = searcher, plan, view, tracker
         self.waiting = Waiting(plan, view.note)
@@ -92,7 +94,9 @@ class Messenger(tune.Callback):
         self.check()
         self.waiting.look(trials)
         if self.counting is not None and self.counting.done():
-            self.view.floors_counted(self.counting.floors())
+            floors = self.counting.floors()
+            self.view.floors_counted(floors)
+            self.counted(floors)
             self.counting = None
 
     def retell(self, trial: FrozenTrial, rows: list[dict[str, Any]]) -> None:

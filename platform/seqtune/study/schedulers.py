@@ -8,6 +8,7 @@ is where the others are judged.
 
 from __future__ import annotations
 
+import math
 import statistics
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
+from seqtune.floors import POPULARITY, Floor
 from seqtune.limits import Judge
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ FURTHER = 1.3  # times the steps: so much further must a trial be to say what is
 REDUCTION = 3  # of so many trials one goes on
 LEARNT = 2 / 3  # of the best trial's gain: before it, a curve says nothing of a trial's rank
 BRACKETS = 3  # of hyperband, the trials of each of which are compared from a later rung on
+LEVEL = 1.25  # times what popularity reaches: below, a recommender has not begun to learn
 KEPT = 100  # best trials, and so many of the newest, with which others are compared
 
 
@@ -83,7 +86,9 @@ class Race(FIFOScheduler):
     at each evaluation (Golovin et al., KDD 2017).
 
     The defaults, with which all is compared, are never stopped: that would make tuning look better
-    than it is. Nobody is before there is a trial of the model that has ended by itself.
+    than it is. Nobody is before there is a trial of the model that has ended by itself. Nor is a
+    trial that stands at popularity's ``level``, or any where nobody has got above it: curves lie
+    there for a while, whatever the trial, and many rise afterwards.
 
     Args:
         rule: ``reach``, ``asha``, ``hyperband`` or ``median``.
@@ -95,6 +100,7 @@ class Race(FIFOScheduler):
         super().__init__()  # type: ignore[no-untyped-call]
         self.rule, self.judge = rule, judge or Judge()
         self.courses: dict[str, dict[int, Course]] = {model: {} for model in models}
+        self.level = -math.inf  # of the metric, above which a trial has learnt something
         self._ended: set[str] = set()  # models with a trial that has ended by itself
         self._judged: dict[int, int] = {}  # trial -> the last rung that it has passed
 
@@ -107,9 +113,19 @@ class Race(FIFOScheduler):
             return TrialScheduler.CONTINUE
         self._hear(number, model, result)
         stays = number < len(self.courses) or model not in self._ended
+        stays = stays or self.courses[model][number].top <= self.level
         if stays or self._stays(number, model):
             return TrialScheduler.CONTINUE
         return TrialScheduler.STOP
+
+    def wait(self) -> None:
+        """Judges nobody before it knows what counting reaches."""
+        self.level = math.inf
+
+    def know(self, floors: Sequence[Floor], metric: str) -> None:
+        """Takes what counting reaches on validation; without it everybody may be judged."""
+        reached = [one.valid[metric] for one in floors if one.name == POPULARITY]
+        self.level = LEVEL * reached[0] if reached else -math.inf
 
     def remember(self, number: int, model: str, rows: list[dict[str, Any]]) -> None:
         """Takes the curve of a trial that has ended, as if it had been reported now."""
@@ -135,6 +151,8 @@ class Race(FIFOScheduler):
         del others[number]
         pattern = max(self.courses[model].values(), key=lambda course: course.top)
         now = own.steps[-1]
+        if pattern.top <= self.level:
+            return True
         if self.rule == "reach":
             return now * FIRST < pattern.length or _within_reach(own, list(others.values()))
         rungs = pattern.rungs()

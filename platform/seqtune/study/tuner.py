@@ -76,12 +76,14 @@ def search_all(
     Returns why the search ended, where somebody asked for it.
 
     Those that had ended before are told first, from their curves, to the scheduler and all others.
-
     ``data`` is a reference to the dataset.
     """
     keep_keys_private()
     options, models = asked.options, [space.model for space in asked.spaces]
     scheduler = make_scheduler(options.scheduler, models, searcher.judge)
+    if isinstance(scheduler, Race):
+        scheduler.wait()
+        messenger.counted = lambda floors: scheduler.know(floors, plan.metric)
     for ended in searcher.past:
         rows, note = curve(plan, ended)
         if note:

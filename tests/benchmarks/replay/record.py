@@ -16,6 +16,7 @@ grow together. A table is a parquet file of metrics; it holds no interactions.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import multiprocessing
 import sys
@@ -31,6 +32,7 @@ import pandas as pd
 ROOT = Path(__file__).parents[3]
 sys.path.insert(0, str(ROOT / "platform"))
 HERE = Path(__file__).parent / "recorded"
+FLOORS = "popularity.json"
 MODELS = ["sasrec", "gru4rec", "esasrec", "bert4rec", "duorec"]
 MADE = ["tiny", "demo"]
 METRICS = ["ndcg@10", "hr@10", "mrr@10"]
@@ -56,6 +58,7 @@ def main() -> None:
     sources = {file.stem: str(file) for file in sorted(asked.data.glob("*.parquet"))}
     sources |= {name: name for name in MADE}
     sources = {name: place for name, place in sources.items() if name in (asked.only or sources)}
+    keep_floors(sources, asked.users)
     jobs = [job for job in all_jobs(asked, list(sources)) if not known(job)]
     print(f"{len(jobs)} trainings to go", flush=True)
     until = time.monotonic() + 60 * asked.minutes
@@ -67,6 +70,21 @@ def main() -> None:
             if rows:
                 keep(job, pd.DataFrame(rows))
                 print(*job, f"{max(row['valid'] for row in rows):.4f}", len(rows), flush=True)
+
+
+def keep_floors(sources: dict[str, str], users: int) -> None:
+    """Writes what popularity reaches on validation, where it is not known yet."""
+    from seqtune.data import Protocol
+    from seqtune.floors import POPULARITY, floors
+
+    place = HERE / FLOORS
+    known = json.loads(place.read_text()) if place.exists() else {}
+    for name in sources.keys() - known.keys():
+        dataset = part(sources[name], users)
+        protocol = Protocol.of(dataset)
+        found = floors(protocol.split(dataset), mask_seen=protocol.mask_seen)
+        known[name] = next(one.valid["ndcg@10"] for one in found if one.name == POPULARITY)
+    place.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
 
 
 def all_jobs(asked: argparse.Namespace, data: list[str]) -> Iterator[Job]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from pydantic import create_model
 from seqtune.params import Params, Trained
 from seqtune.space import Dimension, Space
 
+FLOORS = "popularity.json"  # what popularity reaches on validation, of each data set
 FEW = 10  # settings, below which a table says nothing
 Floats = NDArray[np.float64]
 
@@ -32,6 +34,7 @@ class Table:
     seconds: Floats  # (N,) between two evaluations
     epochs: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, int))  # (T,) of them
     steps: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, int))  # (N, T)
+    popularity: float | None = None  # what it reaches on validation; None where nobody knows
     defaults: int | None = None  # the setting that they are; None where there are none
 
     def __post_init__(self) -> None:
@@ -212,6 +215,8 @@ def own(folder: Path) -> Iterator[Table]:
     """Studies that were recorded with ``record.py``: a parquet file and a space each."""
     from seqtune.space import load_space
 
+    place = folder / FLOORS
+    floors = json.loads(place.read_text()) if place.exists() else {}
     for file in sorted(folder.glob("*.parquet")):
         rows = pd.read_parquet(file)
         model, _, data = file.stem.partition("-")
@@ -234,4 +239,5 @@ def own(folder: Path) -> Iterator[Table]:
         ]
         steps = np.nan_to_num(curves.pop()).astype(np.int64)
         seconds = first.groupby("config")["seconds"].mean().loc[numbers].to_numpy(float)
-        yield Table(model, data, space, settings, *curves, seconds, epochs, steps, defaults=0)
+        known = {"defaults": 0, "popularity": floors.get(data)}
+        yield Table(model, data, space, settings, *curves, seconds, epochs, steps, **known)
