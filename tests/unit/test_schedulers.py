@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -154,7 +153,7 @@ def test_with_none_there_is_nothing_to_stop() -> None:
 @pytest.mark.parametrize("rule", ["reach", "asha", "hyperband", "median"])
 def test_nobody_is_judged_where_nobody_has_got_above_popularity(rule: str) -> None:
     fed = Fed(rule)
-    fed.race.level = 0.05
+    fed.race.popularity = lambda: 0.04
     fed.run(0, [0.04] * 30)  # the defaults never rise
     assert fed.run(1, [0.03] * 60) is None
     assert fed.run(2, [0.03] * 40 + [0.03 + 0.01 * n for n in range(1, 21)]) is None
@@ -163,20 +162,24 @@ def test_nobody_is_judged_where_nobody_has_got_above_popularity(rule: str) -> No
 @pytest.mark.parametrize("rule", ["reach", "asha", "hyperband", "median"])
 def test_a_trial_at_the_level_of_popularity_is_not_judged(rule: str) -> None:
     fed = Fed(rule)
-    fed.race.level = 0.05
+    fed.race.popularity = lambda: 0.04
     fed.run(0, RISING)
     assert fed.run(3, [0.045] * 30) is None
     assert fed.run(6, [0.06] * 30) is not None  # it has learnt, and is far behind
 
 
-def test_the_level_is_that_of_popularity_and_a_quarter_more() -> None:
-    race = Fed("reach").race
-    assert race.level == -math.inf
-    floors: Any = [
-        SimpleNamespace(name="popularity", valid={"hr@5": 0.04}),
-        SimpleNamespace(name="markov", valid={"hr@5": 0.9}),
-    ]
-    race.know(floors, "hr@5")
-    assert race.level == pytest.approx(0.05)
-    race.know([], "hr@5")  # it could not be counted
-    assert race.level == -math.inf
+def test_what_nobody_can_count_lets_everybody_be_judged() -> None:
+    fed = with_defaults("reach")
+    assert fed.race.popularity() is None
+    assert fed.run(1, [0.0] * 30) == 4
+
+
+def test_popularity_is_asked_for_when_somebody_is_judged_and_once() -> None:
+    asked: list[int] = []
+    fed = Fed("reach")
+    fed.race.popularity = lambda: asked.append(1)
+    fed.run(0, RISING)
+    assert asked == []
+    fed.run(1, RISING)
+    fed.run(2, RISING)
+    assert asked == [1]

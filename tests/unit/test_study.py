@@ -478,6 +478,7 @@ def tuned(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
             view=None,
             retell=lambda *_: pytest.fail("nothing ended"),
             ending=Ending(asked.options),
+            counting=None,
         )
         tuner.search_all(asked, searcher, plan, "DATA", messenger)
         assert given["run"].callbacks == [messenger]
@@ -536,6 +537,7 @@ def test_a_resumed_study_tells_the_scheduler_of_what_has_ended(
         view=SimpleNamespace(note=retold.append),
         retell=lambda *words: retold.append(words),
         ending=Ending(asked.options),
+        counting=None,
     )
     tuner.search_all(asked, searcher, plan, "DATA", messenger)
     assert "its values are Optuna's" in retold[0]
@@ -561,7 +563,9 @@ def test_the_scheduler_remembers_the_curve_of_a_trial_that_has_ended(
             fit=lambda: known.append(tune_config.scheduler)
         ),
     )
-    messenger: Any = SimpleNamespace(retell=lambda *words: None, ending=Ending(asked.options))
+    messenger: Any = SimpleNamespace(
+        retell=lambda *words: None, ending=Ending(asked.options), counting=None
+    )
     tuner.search_all(asked, searcher, plan_in(tmp_path), "DATA", messenger)
     (course,) = known[0].courses["sasrec"].values()
     assert (course.steps, course.best) == ([30], [0.2])

@@ -12,7 +12,6 @@ from optuna.trial import FrozenTrial
 from ray import tune
 
 from seqtune.errors import DamagedError
-from seqtune.floors import Floor
 from seqtune.machines import described, machines, needs
 from seqtune.report.view import StudyView
 from seqtune.state import curves
@@ -76,7 +75,6 @@ class Messenger(tune.Callback):
         self.watches, self.weights, self.gauges = watches, weights, gauges
         self.ending = ending
         self.counting: Counting | None = counting  # until its floors are told
-        self.counted: Callable[[Sequence[Floor]], None] = lambda floors: None  # hears of them
         self.metric, self.spaces = plan.metric, searcher.spaces
         self.searcher, self.plan, self.view, self.tracker = searcher, plan, view, tracker
         self.waiting = Waiting(plan, view.note)
@@ -94,9 +92,7 @@ class Messenger(tune.Callback):
         self.check()
         self.waiting.look(trials)
         if self.counting is not None and self.counting.done():
-            floors = self.counting.floors()
-            self.view.floors_counted(floors)
-            self.counted(floors)
+            self.view.floors_counted(self.counting.floors())
             self.counting = None
 
     def retell(self, trial: FrozenTrial, rows: list[dict[str, Any]]) -> None:
@@ -197,7 +193,8 @@ class Messenger(tune.Callback):
         replayed: bool = False,
     ) -> None:
         best = last.get("best") if status != "failed" else None
-        if over := self.searcher.over(number, last.get("best_epoch", 0)):
+        over = self.searcher.over(number, last.get("best_epoch", 0)) if best is not None else ""
+        if over:
             best, reason = None, over
         self.view.trial_ended(number, status, best, reason, replayed=replayed)
         track_end(self.tracker, self.plan, number, status, best, last.get("best_epoch"), reason)

@@ -11,13 +11,13 @@ from __future__ import annotations
 import math
 import statistics
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from seqtune.floors import POPULARITY, Floor
 from seqtune.limits import Judge
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Race(FIFOScheduler):
 
     The defaults, with which all is compared, are never stopped: that would make tuning look better
     than it is. Nobody is before there is a trial of the model that has ended by itself. Nor is a
-    trial that stands at popularity's ``level``, or any where nobody has got above it: curves lie
+    trial that stands where ``popularity`` does, or any where nobody has got above it: curves lie
     there for a while, whatever the trial, and many rise afterwards.
 
     Args:
@@ -100,7 +100,7 @@ class Race(FIFOScheduler):
         super().__init__()  # type: ignore[no-untyped-call]
         self.rule, self.judge = rule, judge or Judge()
         self.courses: dict[str, dict[int, Course]] = {model: {} for model in models}
-        self.level = -math.inf  # of the metric, above which a trial has learnt something
+        self.popularity: Callable[[], float | None] = lambda: None  # what it reaches, if known
         self._ended: set[str] = set()  # models with a trial that has ended by itself
         self._judged: dict[int, int] = {}  # trial -> the last rung that it has passed
 
@@ -113,19 +113,16 @@ class Race(FIFOScheduler):
             return TrialScheduler.CONTINUE
         self._hear(number, model, result)
         stays = number < len(self.courses) or model not in self._ended
-        stays = stays or self.courses[model][number].top <= self.level
+        stays = stays or self.courses[model][number].top <= self._level
         if stays or self._stays(number, model):
             return TrialScheduler.CONTINUE
         return TrialScheduler.STOP
 
-    def wait(self) -> None:
-        """Judges nobody before it knows what counting reaches."""
-        self.level = math.inf
-
-    def know(self, floors: Sequence[Floor], metric: str) -> None:
-        """Takes what counting reaches on validation; without it everybody may be judged."""
-        reached = [one.valid[metric] for one in floors if one.name == POPULARITY]
-        self.level = LEVEL * reached[0] if reached else -math.inf
+    @cached_property
+    def _level(self) -> float:
+        """The value above which a trial has learnt something."""
+        known = self.popularity()
+        return -math.inf if known is None else LEVEL * known
 
     def remember(self, number: int, model: str, rows: list[dict[str, Any]]) -> None:
         """Takes the curve of a trial that has ended, as if it had been reported now."""
@@ -151,7 +148,7 @@ class Race(FIFOScheduler):
         del others[number]
         pattern = max(self.courses[model].values(), key=lambda course: course.top)
         now = own.steps[-1]
-        if pattern.top <= self.level:
+        if pattern.top <= self._level:
             return True
         if self.rule == "reach":
             return now * FIRST < pattern.length or _within_reach(own, list(others.values()))

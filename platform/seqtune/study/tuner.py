@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ray import tune
@@ -11,8 +12,10 @@ from ray.tune.execution import class_cache
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.stopper import CombinedStopper
 
+from seqtune.floors import POPULARITY
 from seqtune.space.asked import AskedStudy
 from seqtune.study import trial
+from seqtune.study.counting import Counting
 from seqtune.study.deaths import NODE_LOST, no_memory
 from seqtune.study.events import Messenger
 from seqtune.study.lease import LostError
@@ -82,8 +85,7 @@ def search_all(
     options, models = asked.options, [space.model for space in asked.spaces]
     scheduler = make_scheduler(options.scheduler, models, searcher.judge)
     if isinstance(scheduler, Race):
-        scheduler.wait()
-        messenger.counted = lambda floors: scheduler.know(floors, plan.metric)
+        scheduler.popularity = partial(_popularity, messenger.counting, plan.metric)
     for ended in searcher.past:
         rows, note = curve(plan, ended)
         if note:
@@ -124,6 +126,15 @@ def search_all(
     finally:
         searcher.close(rest=not lost)  # another driver has the trials then
     return "it was asked to stop" if wishes.stopped else ending.reason
+
+
+def _popularity(counting: Counting | None, metric: str) -> float | None:
+    """Returns what popularity reaches on validation, for which it waits; None if nobody knows.
+
+    To go on without it would make a study's trials depend on how fast it is counted.
+    """
+    floors = counting.floors() if counting is not None else ()
+    return next((one.valid[metric] for one in floors if one.name == POPULARITY), None)
 
 
 def _trainable(plan: Plan, data: Any) -> Any:

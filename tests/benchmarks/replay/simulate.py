@@ -19,7 +19,7 @@ from optuna.storages import InMemoryStorage
 from tables import Table
 
 from seqtune.study import search
-from seqtune.study.schedulers import LEVEL, Race, make_scheduler
+from seqtune.study.schedulers import Race, make_scheduler
 from seqtune.study.search import OptunaSearcher
 from seqtune.study.store import Opened
 
@@ -82,8 +82,8 @@ def simulate(
     searcher = OptunaSearcher([space], "memory", "study", **how)
     race = make_scheduler(scheduler, [model])
     race.set_search_properties("best", "max")
-    if isinstance(race, Race) and table.popularity is not None:
-        race.level = LEVEL * table.popularity
+    if isinstance(race, Race):
+        race.popularity = lambda: table.popularity
     events: list[tuple[float, int, int, int]] = []  # when, order, trial, evaluation
     order, trace = itertools.count(), Trace([], [], [], [], [], [])
     rows: dict[int, int] = {}  # trial -> setting
