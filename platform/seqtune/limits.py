@@ -131,8 +131,8 @@ class Judge:
 
     def hopeless(self, values: Mapping[str, Any]) -> bool:
         """Says whether a trial is beyond a limit that its training does not change."""
-        costs = tuple(limit for limit in self.limits if limit.name in COSTS)
-        return bool(Judge(limits=costs).over(values))
+        costs = (limit for limit in self.limits if limit.name in COSTS and limit.name in values)
+        return any(limit.broken(values[limit.name]) for limit in costs)
 
     def constraints(self, values: Mapping[str, float]) -> dict[str, float]:
         """Returns the limits as Optuna knows them: kept, where the value is not above 0."""

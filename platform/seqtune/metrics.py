@@ -110,6 +110,11 @@ def direction(metric: str) -> Direction:
     return "lower" if name in COSTS else (METRICS | LIST_METRICS)[name].better
 
 
+def ways(names: Iterable[str]) -> list[Literal["maximize", "minimize"]]:
+    """Returns what Optuna shall do with each of these measures."""
+    return ["minimize" if direction(name) == "lower" else "maximize" for name in names]
+
+
 def per_user(metric: str, ranks: Floats) -> Floats:
     """Returns what each user contributes to a metric such as ``ndcg@10``: (U,) -> (U,)."""
     name, k = parse_metric(metric)

@@ -236,6 +236,15 @@ def ranks_file(
     return out.getvalue()
 
 
+def ranks_in(content: bytes, *, by_user: bool = False) -> NDArray[np.float32]:
+    """Reads what ``ranks_file`` wrote: the ranks in its order, or in that of the users."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(io.BytesIO(content))
+    ranks: NDArray[np.float32] = (table.sort_by("user") if by_user else table)["rank"].to_numpy()
+    return ranks
+
+
 class Saver:
     """Writes states in a thread, and tells each row when the state before it is written.
 

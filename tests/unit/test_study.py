@@ -517,57 +517,56 @@ def test_the_scheduler_is_that_of_the_options(tuned: Callable[..., Any]) -> None
     assert not isinstance(tuned(scheduler="none")["tune"].scheduler, Race)
 
 
+Resumed = Callable[..., tuple[Any, list[Any]]]
+
+
+@pytest.fixture
+def resumed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Resumed:
+    """Resumes a study with one trial that has ended; returns its scheduler, and what is told."""
+
+    def resume(**reported: float) -> tuple[Any, list[Any]]:
+        known, retold = list[Any](), list[Any]()
+        asked = asked_for()
+        searcher = OptunaSearcher(asked.spaces, "sqlite://", "x", metric="ndcg@10")
+        searcher.past = [ended_trial(**reported)]
+        monkeypatch.setattr(searcher, "close", lambda *, rest: None)
+        monkeypatch.setattr(
+            tune,
+            "Tuner",
+            lambda *_, tune_config, **__: SimpleNamespace(
+                fit=lambda: known.append(tune_config.scheduler)
+            ),
+        )
+        messenger: Any = SimpleNamespace(
+            view=SimpleNamespace(note=retold.append),
+            retell=lambda *words: retold.append(words),
+            ending=Ending(asked.options),
+            counting=None,
+        )
+        tuner.search_all(asked, searcher, plan_in(tmp_path), "DATA", messenger)
+        (scheduler,) = known
+        return scheduler, retold
+
+    return resume
+
+
 def test_a_resumed_study_tells_the_scheduler_of_what_has_ended(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tuned: Callable[..., Any]
+    resumed: Resumed, tmp_path: Path
 ) -> None:
-    plan, known, retold = plan_in(tmp_path), list[Any](), list[Any]()
-    plan.trial_folder(3).write("history.json", b"no")
-    asked = asked_for()
-    searcher = OptunaSearcher(asked.spaces, "sqlite://", "x", metric="ndcg@10")
-    searcher.past = [ended_trial(**{"10": 0.2, "30": 0.3})]
-    monkeypatch.setattr(searcher, "close", lambda *, rest: None)
-    monkeypatch.setattr(
-        tune,
-        "Tuner",
-        lambda *_, tune_config, **__: SimpleNamespace(
-            fit=lambda: known.append(tune_config.scheduler)
-        ),
-    )
-    messenger: Any = SimpleNamespace(
-        view=SimpleNamespace(note=retold.append),
-        retell=lambda *words: retold.append(words),
-        ending=Ending(asked.options),
-        counting=None,
-    )
-    tuner.search_all(asked, searcher, plan, "DATA", messenger)
+    plan_in(tmp_path).trial_folder(3).write("history.json", b"no")
+    scheduler, retold = resumed(**{"10": 0.2, "30": 0.3})
     assert "its values are Optuna's" in retold[0]
     assert [row["best"] for row in retold[1][1]] == [0.2, 0.3]
-    (scheduler,) = known
     assert scheduler.courses == {"sasrec": {}}  # Optuna knows no steps
 
 
 def test_the_scheduler_remembers_the_curve_of_a_trial_that_has_ended(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    resumed: Resumed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [{"epoch": 1, "step": 30, "best": 0.2, "finished": True}]
     monkeypatch.setattr(tuner, "curve", lambda plan, ended: (rows, ""))
-    known = list[Any]()
-    asked = asked_for()
-    searcher = OptunaSearcher(asked.spaces, "sqlite://", "x", metric="ndcg@10")
-    searcher.past = [ended_trial(**{"1": 0.2})]
-    monkeypatch.setattr(searcher, "close", lambda *, rest: None)
-    monkeypatch.setattr(
-        tune,
-        "Tuner",
-        lambda *_, tune_config, **__: SimpleNamespace(
-            fit=lambda: known.append(tune_config.scheduler)
-        ),
-    )
-    messenger: Any = SimpleNamespace(
-        retell=lambda *words: None, ending=Ending(asked.options), counting=None
-    )
-    tuner.search_all(asked, searcher, plan_in(tmp_path), "DATA", messenger)
-    (course,) = known[0].courses["sasrec"].values()
+    scheduler, _ = resumed(**{"1": 0.2})
+    (course,) = scheduler.courses["sasrec"].values()
     assert (course.steps, course.best) == ([30], [0.2])
 
 

@@ -13,9 +13,8 @@ import optuna
 import plotly.graph_objects as go
 from optuna import visualization
 from optuna.exceptions import ExperimentalWarning
-from optuna.study import StudyDirection
 
-from seqtune.metrics import direction
+from seqtune.metrics import ways
 from seqtune.report.verdict import short
 from seqtune.results import StudyResult
 from seqtune.words import share_text
@@ -78,9 +77,7 @@ def _history(result: StudyResult, study: optuna.Study) -> Picture:
 
 def _front(result: StudyResult) -> Picture:
     names = list(result.judge.objectives)
-    lower = [direction(name) == "lower" for name in names]
-    ways = [(StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)[one] for one in lower]
-    shown = optuna.create_study(directions=ways)
+    shown = optuna.create_study(directions=ways(names))
     for row in result.trials:
         if row.eligible and {*names} <= row.measured.keys():
             values = [row.measured[name] for name in names]

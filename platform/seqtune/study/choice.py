@@ -6,7 +6,6 @@ validation item, so the errors of the values and how they go together are known.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 
@@ -15,9 +14,10 @@ from numpy.typing import NDArray
 
 from seqtune.metrics import per_user
 from seqtune.results import Choice, TrialRow
+from seqtune.state import ranks_in
 from seqtune.storage import Folder
 
-MOST = 40  # trials that are compared, the best ones: no other is a candidate
+MOST = 40  # trials whose ranks are read, the best ones: no other is a candidate
 FEWEST = 5  # of which something can be said
 DRAWS = 2000
 TIE = 0.5  # standard errors, within which the earlier trial is chosen
@@ -43,10 +43,9 @@ def choose(rows: Sequence[TrialRow], gains: Mapping[int, Floats]) -> Choice | No
     if not ranked or ranked[0].number not in gains:
         return None
     users = len(gains[ranked[0].number])
-    best = [row.number for row in ranked if len(gains.get(row.number, ())) == users][:MOST]
-    if len(best) < FEWEST:
+    numbers = sorted(row.number for row in ranked if len(gains.get(row.number, ())) == users)
+    if len(numbers) < FEWEST:
         return None
-    numbers = sorted(best)
     each = np.stack([gains[number] for number in numbers])
     values, covariance = each.mean(axis=1), np.cov(each) / each.shape[1]
     place = _first_of_equals(values, covariance)
@@ -55,7 +54,7 @@ def choose(rows: Sequence[TrialRow], gains: Mapping[int, Floats]) -> Choice | No
         number=numbers[place],
         highest=numbers[highest],
         behind=float(values[highest] - values[place]),
-        error=math.sqrt(_of_difference(covariance, place, highest)),
+        error=error_between(covariance, place, highest),
         selection=_selection(values, covariance),
     )
 
@@ -63,8 +62,7 @@ def choose(rows: Sequence[TrialRow], gains: Mapping[int, Floats]) -> Choice | No
 def _first_of_equals(values: Floats, covariance: Floats) -> int:
     top = int(np.argmax(values))
     for place in range(top):
-        error = math.sqrt(_of_difference(covariance, place, top))
-        if values[top] - values[place] <= TIE * error:
+        if values[top] - values[place] <= TIE * error_between(covariance, place, top):
             return place
     return top
 
@@ -78,9 +76,10 @@ def _selection(values: Floats, covariance: Floats) -> float:
     return float(noise[np.arange(DRAWS), highest].mean())
 
 
-def _of_difference(covariance: Floats, one: int, other: int) -> float:
+def error_between(covariance: Floats, one: int, other: int) -> float:
+    """Returns the standard error of the difference of two means, given the covariance of all."""
     both = covariance[one, one] + covariance[other, other] - 2 * covariance[one, other]
-    return max(float(both), 0.0)
+    return math.sqrt(max(float(both), 0.0))
 
 
 def error_of(one: Floats, other: Floats) -> float:
@@ -91,13 +90,12 @@ def error_of(one: Floats, other: Floats) -> float:
 def read_gains(folder: Folder, metric: str) -> Floats | None:
     """Returns what each user contributes at a trial's best epoch; None where it is not known."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     content = folder.read("ranks.parquet")
     if content is None:
         return None
     try:
-        ranks = pq.read_table(io.BytesIO(content))["rank"].to_numpy()
+        ranks = ranks_in(content)
     except (pa.ArrowException, OSError, KeyError):
         return None
     return np.asarray(per_user(metric, ranks), np.float64)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from seqtune.errors import UserError
 from seqtune.significance import SURE, Comparison, compare, holm
+from seqtune.state import ranks_in
 from seqtune.study.shelf import Known, find, whole
 from seqtune.words import p_text
 
@@ -114,10 +114,7 @@ def _tested(known: Known) -> dict[str, float]:
 
 
 def _ranks(known: Known) -> NDArray[np.float64]:
-    import pyarrow.parquet as pq
-
     content = (known.folder / "report").read("ranks-best.parquet")
     if content is None:
         raise UserError(f"{known.folder.uri}/report: ranks-best.parquet is missing")
-    table = pq.read_table(io.BytesIO(content)).sort_by("user")
-    return np.asarray(table["rank"].to_numpy(), np.float64)
+    return np.asarray(ranks_in(content, by_user=True), np.float64)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -15,7 +14,7 @@ from seqtune.errors import UserError
 from seqtune.results import Finalist, TrialRow
 from seqtune.significance import Comparison, compare
 from seqtune.space.asked import ask_study
-from seqtune.state import ranks_file
+from seqtune.state import ranks_file, ranks_in
 from seqtune.storage import Folder
 from seqtune.study import final, record
 from seqtune.study.afterwards import REPORT, amend, check_tested, held, keep_best
@@ -120,12 +119,10 @@ def _epochs(folder: Folder, row: TrialRow) -> list[int]:
 
 
 def _ranks(folder: Folder, name: str) -> NDArray[np.float32]:
-    import pyarrow.parquet as pq
-
     content = folder.read(name)
     if content is None:
         raise UserError(f"{folder / name} is missing; seqtune tune --resume writes it again")
-    return np.asarray(pq.read_table(io.BytesIO(content))["rank"].to_numpy(), np.float32)
+    return np.asarray(ranks_in(content), np.float32)
 
 
 def _sentence(known: Known, finalist: Finalist, against: Comparison) -> str:

@@ -16,11 +16,10 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
-from optuna.study import StudyDirection
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from seqtune.errors import UserError, nearest
-from seqtune.metrics import direction
+from seqtune.metrics import ways
 from seqtune.space import Dimension, Space
 
 STARTUP = 10  # random trials before TPE has something to learn from; a portfolio takes their place
@@ -128,10 +127,8 @@ class Draws:
 
     def _anew(self, trials: list[FrozenTrial]) -> optuna.Study:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        names = self.objectives if len(self.objectives) > 1 else ()
-        lower = [direction(name) == "lower" for name in names] or [False]
-        way = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)
-        scratch = optuna.create_study(directions=[way[one] for one in lower])
+        several = len(self.objectives) > 1
+        scratch = optuna.create_study(directions=ways(self.objectives) if several else ["maximize"])
         scratch.add_trials(trials)
         return scratch
 

@@ -144,14 +144,14 @@ class Race(FIFOScheduler):
             self._ended.add(model)
 
     def _stays(self, number: int, model: str) -> bool:
-        own, others = self.courses[model][number], dict(self.courses[model])
-        del others[number]
-        pattern = max(self.courses[model].values(), key=lambda course: course.top)
+        courses = self.courses[model]
+        own, others = courses[number], [c for n, c in courses.items() if n != number]
+        pattern = max(courses.values(), key=lambda course: course.top)
         now = own.steps[-1]
         if pattern.top <= self._level:
             return True
         if self.rule == "reach":
-            return now * FIRST < pattern.length or _within_reach(own, list(others.values()))
+            return now * FIRST < pattern.length or _within_reach(own, others)
         rungs = pattern.rungs()
         if self.rule == "hyperband":
             rungs = rungs[number % min(BRACKETS, len(rungs)) :]
@@ -161,7 +161,7 @@ class Race(FIFOScheduler):
             if self._judged.get(number, 0) < rung <= now:
                 self._judged[number] = rung
                 reached = own.at(rung)
-                known = [one for c in others.values() if (one := c.at(rung)) is not None]
+                known = [one for c in others if (one := c.at(rung)) is not None]
                 if known and reached is not None and not self._good(reached, known):
                     return False
         return True

@@ -6,7 +6,6 @@ reaches. What is compared is validation; the test is for the winner alone.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +19,7 @@ from seqtune.metrics import per_user
 from seqtune.results import Raced, Runner, TrialRow
 from seqtune.significance import SURE, holm
 from seqtune.state import best_of, load_state
-from seqtune.study.choice import read_gains
+from seqtune.study.choice import error_between, read_gains
 from seqtune.study.loop import fresh_start, threads, train_here
 from seqtune.study.plan import Plan, trial_params
 
@@ -133,7 +132,7 @@ def standing(gains: Mapping[int, Sequence[Floats]]) -> Raced:
     freedom = max(len(numbers) * (seeds - 1), 1)
     p_values = []
     for n in range(len(numbers)):
-        error = math.sqrt(max(noise[n, n] + noise[best, best] - 2 * noise[n, best], 1e-300))
+        error = max(error_between(noise, n, best), 1e-150)
         p_values.append(float(2 * stats.t.sf((means[best] - means[n]) / error, freedom)))
     others = [n for n in range(len(numbers)) if n != best]
     corrected = dict(zip(others, holm([p_values[n] for n in others]), strict=True))

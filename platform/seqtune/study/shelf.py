@@ -21,7 +21,7 @@ from seqtune.storage import Folder, refusing
 from seqtune.study import record
 from seqtune.study.identity import About, asked_options, read_about
 from seqtune.study.lease import alive
-from seqtune.study.store import STATUS, best_value
+from seqtune.study.store import trial_row
 from seqtune.words import models_text
 
 RUNNING, STOPPED, ENDED, DAMAGED = "running", "stopped", "ended", "damaged"
@@ -173,23 +173,15 @@ def _trials(folder: Folder, running: bool) -> Iterator[tuple[TrialRow, float | N
         ended = stored.state.is_finished()
         rows = [] if ended else _told(place)
         best = max(rows, key=lambda row: (row["best"], -row["epoch"]), default=None)
-        reported = stored.intermediate_values
-        value = best_value(stored) if ended else (best["best"] if best else None)
-        epoch = next((e for e in sorted(reported) if reported[e] == value), None)
         at = stored.datetime_complete or stored.datetime_start
-        row = TrialRow(
-            number=number,
-            model=stored.user_attrs["model"],
-            status=STATUS[stored.state] if ended else "running" if running else "unfinished",
-            params=stored.user_attrs["params"],
-            value=value,
-            epoch=epoch if ended else (rows[-1]["epoch"] if rows else None),
-            seconds=stored.duration.total_seconds() if stored.duration else None,
-            reason=stored.user_attrs.get("reason", ""),
-            origin=stored.user_attrs["origin"],
-            measured=stored.user_attrs.get("measured", {}),
-            over=stored.user_attrs.get("over", ""),
-        )
+        row = trial_row(stored)
+        if not ended:
+            row = replace(
+                row,
+                status="running" if running else "unfinished",
+                value=best["best"] if best else None,
+                epoch=rows[-1]["epoch"] if rows else None,
+            )
         yield row, at.timestamp() if at else (rows[-1]["time"] if rows else None)
 
 

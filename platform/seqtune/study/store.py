@@ -195,10 +195,11 @@ def trial_rows(study: optuna.Study) -> list[TrialRow]:
 
     The value is the best one that a trial reported, for pruned trials as well.
     """
-    return [_row(stored) for stored in study.get_trials(deepcopy=False)]
+    return [trial_row(stored) for stored in study.get_trials(deepcopy=False)]
 
 
-def _row(stored: FrozenTrial) -> TrialRow:
+def trial_row(stored: FrozenTrial) -> TrialRow:
+    """Returns a stored trial as a plain row; its value is the best one that it reported."""
     value = best_value(stored)
     reported = stored.intermediate_values
     return TrialRow(

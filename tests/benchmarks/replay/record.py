@@ -31,8 +31,10 @@ import pandas as pd
 
 ROOT = Path(__file__).parents[3]
 sys.path.insert(0, str(ROOT / "platform"))
+
+from tables import FLOORS  # noqa: E402
+
 HERE = Path(__file__).parent / "recorded"
-FLOORS = "popularity.json"
 MODELS = ["sasrec", "gru4rec", "esasrec", "bert4rec", "duorec"]
 MADE = ["tiny", "demo"]
 METRICS = ["ndcg@10", "hr@10", "mrr@10"]
