@@ -23,6 +23,7 @@ from seqtune.storage import Folder
 
 RESULTS = "seqtune-results"
 MOST_TRIALS = 50  # where nobody says how many
+GENERATIONS = 5  # of a population, each of which trains a part of what the defaults train
 MOST_NAMED = 4  # models in the name of a study
 DEFAULTS = "defaults"  # what trial 0 runs, unless a file says otherwise
 WHAT, DATA, SEARCH, RESOURCES, WHERE = "What", "Columns and filters", "Search", "Resources", "Where"
@@ -342,11 +343,12 @@ class StudyOptions(JudgedOptions):
         Flag(SEARCH, "Run the best points of this earlier study before others.", "NAME"),
     ] = None
     scheduler: Annotated[
-        Literal["reach", "asha", "hyperband", "median", "none"],
+        Literal["reach", "asha", "hyperband", "median", "pbt", "none"],
         Flag(
             SEARCH,
             "Stop trials early: those that the best one is out of reach of (reach), that are not "
-            "among the best third (asha, hyperband) or half (median), or none.",
+            "among the best third (asha, hyperband) or half (median), or none. pbt trains a "
+            "population, of which poor ones take over from good ones.",
         ),
     ] = "reach"
     concurrency: Annotated[
@@ -411,9 +413,19 @@ class StudyOptions(JudgedOptions):
     @property
     def settles(self) -> bool:
         """Whether it ends when further trials would add nothing that counts."""
-        alone = len(self.models) == 1 and not self.also
+        alone = len(self.models) == 1 and not self.also and not self.evolves
         asked = self.until == "settled" or (self.until is None and self.trials is None)
         return alone and asked
+
+    @property
+    def evolves(self) -> bool:
+        """Whether its trials are generations of a population."""
+        return self.scheduler == "pbt"
+
+    @property
+    def kept(self) -> int:
+        """The trials that keep their weights: in a population all, since others begin with them."""
+        return self.most if self.evolves else self.keep_weights
 
     @property
     def objectives(self) -> tuple[str, ...]:

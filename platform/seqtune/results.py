@@ -33,7 +33,8 @@ class TrialRow:
     epoch: int | None  # of the best value
     seconds: float | None  # None while it has not ended
     reason: str = ""  # why it failed
-    origin: str = "drawn"  # default, portfolio or drawn: where its point comes from
+    origin: str = "drawn"  # default, portfolio, drawn, continued, evolved: where its point is from
+    parent: int | None = None  # the trial from whose weights it began, if any
     measured: Mapping[str, float] = field(default_factory=dict)  # at its best epoch, if asked for
     over: str = ""  # which limits it is beyond; it cannot be the best then
 
@@ -215,6 +216,16 @@ class StudyResult:
     def front(self) -> tuple[TrialRow, ...]:
         """The trials that are best in several objectives; empty where there is but one."""
         return front(self.trials, self.judge) if self.judge.several else ()
+
+    @property
+    def lineage(self) -> tuple[TrialRow, ...]:
+        """The trials whose weights became those of the best one, the first first, it last."""
+        row = self.trials[self.best.number] if self.best else None
+        found = [row] if row else []
+        while row is not None and row.parent is not None:
+            row = self.trials[row.parent]
+            found.insert(0, row)
+        return tuple(found)
 
     @property
     def several(self) -> bool:

@@ -185,14 +185,39 @@ def _checked(place: str, kind: Any, content: Any, owner: str, **more: Any) -> An
 
 def save_state(folder: Folder, state: State, split: Split, owner: str = "") -> None:
     """Writes a trial's state, and before it the validation ranks of its best evaluation."""
-    import torch
-
     best, users = best_of(state), split.dataset.user_ids[split.valid.users]
     folder.write("ranks.parquet", ranks_file(users, best["ranks"], owner))
-    out = io.BytesIO()
+    _write_state(folder, state, owner)
+
+
+def _write_state(folder: Folder, state: State, owner: str) -> None:
+    import torch
+
+    best, out = best_of(state), io.BytesIO()
     tensors = {"best": {**best, "ranks": torch.from_numpy(best["ranks"])}}
     torch.save({"format": FORMAT, "owner": owner, **state, **tensors}, out)
     folder.write("state.pt", out.getvalue())
+
+
+def hand_over(parent: Folder, heir: Folder, owner: str) -> bool:
+    """Lets a training begin where another was best, whose state it gets; False where it has none.
+
+    It goes on from there as the other would have, with an empty history.
+
+    Raises:
+        DamagedError: the state is torn.
+    """
+    state, ranks = load_state(parent), parent.read("ranks.parquet")
+    if state is None or ranks is None:
+        return False
+    best = best_of(state)
+    at_best = (row for row in state["history"] if row["epoch"] == best["epoch"])
+    there = next(at_best, state)  # it has none where nothing was better than what it was given
+    start = state.copy()
+    start["epoch"], start["step"], start["history"] = there["epoch"], there["step"], []
+    heir.write("ranks.parquet", _owned(ranks, owner))
+    _write_state(heir, start, owner)
+    return True
 
 
 def told(folder: Folder, owner: str = "") -> list[Row]:
@@ -232,6 +257,16 @@ def ranks_file(
 
     out = io.BytesIO()
     table = pa.table({"user": pa.array(user_ids), "rank": pa.array(ranks)})
+    pq.write_table(table.replace_schema_metadata({"owner": owner}), out)
+    return out.getvalue()
+
+
+def _owned(content: bytes, owner: str) -> bytes:
+    """Returns a file of ranks with another owner."""
+    import pyarrow.parquet as pq
+
+    out = io.BytesIO()
+    table = pq.read_table(io.BytesIO(content))
     pq.write_table(table.replace_schema_metadata({"owner": owner}), out)
     return out.getvalue()
 

@@ -40,6 +40,7 @@ SEARCHES = {
     "front": ["--metric", "ndcg@10", "--metric", "coverage@10", "--prefer", "coverage@10"],
     "settled": ["--until", "settled", "--trials", "20"],
     "goal": ["--goal", "ndcg@10=0.9", "--no-portfolio"],
+    "pbt": ["--scheduler", "pbt", "--trials", "12", "--set", "epochs=30"],
     "seeds": ["--seeds", "2", "--sampler", "random"],
 }
 

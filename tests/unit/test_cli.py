@@ -108,8 +108,8 @@ MISTAKES = {
     "--trials 0": "--trials 0: must be greater than or equal to 1",
     "--trials": "--trials: requires an argument",
     "--valid-users 0": "--valid-users 0: must be greater than or equal to 1",
-    "--scheduler pbt": "--scheduler pbt: 'pbt' is not one of 'reach', 'asha', 'hyperband', "
-    "'median', 'none'",
+    "--scheduler bohb": "--scheduler bohb: 'bohb' is not one of 'reach', 'asha', 'hyperband', "
+    "'median', 'pbt', 'none'",
     "--resume=yes": "--resume: does not take a value",
     "duorec": "duorec: stands alone; write --model duorec",
     "what ever": "what ever: stands alone; write --NAME VALUE",

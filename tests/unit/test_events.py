@@ -73,7 +73,7 @@ def test_a_start_shows_what_is_searched_and_tracks_everything(
     messenger.on_trial_start(1, [], a_trial())
     messenger.on_trial_start(1, [], a_trial(number=0))
     both = ((3, "drawn"), (0, "default"))
-    shown = [("trial_started", n, {"learning_rate": 0.01}, origin, "") for n, origin in both]
+    shown = [("trial_started", n, {"learning_rate": 0.01}, origin, "", None) for n, origin in both]
     assert told(said, "view") == shown
     everything = {"learning_rate": 0.01, "max_seq_len": 50, "model": "sasrec"}
     assert told(said, "tracker") == [
@@ -148,7 +148,7 @@ def test_a_trial_that_had_ended_is_told_again_with_its_curve(
     messenger.retell(ended, [row])
     tags = {"seqtune.model": "sasrec", "seqtune.origin": "portfolio"}
     assert told(said, "view") == [
-        ("trial_started", 3, {"learning_rate": 0.01}, "portfolio", ""),
+        ("trial_started", 3, {"learning_rate": 0.01}, "portfolio", "", None),
         ("trial_result", 3, 7, 0.3, 0.4),
         ("trial_ended", 3, "pruned", 0.4, "", ("replayed", True)),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import optuna
@@ -133,6 +134,10 @@ def test_a_size_is_known_before_a_training() -> None:
     assert fits(asked(limit=("coverage@10>=1",)), 500, 100)("sasrec", {"embedding_size": 512})
 
 
+def about(model: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {"model": model, "params": values, "origin": "drawn"}
+
+
 def test_no_trial_is_spent_on_what_does_not_fit() -> None:
     space = load_space(None, "sasrec", {})
     judge = asked(limit=("parameters<=60000",))
@@ -142,7 +147,7 @@ def test_no_trial_is_spent_on_what_does_not_fit() -> None:
     for _ in range(8):
         found = points.draw(0.0)
         assert found is not None
-        points.begun("sasrec", found[1].values)
+        points.begun(about("sasrec", found[1].values))
         drawn.append(found)
     assert all(within("sasrec", one[1].values) for one in drawn[2:] if one)
 
@@ -152,7 +157,7 @@ def test_a_limit_that_nothing_keeps_ends_the_study_with_a_sentence() -> None:
     judge = asked(limit=("parameters<=10",))
     space = load_space(None, "stan", {})
     points = Points({"stan": space}, 12, None, 0, said.append, "random", judge, lambda m, v: False)
-    points.begun("stan", space.defaults())
+    points.begun(about("stan", space.defaults()))
     assert points.draw(0.0) is None
     assert "that is new and obeys the model's rules and the limits" in said[0]
 

@@ -12,7 +12,7 @@ import torch
 
 from seqtune import machines
 from seqtune.catalogue import declaration, model_names
-from seqtune.data import Protocol
+from seqtune.data import Dataset, Protocol
 from seqtune.data.generate import make_preset
 from seqtune.errors import UserError
 from seqtune.machines import Card
@@ -22,7 +22,7 @@ from seqtune.options import StudyOptions, TrainOptions
 from seqtune.params import Params
 from seqtune.space.asked import ask_study, ask_training
 from seqtune.storage import Folder
-from seqtune.study import once, study
+from seqtune.study import once, resources, study
 from seqtune.study.cards import CONTEXT, MOST, Sharing, share_cards, with_share
 from seqtune.study.plan import Plan, trial_params
 from seqtune.study.trial import shared_card_full
@@ -217,6 +217,22 @@ def test_a_catalogue_that_this_machine_cannot_hold_is_refused_before_anything_is
     with pytest.raises(UserError, match=said):
         runs[command]()
     assert not (tmp_path / "results").exists()
+
+
+def test_a_start_point_that_this_machine_cannot_hold_has_the_sizes_of_trial_0(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    space = ask_study(StudyOptions("sasrec", data="tiny")).space
+    space = replace(space, portfolio=({"embedding_size": 128, "dropout_prob": 0.1}, {"n_heads": 1}))
+    assert resources.bearable(space, TINY).portfolio == space.portfolio
+
+    def check(model: str, values: dict[str, Any], dataset: Dataset) -> None:
+        if values["embedding_size"] > 64:
+            raise UserError("too large")
+
+    monkeypatch.setattr(resources, "check_memory", check)
+    small = {"embedding_size": 64, "dropout_prob": 0.1}
+    assert resources.bearable(space, TINY).portfolio == (small, {"n_heads": 1})
 
 
 def test_cards_are_shared_unless_the_user_says_what_a_trial_gets(

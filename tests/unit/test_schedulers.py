@@ -11,6 +11,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from seqtune.study.schedulers import KEPT, Race, make_scheduler
 
 CONTINUE, STOP = TrialScheduler.CONTINUE, TrialScheduler.STOP
+DRAWN_ONE = {"model": "sasrec", "origin": "drawn"}
 RISING = [0.1 + 0.02 * step for step in range(1, 31)]  # to .7 at step 30
 
 
@@ -25,7 +26,8 @@ class Fed:
     def tell(
         self, number: int, step: int, best: float, *, finished: bool = False, model: str = "sasrec"
     ) -> str:
-        trial: Any = SimpleNamespace(config={"number": number, "model": model})
+        config = {"number": number, "model": model, "origin": "drawn"}
+        trial: Any = SimpleNamespace(config=config)
         row = {"epoch": step, "step": step, "best": best, "finished": finished}
         return self.race.on_trial_result(None, trial, row)
 
@@ -119,13 +121,13 @@ def test_what_was_before_a_resume_counts_as_if_it_were_told_now(rule: str) -> No
     remembered = Fed(rule)
     rows = [{"epoch": n, "step": n, "best": v} for n, v in enumerate(RISING, start=1)]
     whole = [row | {"finished": row["step"] == len(RISING)} for row in rows]
-    remembered.race.remember(0, "sasrec", whole)
+    remembered.race.remember(DRAWN_ONE, 0, whole)
     assert told.run(5, poor) == remembered.run(5, poor) is not None
 
 
 def test_a_curve_without_steps_is_not_compared() -> None:
     fed = Fed("reach")
-    fed.race.remember(0, "sasrec", [{"epoch": 1, "best": 9.0}])
+    fed.race.remember(DRAWN_ONE, 0, [{"epoch": 1, "best": 9.0}])
     assert fed.run(1, [0.1] * 30) is None
 
 
@@ -183,3 +185,63 @@ def test_popularity_is_asked_for_when_somebody_is_judged_and_once() -> None:
     fed.run(1, RISING)
     fed.run(2, RISING)
     assert asked == [1]
+
+
+# Those that go on from the weights of others
+
+
+def heir(number: int, origin: str, parent: int) -> Any:
+    config = {"number": number, "model": "sasrec", "origin": origin, "parent": parent}
+    return SimpleNamespace(config=config)
+
+
+def test_a_trial_that_goes_on_does_so_while_others_run_and_is_no_measure_for_them() -> None:
+    fed = with_defaults("reach")
+    one = heir(5, "continued", 1)
+    live = [one, SimpleNamespace(config={"number": 4, "origin": "drawn"})]
+    controller = SimpleNamespace(get_live_trials=lambda: live)
+    row = {"epoch": 9, "step": 9, "best": 0.0, "finished": False}
+    assert fed.race.on_trial_result(controller, one, row) == CONTINUE
+    assert 5 not in fed.race.courses["sasrec"]
+    del live[1]
+    assert fed.race.on_trial_result(controller, one, row) == STOP
+    fed.race.remember({"model": "sasrec", "origin": "continued"}, 5, [row])
+    assert 5 not in fed.race.courses["sasrec"]
+
+
+def generations() -> Any:
+    return make_scheduler("pbt", ["sasrec"], trials=20)
+
+
+def steps(scheduler: Any, trial: Any, *at: int, **last: Any) -> int | None:
+    """Tells evaluations at some steps; returns the one after which the trial is stopped."""
+    for n in at:
+        row = {"epoch": n, "step": n, "best": 0.5, "best_epoch": min(at), "finished": False}
+        row |= last if n == at[-1] else {}
+        if scheduler.on_trial_result(None, trial, row) == STOP:
+            return n
+    return None
+
+
+def test_a_generation_ends_after_a_fifth_of_the_first_whole_training() -> None:
+    pbt = generations()
+    first, second = (SimpleNamespace(config={"number": n, "model": "sasrec"}) for n in (0, 1))
+    assert steps(pbt, second, 10, 40) is None  # nobody has ended
+    assert steps(pbt, first, 10, 50, 70, best_epoch=50, finished=True) is None
+    assert steps(pbt, second, 41) == 41
+    fresh = SimpleNamespace(config={"number": 2, "model": "sasrec"})
+    assert steps(pbt, fresh, 4, 8, 12) == 12
+    assert steps(pbt, heir(5, "evolved", 2), 16, 20, 24, 28) == 28  # 10 more than 16
+    assert steps(pbt, heir(16, "evolved", 5), 16, 20, 24, 28, 90) is None  # the last generation
+
+
+def test_the_length_of_a_generation_is_known_after_a_resume() -> None:
+    told, remembered = generations(), generations()
+    trial = SimpleNamespace(config={"number": 0, "model": "sasrec"})
+    steps(told, trial, 10, 50, 70, best_epoch=50, finished=True)
+    row = {"best": 0.5, "best_epoch": 50}
+    rows = [row | {"epoch": n, "step": n, "finished": n == 70} for n in (10, 50, 70)]
+    remembered.remember(DRAWN_ONE, 0, rows)
+    for pbt in (told, remembered):
+        other = SimpleNamespace(config={"number": 1, "model": "sasrec"})
+        assert steps(pbt, other, 5, 9, 10) == 10

@@ -221,6 +221,91 @@ def test_a_trial_that_raises_fails_with_the_reason_that_a_callback_gives(make: M
     assert [t.user_attrs.get("reason") for t in trials] == ["unknown", "ValueError: boom", None]
 
 
+# Trials that go on from others
+
+
+def stop(searcher: OptunaSearcher, trial: str, *values: float) -> None:
+    """The scheduler stops a trial after some epochs."""
+    searcher.on_trial_complete(trial, epochs(searcher, trial, *values))
+
+
+def test_idle_workers_go_on_with_what_was_stopped_while_others_run(make: Make) -> None:
+    searcher = make(trials=4)
+    points = [searcher.suggest(f"t{n}") for n in range(4)]
+    assert searcher.suggest("idle") is None  # somebody may be stopped yet
+    finish(searcher, "t0", 0.5)
+    stop(searcher, "t1", 0.2)
+    stop(searcher, "t2", 0.3)
+    assert searcher.suggest("a") == points[2] | {"number": 4, "origin": "continued", "parent": 2}
+    assert searcher.suggest("b")["parent"] == 1
+    assert searcher.suggest("c") is None
+    finish(searcher, "t3", 0.1)
+    assert searcher.suggest("d") == Searcher.FINISHED
+    finish(searcher, "a", 0.6)
+    stop(searcher, "b", 0.25)
+    rows = trial_rows(searcher.open().study)
+    assert [(row.status, row.parent) for row in rows[3:]] == [
+        ("complete", None),
+        ("complete", 2),
+        ("pruned", 1),
+    ]
+
+
+def test_one_that_goes_on_does_so_after_a_resume(make: Make) -> None:
+    searcher = make(trials=3)
+    for n in range(3):
+        searcher.suggest(f"t{n}")
+    finish(searcher, "t0", 0.5)
+    stop(searcher, "t1", 0.2)
+    config = searcher.suggest("a")
+    searcher.close()
+    again = make(trials=3, resume=True)
+    assert again.suggest("t2b")["number"] == 2
+    assert again.suggest("ab") == config
+    assert again.suggest("b") is None
+    finish(again, "t2b", 0.1)
+    assert again.suggest("b") == Searcher.FINISHED
+
+
+def test_with_one_worker_nobody_goes_on(make: Make) -> None:
+    searcher = make(trials=2)
+    searcher.suggest("t0")
+    finish(searcher, "t0", 0.5)
+    searcher.suggest("t1")
+    stop(searcher, "t1", 0.2)
+    assert searcher.suggest("more") == Searcher.FINISHED
+
+
+def test_the_trials_of_a_population_follow_one_another(make: Make) -> None:
+    def evolved(cut: int) -> list[Any]:
+        how: Any = {"trials": 12, "evolves": True, "name": f"cut{cut}", "seed": 5}
+        searcher = make(**how)
+        configs = []
+        for n in range(12):
+            if n == cut:
+                searcher.close()
+                searcher = make(**how, resume=True)
+            configs.append(searcher.suggest(f"t{n}"))
+            (finish if n == 0 else stop)(searcher, f"t{n}", 0.1 * (n % 3))
+        assert searcher.suggest("more") == Searcher.FINISHED
+        return configs
+
+    whole = evolved(99)
+    assert [config["origin"] for config in whole] == ["default"] + ["drawn"] * 2 + ["evolved"] * 9
+    assert all(config["parent"] < config["number"] for config in whole[3:])
+    assert evolved(7) == whole
+
+
+def test_a_population_waits_for_those_that_run(make: Make) -> None:
+    searcher = make(trials=12, evolves=True)
+    for n in range(3):
+        searcher.suggest(f"t{n}")
+    assert searcher.suggest("t3") is None
+    stop(searcher, "t1", 0.2)
+    assert searcher.suggest("t3")["parent"] == 1
+    assert searcher.suggest("t4") is None
+
+
 # Which points become trials
 
 
@@ -276,12 +361,14 @@ def test_a_value_given_and_the_same_value_by_default_are_the_same_point(
     )
     searcher = make(spaces=[toy_space(tmp_path, text)])
     assert searcher.suggest("a")["params"] == {"loss_type": "ce"}
+    finish(searcher, "a", 0.1)
     assert searcher.suggest("b") == Searcher.FINISHED
 
 
 def test_an_empty_space_is_one_trial(make: Make, tmp_path: Path) -> None:
     searcher = make(spaces=[toy_space(tmp_path, "model: toy\nfixed: {n_layers: 1}")])
     assert searcher.suggest("a")["params"] == {"n_layers": 1}
+    finish(searcher, "a", 0.1)
     assert searcher.suggest("b") == Searcher.FINISHED
 
 
@@ -343,7 +430,6 @@ def test_resume_hands_out_what_had_not_ended_then_new_trials(make: Make) -> None
     before = interrupted(make)
     searcher = make(trials=7, resume=True)
     configs = [searcher.suggest(f"again{n}") for n in range(4)]
-    assert searcher.suggest("more") == Searcher.FINISHED
     assert [c["number"] for c in configs] == [3, 4, 5, 6]
     assert [c["params"] for c in configs[:2]] == [before[n]["params"] for n in (3, 4)]
     assert [(t.number, t.state.name) for t in searcher.past] == [(0, "COMPLETE"), (1, "PRUNED")]
@@ -353,6 +439,7 @@ def test_resume_hands_out_what_had_not_ended_then_new_trials(make: Make) -> None
     for n in (1, 2):
         finish(searcher, f"again{n}", 0.5)
     searcher.on_trial_complete("again3", epochs(searcher, "again3", 0.0))
+    assert searcher.suggest("more") == Searcher.FINISHED
     searcher.close()
     trials = searcher.open().study.trials
     assert [t.state.name for t in trials] == [
@@ -373,6 +460,8 @@ def test_resume_with_fewer_trials_ends_what_had_begun(make: Make) -> None:
     interrupted(make)
     fewer = make(trials=2, resume=True)
     assert [fewer.suggest(f"t{n}")["number"] for n in range(2)] == [3, 4]
+    for n in range(2):
+        finish(fewer, f"t{n}", 0.5)
     assert fewer.suggest("more") == Searcher.FINISHED
 
 

@@ -33,7 +33,7 @@ from seqtune.schema import FORMAT
 from seqtune.space.asked import AskedStudy, ask_study, ask_training, fit_study
 from seqtune.state import Row
 from seqtune.storage import Folder
-from seqtune.study import final, loop, once, past, resources, study, trial, tuner
+from seqtune.study import final, lock, loop, once, past, resources, study, trial, tuner
 from seqtune.study.ending import Ending
 from seqtune.study.plan import Plan, trial_params
 from seqtune.study.schedulers import Race
@@ -77,8 +77,9 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return rows
 
 
-def run(plan: Plan, params: dict[str, Any], number: int = 3) -> None:
-    trial.run({"number": number, "model": plan.model, "params": params}, plan, [TINY])
+def run(plan: Plan, params: dict[str, Any], number: int = 3, **more: Any) -> None:
+    config = {"number": number, "model": plan.model, "params": params, "origin": "drawn"}
+    trial.run(config | more, plan, [TINY])
 
 
 def test_a_trial_trains_with_its_own_hyperparameters(told: list[Any], tmp_path: Path) -> None:
@@ -93,6 +94,103 @@ def test_a_trial_trains_with_its_own_hyperparameters(told: list[Any], tmp_path: 
     assert other is not None
     assert same(state.best_of(one)["weights"], state.best_of(other)["weights"])
     assert told[-1]["ndcg@10"] == other["history"][-1]["metrics"]["ndcg@10"]
+
+
+LONGER = SMALL | {"epochs": 4, "learning_rate": 0.01}
+
+
+class KilledError(Exception):
+    """Stands for the scheduler, which ends a trial at a report."""
+
+
+def until(plan: Plan, number: int, epoch: int) -> None:
+    """Trains a trial until an epoch has been told, which improves on those before."""
+
+    def stop(row: state.Row) -> None:
+        if row["epoch"] == epoch:
+            raise KilledError
+
+    built = trial_params(plan.model, LONGER)
+    lock.begin(plan.trial_folder(number), plan, built, 1)
+    with pytest.raises(KilledError):
+        loop.train_here(plan, built, plan.trial_folder(number), TINY, stop)
+
+
+def test_a_trial_that_goes_on_comes_to_what_it_would_have_come_to(
+    told: list[Any], tmp_path: Path
+) -> None:
+    plan, alone = plan_in(tmp_path), plan_in(tmp_path / "alone")
+    until(plan, 1, epoch=2)
+    run(plan, LONGER, 5, origin="continued", parent=1)
+    assert [row["epoch"] for row in told] == [3, 4]
+    train_trial(alone, 0, **LONGER)
+    one, other = (state.load_state(f) for f in (plan.trial_folder(5), alone.trial_folder(0)))
+    assert one is not None
+    assert other is not None
+    assert state.best_of(one)["metrics"] == state.best_of(other)["metrics"]
+    assert same(state.best_of(one)["weights"], state.best_of(other)["weights"])
+    assert [row["metrics"] for row in one["history"]] == [
+        row["metrics"] for row in other["history"][2:]
+    ]
+    assert lock.read("", plan.trial_folder(5).read(lock.NAME) or b"").parent is None
+    assert [row["epoch"] for row in state.told(plan.trial_folder(1))] == [1, 2]  # as it was
+
+
+def test_one_that_goes_on_from_lost_weights_is_trained_from_the_start(
+    told: list[Any], tmp_path: Path
+) -> None:
+    plan = plan_in(tmp_path)
+    run(plan, LONGER, 5, origin="continued", parent=1)
+    assert [row["epoch"] for row in told] == [1, 2, 3, 4]
+
+
+def test_a_trial_takes_over_weights_with_other_hyperparameters(
+    told: list[Any], tmp_path: Path
+) -> None:
+    plan = plan_in(tmp_path)
+    until(plan, 1, epoch=2)
+    run(plan, LONGER | {"learning_rate": 0.02}, 5, origin="evolved", parent=1)
+    assert [row["epoch"] for row in told] == [3, 4]
+    assert lock.read("", plan.trial_folder(5).read(lock.NAME) or b"").parent == 1
+    ranks = state.ranks_in(plan.trial_folder(5).read("ranks.parquet") or b"")
+    kept = state.load_state(plan.trial_folder(5))
+    assert kept is not None
+    assert np.array_equal(ranks, state.best_of(kept)["ranks"])
+    run(plan, LONGER | {"learning_rate": 0.01}, 6, origin="evolved", parent=5)  # and on from there
+    assert told[-1]["finished"]
+
+
+def test_an_heir_of_one_that_never_got_better_begins_where_that_did(
+    told: list[Any], tmp_path: Path
+) -> None:
+    plan = plan_in(tmp_path)
+    until(plan, 1, epoch=2)
+    built = trial_params(plan.model, LONGER)
+    assert state.hand_over(plan.trial_folder(1), plan.trial_folder(2), plan.owner(built))
+    assert state.hand_over(plan.trial_folder(2), plan.trial_folder(3), plan.owner(built))
+    one, other = (state.load_state(plan.trial_folder(n)) for n in (2, 3))
+    assert one is not None
+    assert other is not None
+    assert (one["epoch"], one["step"], one["history"]) == (2, other["step"], [])
+    assert other["step"] > 0
+
+
+def test_there_is_no_taking_over_of_weights_that_are_lost(told: list[Any], tmp_path: Path) -> None:
+    plan = plan_in(tmp_path)
+    run(plan, LONGER, 5, origin="evolved", parent=1)
+    reason = "the weights of trial 1, with which it begins, are lost"
+    assert told == [{"failed": reason, "finished": True}]
+
+
+def test_weights_that_were_taken_over_are_not_trained_again(
+    told: list[Any], tmp_path: Path
+) -> None:
+    plan = plan_in(tmp_path)
+    until(plan, 1, epoch=2)
+    run(plan, LONGER, 5, origin="evolved", parent=1)
+    plan.trial_folder(5).remove("state.pt")
+    with pytest.raises(UserError, match=r"trial 5: its weights are lost, .* those of trial 1"):
+        final.examine(plan, 5, LONGER, TINY, [], [3, 4])
 
 
 def test_a_trial_of_several_workers_is_theirs(
@@ -169,7 +267,7 @@ def ended_trial(**values: float) -> Any:
     reported = {int(epoch): value for epoch, value in values.items()}
     return SimpleNamespace(
         number=3,
-        user_attrs={"model": "sasrec", "params": SMALL},
+        user_attrs={"model": "sasrec", "params": SMALL, "origin": "drawn"},
         intermediate_values=reported,
         state=None,
     )

@@ -8,11 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from seqtune.catalogue import check_model, check_models, model_names
+from seqtune.catalogue import check_model, check_models, declaration, model_names
 from seqtune.cluster import check_lasting, in_job
 from seqtune.data import locate
 from seqtune.errors import UserError
 from seqtune.options import (
+    GENERATIONS,
     RESULTS,
     JudgedOptions,
     ModelOptions,
@@ -89,8 +90,29 @@ def _check_judge(options: StudyOptions) -> None:
         raise UserError(
             f"--seeds {options.seeds}: trains in one process each; leave --workers-per-trial out"
         )
+    _check_population(options)
     if options.seeds > 1 and options.also:
         raise UserError(f"--seeds {options.seeds}: races by one measure; give one --metric alone")
+
+
+def _check_population(options: StudyOptions) -> None:
+    """Raises where trials cannot be generations of a population, of which weights are taken on."""
+    if not options.evolves:
+        return
+    place = "--scheduler pbt"
+    if len(options.models) > 1 or not declaration(options.models[0]).is_trained:
+        raise UserError(f"{place}: takes over weights; give one --model alone, that is trained")
+    if options.also or options.seeds > 1:
+        option = "a second --metric" if options.also else f"--seeds {options.seeds}"
+        raise UserError(
+            f"{place}: trials go on from one another's weights, by one measure and "
+            f"with one seed; leave {option} out"
+        )
+    if options.most < 2 * GENERATIONS:
+        raise UserError(
+            f"--trials {options.most}: a population needs {2 * GENERATIONS} trials or more, in "
+            f"{GENERATIONS} generations"
+        )
 
 
 def check_numbers(options: Any) -> None:

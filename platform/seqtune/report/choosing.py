@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from seqtune.results import StudyResult
 from seqtune.significance import SURE
-from seqtune.words import both, p_text
+from seqtune.words import both, brief, p_text
 
 
 def of_choice(result: StudyResult) -> str:
@@ -59,6 +59,23 @@ def of_race(result: StudyResult) -> str:
         return f"{told}, surely above the others (Holm)."
     numbers = both([str(one.number) for one in level])
     return f"{told}; it cannot be told from {'trial' if len(level) == 1 else 'trials'} {numbers}."
+
+
+def schedule_table(result: StudyResult) -> tuple[list[str], list[list[str]]]:
+    """Returns header and rows: which trials the weights of the best one went through."""
+    lineage = result.lineage
+    if len(lineage) < 2:
+        return [], []
+    began = [0, *(one.epoch or 0 for one in lineage)]
+    rows = [
+        [
+            f"**{one.number}**" if one is lineage[-1] else f"{one.number}",
+            f"{start} to {one.epoch or start}",
+            *(brief(one.params.get(name)) for name in result.searched),
+        ]
+        for start, one in zip(began, lineage, strict=False)
+    ]
+    return ["trial", "epochs", *(f"`{name}`" for name in result.searched)], rows
 
 
 def seeds_table(result: StudyResult) -> tuple[list[str], list[list[str]]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from seqtune.errors import visible
 from seqtune.metrics import METRICS, parse_metric, per_user
-from seqtune.report.choosing import seeds_table
+from seqtune.report.choosing import schedule_table, seeds_table
 from seqtune.report.verdict import (
     COSTS,
     against_floors,
@@ -24,7 +24,7 @@ from seqtune.report.verdict import (
     standings,
     verdict,
 )
-from seqtune.results import FRONT, StudyResult
+from seqtune.results import FRONT, StudyResult, TrialRow
 from seqtune.significance import benjamini_hochberg, holm, wilcoxon
 from seqtune.words import brief, duration, models_text, p_text, share_text
 
@@ -100,6 +100,8 @@ def to_markdown(result: StudyResult) -> str:
             lines += ["## With more seeds, on validation", "", *_table(*seeds)]
         if result.front:
             lines += ["## The front", "", *_table(*front_table(result))]
+        if (schedule := schedule_table(result))[0]:
+            lines += ["## From trial to trial", "", *_table(*schedule)]
         lines += [f"## Hyperparameters{of_model(result)}", ""]
         rows = [
             [f"`{name}`", before, f"**{after}**" if changed else after]
@@ -164,7 +166,7 @@ def trials_table(result: StudyResult) -> tuple[list[str], list[list[str]]]:
     measures = [name for name in result.judge.measures if name != result.metric]
     rows = [
         [
-            f"{trial.number} (portfolio)" if trial.origin == "portfolio" else str(trial.number),
+            _whence(trial),
             *([trial.model] if result.several else []),
             ": ".join(filter(None, [trial.status, trial.reason, trial.over])),
             "-" if trial.value is None else f"{trial.value:.4f}",
@@ -178,6 +180,13 @@ def trials_table(result: StudyResult) -> tuple[list[str], list[list[str]]]:
     columns = ["trial", *(["model"] if result.several else []), "status"]
     columns += [result.metric, "epoch", *measures, "time"]
     return [*columns, *(f"`{name}`" for name in names)], rows
+
+
+def _whence(trial: TrialRow) -> str:
+    """Returns the number of a trial, and where it comes from if it was not drawn."""
+    if trial.parent is not None:
+        return f"{trial.number} (from {trial.parent})"
+    return f"{trial.number} (portfolio)" if trial.origin == "portfolio" else f"{trial.number}"
 
 
 def metrics_table(result: StudyResult) -> tuple[list[str], list[list[str]]]:

@@ -57,6 +57,7 @@ class State:
     known: dict[int, Ended] = field(default_factory=dict)
     models: dict[int, str] = field(default_factory=dict)  # of trials; "" where there is but one
     origins: dict[int, str] = field(default_factory=dict)  # where the points of trials come from
+    parents: dict[int, int] = field(default_factory=dict)  # from whose weights trials go on
     points: dict[int, Mapping[str, object]] = field(default_factory=dict)  # what trials run
     usual: dict[str, Mapping[str, object]] = field(default_factory=dict)  # the defaults of each
     default_trials: dict[str, int] = field(default_factory=dict)  # the trial of each that runs them

@@ -11,7 +11,7 @@ from string import Template
 import optuna
 
 from seqtune.metrics import METRICS
-from seqtune.report.choosing import seeds_table
+from seqtune.report.choosing import schedule_table, seeds_table
 from seqtune.report.documents import board_table, front_table, metrics_table, trials_table
 from seqtune.report.pictures import Picture, pictures
 from seqtune.report.verdict import (
@@ -78,6 +78,8 @@ def _parts(result: StudyResult, drawn: list[Picture]) -> Iterator[tuple[str, str
             yield "With more seeds", _table(*seeds, best="**")
         if result.front:
             yield "The front", figures("front") + _table(*front_table(result), best="**")
+        if (schedule := schedule_table(result))[0]:
+            yield "From trial to trial", _table(*schedule, best="**")
         yield f"Hyperparameters{of_model(result)}", _hyperparameters(result)
     yield "History", figures("history")
     yield "Learning curves", figures("learning_curves")

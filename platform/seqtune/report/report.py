@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from seqtune.errors import visible
-from seqtune.report.choosing import seeds_table
+from seqtune.report.choosing import schedule_table, seeds_table
 from seqtune.report.documents import front_table
 from seqtune.report.verdict import (
     COSTS,
@@ -87,6 +87,8 @@ def _found(result: StudyResult, console: Console) -> Iterator[tuple[str, Table]]
         yield "With more seeds, on validation", _marked(*seeds)
     if result.front:
         yield "The front, on validation", _marked(*front_table(result))
+    if (schedule := schedule_table(result))[0]:
+        yield "From trial to trial", _marked(*schedule)
     if result.searched:
         yield f"Best hyperparameters{of_model(result)}", _hyperparameters(result)
     if not result.several:

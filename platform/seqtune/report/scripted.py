@@ -58,10 +58,12 @@ class EventView(StudyView):
         params: Mapping[str, object],
         origin: str = "drawn",
         model: str = "",
+        parent: int | None = None,
     ) -> None:
         """A trial begins, or goes on."""
-        super().trial_started(number, params, origin, model)
-        more = {"model": model} if model else {}
+        super().trial_started(number, params, origin, model, parent)
+        more: dict[str, object] = {"model": model} if model else {}
+        more |= {} if parent is None else {"parent": parent}
         tell("trial", trial=number, params=dict(params), origin=origin, **more)
 
     def trial_result(self, number: int, epoch: int, value: float, best: float | None) -> None:

@@ -84,16 +84,21 @@ class StudyView:
         params: Mapping[str, object],
         origin: str = "drawn",
         model: str = "",
+        parent: int | None = None,
     ) -> None:
         """A trial starts, or starts again; the ``model`` is named in a study of several.
 
-        ``origin`` says where its point comes from: the default, the portfolio, or drawn.
+        ``origin`` says where its point comes from: the default, the portfolio, or drawn; or it goes
+        on from the weights of the ``parent``.
         """
         is_default = origin == "default"
         with self._lock:
             state = self._state
             state.models[number] = model
+            state.trials = max(state.trials, number + 1)  # those that go on come beside the others
             state.origins[number], state.points[number] = origin, params
+            if parent is not None:
+                state.parents[number] = parent
             state.running[number] = Running(time.monotonic(), self._text(number))
             state.concurrency = max(state.concurrency, len(state.running))
             if is_default:
@@ -108,6 +113,8 @@ class StudyView:
         text = difference(state.points[number], state.usual.get(model, {}))
         text = f"the {self.baseline}" if origin == "default" else text
         text = f"portfolio: {text}" if origin == "portfolio" else text
+        if (parent := state.parents.get(number)) is not None:
+            text = f"from trial {parent}: {text}"
         return f"{model}: {text}" if model else text
 
     def trial_result(self, number: int, epoch: int, value: float, best: float | None) -> None:
@@ -184,6 +191,8 @@ class StudyView:
         is_default = state.default_trials.get(model) == number
         words = [model] * bool(model) + [short(self.baseline)] * is_default
         words += ["portfolio"] * (state.origins.get(number) == "portfolio")
+        if number in state.parents:
+            words.append(f"from trial {state.parents[number]}")
         who = f"trial {number}" + (f" ({', '.join(words)})" if words else "")
         parts = [status]
         if value is not None:

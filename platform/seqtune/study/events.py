@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -101,7 +101,7 @@ class Messenger(tune.Callback):
         MLflow is told again: the driver may have died before it could.
         """
         number, last, about = trial.number, rows[-1] if rows else {}, trial.user_attrs
-        self._started(number, about["model"], about["params"], about["origin"])
+        self._started(number, about)
         for row in rows:
             self._evaluated(number, row | {"replayed": True})
         ended = STATUS[trial.state]
@@ -110,14 +110,17 @@ class Messenger(tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """A trial starts, or starts again after a crash."""
         config = trial.config
-        self._started(config["number"], config["model"], config["params"], config["origin"])
+        self._started(config["number"], config)
 
-    def _started(self, number: int, model: str, params: dict[str, Any], origin: str) -> None:
+    def _started(self, number: int, about: Mapping[str, Any]) -> None:
+        model, params, origin = about["model"], about["params"], about["origin"]
         names = {dimension.name for dimension in self.spaces[model].dimensions}
         searched = {name: value for name, value in params.items() if name in names}
         several = len(self.spaces) > 1
-        self.view.trial_started(number, searched, origin, model if several else "")
+        parent = about.get("parent")
+        self.view.trial_started(number, searched, origin, model if several else "", parent)
         tags = {"seqtune.model": model, "seqtune.origin": origin}
+        tags |= {} if parent is None else {"seqtune.parent": f"{parent}"}
         self.tracker.trial_started(number, params | {"model": model}, tags)
         self.gauges.started(number)
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from seqtune.catalogue import declaration
 from seqtune.data import Dataset
-from seqtune.errors import DamagedError
+from seqtune.errors import DamagedError, UserError
 from seqtune.meter import TimeIsUp
 from seqtune.results import Finalist
 from seqtune.state import Row, State, all_told, best_of, load_state, told
 from seqtune.storage import Folder
+from seqtune.study import lock
 from seqtune.study.loop import device, fresh_start, threads, train_here
 from seqtune.study.plan import Plan, trial_params
 
@@ -50,6 +51,7 @@ def examine(
     except DamagedError as error:
         state, lost = None, str(error)
     if state is None:
+        _check_alone(folder, number)
         state = _train_again(plan, params, folder, dataset, epochs)
         note = f"trial {number}: {lost}; its best weights have been trained again"
     best = best_of(state)
@@ -73,6 +75,18 @@ def examine(
         request_ms=request_ms(load(to[0], device()), dataset) if to else None,
         megabytes=megabytes(best["weights"]),
     )
+
+
+def _check_alone(folder: Folder, number: int) -> None:
+    """Raises UserError where a trial began with the weights of another."""
+    with suppress(DamagedError):
+        content = folder.read(lock.NAME)
+        parent = lock.read(f"{folder / lock.NAME}", content).parent if content else None
+        if parent is not None:
+            raise UserError(
+                f"trial {number}: its weights are lost, and cannot be trained again by themselves: "
+                f"it began with those of trial {parent}"
+            )
 
 
 def _train_again(

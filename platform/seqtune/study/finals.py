@@ -45,6 +45,7 @@ from seqtune.study.groups import groups
 from seqtune.study.identity import tags
 from seqtune.study.importance import Importances, importances
 from seqtune.study.plan import Plan
+from seqtune.study.samplers import EVOLVED
 from seqtune.study.seeds import SeedRace
 from seqtune.study.store import best_value, open_study, optuna_storage, trial_rows
 from seqtune.track import Tracker
@@ -214,6 +215,7 @@ def make_result(
     to be gained.
     """
     options, best, seconds = asked.options, finals.best, time.monotonic() - began
+    alone = best is None or finals.rows[best.number].origin != EVOLVED
     ended = sum(row.status != "unfinished" for row in finals.rows)
     planned = len(finals.rows)
     late = asked.time_budget is not None and seconds > asked.time_budget
@@ -241,7 +243,7 @@ def make_result(
         planned=planned,
         seconds=seconds,
         checkpoint=(plan.folder / "champion").uri if best else "",
-        train_command=train_command(options, best) if best else "",
+        train_command=train_command(options, best) if best and alone else "",
         dashboard_command=f"optuna-dashboard {_quoted(optuna_storage(plan.folder))}",
         report=(plan.folder / "report").uri,
         best_hit_10=dataset.best_hit_10,

@@ -39,6 +39,7 @@ class Lock:
     made_with: dict[str, str]  # commit, versions, processor, threads
     epoch: int = 0  # of the best evaluation
     valid: dict[str, float] = field(default_factory=dict)  # there; empty before the end
+    parent: int | None = None  # the trial with whose weights and state it began, if any
     format: int = FORMAT
 
 
@@ -60,8 +61,13 @@ def _processor() -> str:
     return next(named, platform.processor())
 
 
-def begin(folder: Folder, plan: Plan, params: Params, cpus: float) -> None:
-    """Writes what a training is made of into its folder, on the machine where it begins."""
+def begin(
+    folder: Folder, plan: Plan, params: Params, cpus: float, parent: int | None = None
+) -> None:
+    """Writes what a training is made of into its folder, on the machine where it begins.
+
+    ``parent`` is the trial whose weights it begins with, if they make it what it is.
+    """
     lock = Lock(
         model=plan.model,
         params=params.model_dump(mode="json"),
@@ -71,6 +77,7 @@ def begin(folder: Folder, plan: Plan, params: Params, cpus: float) -> None:
         metric=plan.metric,
         workers=plan.workers,
         made_with=made_with(cpus),
+        parent=parent,
     )
     _write(folder, lock)
 

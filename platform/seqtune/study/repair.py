@@ -15,6 +15,7 @@ from seqtune.storage import Folder, refusing
 from seqtune.study import record
 from seqtune.study.identity import ABOUT, About, read_about, write_about
 from seqtune.study.lease import HeldError, Lease
+from seqtune.study.samplers import DRAWN
 from seqtune.study.store import Opened, open_study, optuna_storage
 
 
@@ -140,6 +141,7 @@ def _read(folder: Folder, about: About, number: int) -> tuple[FrozenTrial, str]:
         user_attrs={
             "model": next(iter(about.spaces)),  # as likely as any other
             "params": {},
+            "origin": DRAWN,
             "reason": "its files were lost",
             "tune_trial_id": "",
         },

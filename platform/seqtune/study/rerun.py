@@ -69,17 +69,12 @@ def rerun(
         report: gets each evaluation, and the metric that says which is best.
 
     Raises:
-        UserError: there is no such run, or it has no lock, or the data are other ones.
+        UserError: there is no such run, or it has no lock, or the data are other ones, or it began
+            with the weights of another.
     """
-    name = f"{run}/{locks.NAME}"
-    try:
-        lock = locks.read(name, fetch_file(uri, run, locks.NAME))
-    except DamagedError as error:
-        raise UserError(str(error)) from None
+    lock = _lock_of(run, uri)
     source = data or lock.data["data"]
     dataset = load(source, **{n: v for n, v in lock.data.items() if n != "data"})
-    if not lock.valid:
-        raise UserError(f"{run}: was never evaluated, so there is nothing to compare with")
     if dataset.fingerprint != lock.fingerprint:
         raise UserError(
             f"{'--data' if data else run}: {source} holds other interactions than those of the run "
@@ -109,3 +104,19 @@ def rerun(
         train_here(plan, params, out, dataset, told, stepped=stop)
     there = next((row for row in rows if row["epoch"] == lock.epoch), rows[-1])
     return Rerun(lock, there["metrics"], changed)
+
+
+def _lock_of(run: str, uri: str) -> Lock:
+    name = f"{run}/{locks.NAME}"
+    try:
+        lock = locks.read(name, fetch_file(uri, run, locks.NAME))
+    except DamagedError as error:
+        raise UserError(str(error)) from None
+    if lock.parent is not None:
+        raise UserError(
+            f"{run}: began with the weights of trial {lock.parent} of its study, and so cannot be "
+            "run again by itself; run the study again"
+        )
+    if not lock.valid:
+        raise UserError(f"{run}: was never evaluated, so there is nothing to compare with")
+    return lock

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from optuna.trial import FixedTrial
+
 from seqtune.catalogue import declaration
 from seqtune.cluster import Joined
 from seqtune.data import Dataset, Protocol
@@ -18,6 +20,7 @@ from seqtune.limits import Judge
 from seqtune.machines import Machine, busy, everywhere, machines, memory_here, needs
 from seqtune.options import StudyOptions, Workers, bounds
 from seqtune.params import build
+from seqtune.space import Space
 from seqtune.space.asked import AskedStudy
 from seqtune.storage import Folder
 from seqtune.study.deaths import last_line
@@ -91,6 +94,24 @@ def check_memory(model: str, values: dict[str, Any], dataset: Dataset) -> None:
     from seqtune.memory import check_fits
 
     check_fits(model, trial_params(model, values), dataset, room, "this machine")
+
+
+def bearable(space: Space, dataset: Dataset) -> Space:
+    """Gives start points that this machine's memory cannot hold the sizes of trial 0.
+
+    That must fit: ``check_memory`` has looked at it.
+    """
+    points = []
+    for point in space.portfolio:
+        wanted = dict(point)
+        try:
+            check_memory(space.model, space.suggest(FixedTrial(space.point(wanted))), dataset)
+        except UserError:
+            usual = space.defaults()
+            sizes = [n for n, v in wanted.items() if isinstance(v, int) and v > usual.get(n, v)]
+            wanted |= {name: usual[name] for name in sizes}
+        points.append(wanted)
+    return replace(space, portfolio=tuple(points))
 
 
 def check_data(dataset: Dataset) -> None:

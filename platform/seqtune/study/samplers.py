@@ -24,6 +24,7 @@ from seqtune.space import Dimension, Space
 
 STARTUP = 10  # random trials before TPE has something to learn from; a portfolio takes their place
 DEFAULT, PORTFOLIO, DRAWN = "default", "portfolio", "drawn"  # where a point comes from
+CONTINUED, EVOLVED = "continued", "evolved"  # from that of another trial, whose weights it has
 DRAWS = 500  # tries for one new point: the first tenth by TPE, the others at random
 # Of twice as many trials or more, TPE sees the best and the newest. It models at most 25 trials as
 # good ones, the best tenth, so that more of them would only be more of the others.
@@ -42,6 +43,8 @@ class Draft:
     params: dict[str, Any]  # of those that are sampled, as Optuna stores them
     distributions: dict[str, BaseDistribution]
     origin: str = DRAWN
+    parent: int | None = None  # the trial from whose weights it begins
+    follows: int | None = None  # the trial whose place in a population it takes
 
 
 def check_sampler(name: str, place: str = "--sampler") -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import statistics
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from seqtune.limits import Judge
+from seqtune.options import GENERATIONS
+from seqtune.study.samplers import CONTINUED
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial as TuneTrial
@@ -64,11 +66,15 @@ class Course:
         return rungs
 
 
-def make_scheduler(name: str, models: Sequence[str], judge: Judge | None = None) -> TrialScheduler:
-    """Returns a scheduler by its name, for trials of these models.
+def make_scheduler(
+    name: str, models: Sequence[str], judge: Judge | None = None, trials: int = 0
+) -> FIFOScheduler:
+    """Returns a scheduler by its name, for so many trials of these models.
 
     Of several objectives a poor value in one says nothing of the others: nobody is stopped.
     """
+    if name == "pbt":
+        return Generations(trials)
     several = judge is not None and judge.several
     return FIFOScheduler() if name == "none" or several else Race(name, models, judge)
 
@@ -88,7 +94,8 @@ class Race(FIFOScheduler):
     The defaults, with which all is compared, are never stopped: that would make tuning look better
     than it is. Nobody is before there is a trial of the model that has ended by itself. Nor is a
     trial that stands where ``popularity`` does, or any where nobody has got above it: curves lie
-    there for a while, whatever the trial, and many rise afterwards.
+    there for a while, whatever the trial, and many rise afterwards. A trial that was stopped and
+    goes on, since a worker was idle, does so as long as others run.
 
     Args:
         rule: ``reach``, ``asha``, ``hyperband`` or ``median``.
@@ -111,6 +118,9 @@ class Race(FIFOScheduler):
         number, model = trial.config["number"], trial.config["model"]
         if "epoch" not in result or self.judge.over(result):  # a note, or why it failed
             return TrialScheduler.CONTINUE
+        if trial.config["origin"] == CONTINUED:  # its curve has no beginning to be compared with
+            busy = any(t.config["origin"] != CONTINUED for t in tune_controller.get_live_trials())
+            return TrialScheduler.CONTINUE if busy else TrialScheduler.STOP
         self._hear(number, model, result)
         stays = number < len(self.courses) or model not in self._ended
         stays = stays or self.courses[model][number].top <= self._level
@@ -124,9 +134,10 @@ class Race(FIFOScheduler):
         known = self.popularity()
         return -math.inf if known is None else LEVEL * known
 
-    def remember(self, number: int, model: str, rows: list[dict[str, Any]]) -> None:
+    def remember(self, about: Mapping[str, Any], number: int, rows: list[dict[str, Any]]) -> None:
         """Takes the curve of a trial that has ended, as if it had been reported now."""
-        for row in rows:
+        model = about["model"]
+        for row in rows if about["origin"] != CONTINUED else ():
             # Optuna, whose rows they are where a folder was lost, knows no steps.
             if "step" in row and not self.judge.over(row):
                 self._hear(number, model, row)
@@ -171,6 +182,48 @@ class Race(FIFOScheduler):
             return value >= statistics.median(others)
         better = sum(other > value for other in others)
         return better * REDUCTION < len(others) + 1  # among the best third, itself included
+
+
+class Generations(FIFOScheduler):
+    """Stops a trial of a population when its generation is over.
+
+    Each generation is a part of the steps that the first trial which ended by itself took to its
+    best evaluation; until there is one, nobody is stopped. Nor are the defaults, with which all is
+    compared, and the last generation, which comes to its end.
+    """
+
+    def __init__(self, trials: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._last = trials - math.ceil(trials / GENERATIONS)  # the first of the last generation
+        self._steps: dict[int, dict[int, int]] = {}  # trial -> epoch -> step
+        self._length: float | None = None
+
+    def on_trial_result(
+        self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]
+    ) -> str:
+        """Decides whether a trial goes on."""
+        number = trial.config["number"]
+        if "epoch" not in result:  # a note, or why it failed
+            return TrialScheduler.CONTINUE
+        self._hear(number, result)
+        if self._length is None or not 0 < number < self._last:
+            return TrialScheduler.CONTINUE
+        steps = self._steps[number].values()
+        trained = max(steps) - (min(steps) if "parent" in trial.config else 0)
+        over = trained >= self._length / GENERATIONS
+        return TrialScheduler.STOP if over else TrialScheduler.CONTINUE
+
+    def remember(self, about: Mapping[str, Any], number: int, rows: list[dict[str, Any]]) -> None:
+        """Takes the curve of a trial that has ended, as if it had been reported now."""
+        for row in rows:
+            if "step" in row:
+                self._hear(number, row)
+
+    def _hear(self, number: int, row: dict[str, Any]) -> None:
+        steps = self._steps.setdefault(number, {})
+        steps[int(row["epoch"])] = int(row["step"])
+        if row["finished"] and self._length is None:
+            self._length = steps[int(row["best_epoch"])]
 
 
 def _within_reach(own: Course, others: list[Course]) -> bool:

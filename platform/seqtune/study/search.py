@@ -28,11 +28,12 @@ from seqtune.space import Space
 from seqtune.storage import Folder
 from seqtune.study import record
 from seqtune.study.points import ENDED, Points
+from seqtune.study.samplers import CONTINUED, Draft
 from seqtune.study.store import (
-    OPTUNA_STORAGE,
     Opened,
     Running,
     best_epoch,
+    expect,
     keep_spaces,
     let_rest,
     open_study,
@@ -42,13 +43,15 @@ from seqtune.study.store import (
 Fits = Callable[[str, Mapping[str, Any]], bool]  # says of a model and a point whether it fits
 DROPPED = {"storage", "say", "limit", "share", "enough", "past", "fits", "_opened"}  # by a pickle
 DROPPED |= {"_handles", "_points"}
+CONFIG = ("model", "origin", "params", "parent")  # attributes of a trial that Tune hands to it
 
 
 class OptunaSearcher(Searcher):
     """Hands out the trials of an Optuna study.
 
-    ``suggest`` returns ``{"number": 3, "model": "sasrec", "origin": "drawn", "params": {...}}``,
-    and ``share``, the CPUs and GPUs of the trial, where these are not the same for all. A trainable
+    ``suggest`` returns ``{"number": 3, "model": "sasrec", "origin": "drawn", "params": {...}}``;
+    ``parent``, the number of the trial from whose weights this one begins, if it does; and
+    ``share``, the CPUs and GPUs of the trial, where these are not the same for all. A trainable
     reports ``epoch``, the metric, ``best`` (the best value so far), ``best_epoch``, and
     ``finished``, which is true in the last report of a trial that ended by itself; ``failed`` with
     a reason marks a trial as failed that reported instead of raising. ``train_seconds`` and
@@ -66,6 +69,7 @@ class OptunaSearcher(Searcher):
         seed, sampler: of the draws.
         judge: says by which other keys of the reports a trial is judged.
         fits: says of a model and a point whether it keeps the limits on its size.
+        evolves: the trials are generations of a population.
         resume: go on with the trials that the storage holds. Interrupted ones are handed out again
             in their order, to continue; then new ones. ``past`` has those that had ended well.
         say: gets a line when the database has been away for long.
@@ -90,6 +94,7 @@ class OptunaSearcher(Searcher):
         sampler: str = "tpe",
         judge: Judge | None = None,
         fits: Fits = lambda model, values: True,
+        evolves: bool = False,
         resume: bool = False,
         say: Callable[[str], None] | None = None,
         folder: Folder | None = None,
@@ -100,7 +105,7 @@ class OptunaSearcher(Searcher):
         self.storage, self.name, self.say = storage, name, say
         self.trials, self.budget, self.resume = trials, budget, resume
         self.seed, self.sampler = seed, sampler
-        self.judge, self.fits = judge or Judge((metric,)), fits
+        self.judge, self.fits, self.evolves = judge or Judge((metric,)), fits, evolves
         self.folder, self.owner = folder, owner
         self.limit: Callable[[], int] | None = None  # says how many trials may run now
         self.share: Callable[[], dict[str, float]] | None = None  # what the next trial gets
@@ -120,8 +125,6 @@ class OptunaSearcher(Searcher):
         """Returns the next trial's config, FINISHED, or None while trials are held back."""
         opened = self.open()
         self._tell_failed()
-        if self.enough is not None and self.enough():
-            return Searcher.FINISHED
         if len(self._numbers) >= self._most and time.monotonic() < self._held_until:
             return None  # Tune asks again
         if self.limit is not None and len(self._numbers) >= self.limit():
@@ -129,18 +132,18 @@ class OptunaSearcher(Searcher):
         if self._again:
             stored = opened.study.get_trials(deepcopy=False)[self._again.pop(0)]
             number, about = stored.number, stored.user_attrs
-            model, params, origin = about["model"], about["params"], about["origin"]
             handle = self._handle(number)
-            if stored.user_attrs["tune_trial_id"] != trial_id:  # the dead driver's
+            if about["tune_trial_id"] != trial_id:  # the dead driver's
                 handle.trial.set_user_attr("tune_trial_id", trial_id)
         else:
-            created = self._create(opened, trial_id)
-            if created is None:
-                return Searcher.FINISHED
-            number, model, params, origin = created
+            drawn = self._next()
+            if drawn is None:
+                return None if self._busy else Searcher.FINISHED
+            number, about = self._create(opened, trial_id, *drawn)
         self._numbers[trial_id] = number
+        config = {name: about[name] for name in CONFIG if name in about}
         share = {"share": self.share()} if self.share is not None else {}
-        return {"number": number, "model": model, "origin": origin, "params": params} | share
+        return {"number": number} | config | share
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """Records the value of an epoch; one that was recorded before the driver died is kept."""
@@ -223,14 +226,7 @@ class OptunaSearcher(Searcher):
             opened = self._open_study()
             stored = opened.study.get_trials(deepcopy=False)
             if self._again is None:
-                if stored and not self.resume:
-                    opened.close()
-                    raise UserError(
-                        f"study {self.name!r} exists and has {len(stored)} "
-                        f"trial{'s' * (len(stored) > 1)}; go on with --resume, or give another "
-                        "--name"
-                    )
-                self._expect_all(opened, len(stored))
+                expect(opened, len(stored), self.folder, resume=self.resume)
                 keep_spaces(opened.study, self.spaces, begun=bool(stored))
                 self._again = [t.number for t in stored if not t.state.is_finished()]
                 self.past = [t for t in stored if t.state in ENDED]
@@ -279,24 +275,38 @@ class OptunaSearcher(Searcher):
     def _forget(self) -> None:
         self._opened, self._handles = None, {}
         how = (self.trials, self.budget, self.seed, self.notes.append, self.sampler)
-        self._points = Points(self.spaces, *how, self.judge, self.fits)
+        judged = (self.judge, self.fits)
+        self._points = Points(self.spaces, *how, *judged, evolves=self.evolves)
 
-    def _create(self, opened: Opened, trial_id: str) -> tuple[int, str, dict[str, Any], str] | None:
-        """Stores a new trial; None where the study has all its trials or no space a new point."""
-        if self._points.count >= self.trials:
-            return None
-        drawn = self._points.draw(time.monotonic() - self._began)
-        if drawn is None:
-            return None
-        model, draft = drawn
-        attributes = {"model": model, "params": draft.values, "origin": draft.origin}
-        attributes["tune_trial_id"] = trial_id
-        opened.study.enqueue_trial(draft.params, user_attrs=attributes)
+    @property
+    def _busy(self) -> bool:
+        """Whether a trial runs, beside those that go on because a worker was idle."""
+        running = (self._handle(number).trial for number in self._numbers.values())
+        return any(trial.user_attrs["origin"] != CONTINUED for trial in running)
+
+    def _next(self) -> tuple[str, Draft] | None:
+        """Returns the model and the point of the next trial; None where there is none now.
+
+        While the last new points are trained, idle workers go on with what was stopped early.
+        """
+        if not (self._points.complete or (self.enough and self.enough())):
+            return self._points.draw(time.monotonic() - self._began)
+        return self._points.stopped() if self._busy and not self.evolves else None
+
+    def _create(
+        self, opened: Opened, trial_id: str, model: str, draft: Draft
+    ) -> tuple[int, dict[str, Any]]:
+        """Stores a new trial, and returns its number and attributes."""
+        about: dict[str, Any] = {"model": model, "params": draft.values, "origin": draft.origin}
+        about |= {"tune_trial_id": trial_id}
+        if draft.parent is not None:
+            about |= {"parent": draft.parent, "follows": draft.follows}
+        opened.study.enqueue_trial(draft.params, user_attrs=about)
         trial = opened.study.ask(fixed_distributions=draft.distributions)
         self._handles[trial.number] = Running(trial, {})
         self._keep(record.begun(trial))
-        self._points.begun(model, draft.values)
-        return trial.number, model, draft.values, draft.origin
+        self._points.begun(about)
+        return trial.number, about
 
     def _handle(self, number: int) -> Running:
         if number not in self._handles:
@@ -332,18 +342,6 @@ class OptunaSearcher(Searcher):
                 raise
             anew = record.repair_command(self.folder)
             raise UserError(f"{error}; where it is damaged, make it anew: {anew}") from None
-
-    def _expect_all(self, opened: Opened, stored: int) -> None:
-        if self.folder is None:
-            return
-        number = max(record.numbers(self.folder / "trials"), default=-1) + 1
-        if number > stored:
-            opened.close()
-            raise UserError(
-                f"Optuna's database holds {stored} trials, and the study's folder those "
-                f"up to number {number - 1}; name the database of the study in {OPTUNA_STORAGE}, "
-                f"or make it anew: {record.repair_command(self.folder)}"
-            )
 
     def _tell_failed(self) -> None:
         for trial_id in list(self._failed):

@@ -18,6 +18,7 @@ from seqtune.errors import Halted, UserError
 from seqtune.results import TrialRow
 from seqtune.space import Space
 from seqtune.storage import Folder, make_whole, own_scratch
+from seqtune.study import record
 from seqtune.study.patient import LAST, PatientStorage
 
 OPTUNA_STORAGE = "SEQTUNE_OPTUNA_STORAGE"  # a database URL, for studies whose driver may move
@@ -138,6 +139,27 @@ def reopen(opened: Opened, number: int) -> Running:
     return Running(Trial(opened.study, stored._trial_id), dict(stored.intermediate_values))
 
 
+def expect(opened: Opened, stored: int, folder: Folder | None, *, resume: bool) -> None:
+    """Closes a study whose trials are not those that are expected, and raises UserError.
+
+    A new one has none, and one that is resumed all those that have a folder.
+    """
+    if stored and not resume:
+        opened.close()
+        raise UserError(
+            f"study {opened.study.study_name!r} exists and has {stored} trial{'s' * (stored > 1)}; "
+            "go on with --resume, or give another --name"
+        )
+    number = max(record.numbers(folder / "trials"), default=-1) + 1 if folder else 0
+    if folder and number > stored:
+        opened.close()
+        raise UserError(
+            f"Optuna's database holds {stored} trials, and the study's folder those "
+            f"up to number {number - 1}; name the database of the study in {OPTUNA_STORAGE}, "
+            f"or make it anew: {record.repair_command(folder)}"
+        )
+
+
 def let_rest(opened: Opened) -> None:
     """Lets the trials that run wait until the study goes on, and so show as what they are.
 
@@ -212,6 +234,7 @@ def trial_row(stored: FrozenTrial) -> TrialRow:
         seconds=stored.duration.total_seconds() if stored.duration else None,
         reason=stored.user_attrs.get("reason", ""),
         origin=stored.user_attrs["origin"],
+        parent=stored.user_attrs.get("parent"),
         measured=stored.user_attrs.get("measured", {}),
         over=stored.user_attrs.get("over", ""),
     )

@@ -42,6 +42,7 @@ from seqtune.study.repair import fetch
 from seqtune.study.resources import (
     alone,
     at_a_time,
+    bearable,
     check_data,
     check_memory,
     cpus_wanted,
@@ -85,6 +86,7 @@ def run(
     asked = fit_study(asked, dataset.n_items)
     for space in asked.spaces:
         check_memory(space.model, space.defaults(), dataset)
+    asked = replace(asked, spaces=tuple(bearable(space, dataset) for space in asked.spaces))
     protocol = protocol_of(asked.options, dataset, asked.seed)
     uri = store_uri(asked.options.tracking_uri, Folder.at(asked.options.storage))
     with claimed(asked.options, dataset, protocol, view.preparing) as identity:
@@ -135,7 +137,7 @@ def _run(
             )
             counting = Counting(plan, data)
             watches = (INTERRUPTS, identity.lease, joined.pulse)
-            weights = Weights(plan, options.keep_weights, len(asked.spaces))
+            weights = Weights(plan, options.kept, len(asked.spaces))
             gauges = Gauges(plan, export=joined.grows)
             hear = (watches, counting, weights, gauges, Ending(options, _settling(options, plan)))
             messenger = Messenger(searcher, plan, view, tracker, *hear, sharing)
@@ -193,6 +195,7 @@ def _searcher(
         sampler=asked.options.sampler,
         judge=judge,
         fits=fits(judge, dataset.n_items, dataset.n_users),
+        evolves=asked.options.evolves,
         resume=asked.options.resume,
         say=say,
         folder=identity.folder,

@@ -6,15 +6,19 @@ Tune's own checkpoints are not used: the trial's folder serves a retry after a c
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from seqtune.data import Dataset
-from seqtune.errors import DamagedError
-from seqtune.state import Row, all_told, flat, load_state, told
+from seqtune.errors import DamagedError, UserError
+from seqtune.params import Params
+from seqtune.state import Row, all_told, flat, hand_over, load_state, told
+from seqtune.storage import Folder
 from seqtune.study import deaths, lock
 from seqtune.study.loop import fresh_start, hopeless, threads, train_here
 from seqtune.study.plan import Plan, trial_params
+from seqtune.study.samplers import EVOLVED
 from seqtune.study.workers import train_in_group
 
 ALONE = 0.8  # of a GPU's memory: who has more of it would not fit alone either
@@ -36,6 +40,24 @@ def shared_card_full(plan: Plan, error: BaseException) -> bool:
         return False
     own, whole = torch.cuda.max_memory_reserved(), torch.cuda.mem_get_info()[1]
     return own < ALONE * whole
+
+
+def begin(config: dict[str, Any], plan: Plan, params: Params, folder: Folder) -> None:
+    """Writes what a trial is made of; one that has a parent gets its state.
+
+    Where that is lost, a trial that goes on is trained from the start, to the same numbers.
+
+    Raises:
+        UserError: there are no weights for one that takes them over with other hyperparameters.
+    """
+    parent, taken = config.get("parent"), False
+    evolved = config["origin"] == EVOLVED
+    lock.begin(folder, plan, params, threads(plan), parent if evolved else None)
+    if parent is not None:
+        with suppress(DamagedError):
+            taken = hand_over(plan.trial_folder(parent), folder, plan.owner(params))
+        if evolved and not taken:
+            raise UserError(f"the weights of trial {parent}, with which it begins, are lost")
 
 
 def run(config: dict[str, Any], plan: Plan, data: list[Any]) -> None:
@@ -71,7 +93,7 @@ def run(config: dict[str, Any], plan: Plan, data: list[Any]) -> None:
         if rows and rows[-1]["finished"]:
             return
         if not rows:
-            lock.begin(folder, plan, params, threads(plan))
+            begin(config, plan, params, folder)
         if plan.together:
             train_in_group(
                 plan,

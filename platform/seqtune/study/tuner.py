@@ -21,7 +21,7 @@ from seqtune.study.events import Messenger
 from seqtune.study.lease import LostError
 from seqtune.study.past import curve
 from seqtune.study.plan import Plan
-from seqtune.study.schedulers import Race, make_scheduler
+from seqtune.study.schedulers import Generations, Race, make_scheduler
 from seqtune.study.search import OptunaSearcher
 from seqtune.study.wishes import Wishes
 
@@ -83,15 +83,15 @@ def search_all(
     """
     keep_keys_private()
     options, models = asked.options, [space.model for space in asked.spaces]
-    scheduler = make_scheduler(options.scheduler, models, searcher.judge)
+    scheduler = make_scheduler(options.scheduler, models, searcher.judge, options.most)
     if isinstance(scheduler, Race):
         scheduler.popularity = partial(_popularity, messenger.counting, plan.metric)
     for ended in searcher.past:
         rows, note = curve(plan, ended)
         if note:
             messenger.view.note(f"trial {ended.number}: {note}")
-        if isinstance(scheduler, Race):
-            scheduler.remember(ended.number, ended.user_attrs["model"], rows)
+        if isinstance(scheduler, Race | Generations):
+            scheduler.remember(ended.user_attrs, ended.number, rows)
         messenger.retell(ended, rows)
     wishes, ending = Wishes(plan.folder), messenger.ending
     searcher.enough = lambda: ending.enough

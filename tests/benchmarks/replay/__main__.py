@@ -2,13 +2,14 @@
 
     python tests/benchmarks/replay [--tables FOLDER] [--recorded FOLDER] [--quick] [--seeds 20]
         [--trials 20] [--workers 2] [--points 5] [--only NAME] [--samplers tpe random gp]
-        [--forest] [--plot FILE.html]
+        [--forest] [--plot FILE.html] [--settled]
 
 ``--tables`` holds the two public files that the page docs/search.md names. Nothing is trained: a
 trial is the nearest unused setting of a table, and the clock is simulated. Regret is the part that
 is missing to the best setting, of its distance to the median one: 0 is the best, 1 the median.
 With ``--forest`` any point is answered, by a random forest of the settings, where that ranks
 settings which it has not seen with .9 or more. ``--plot`` draws regret against trials and epochs.
+``--settled`` shows what ``--until settled`` saves of 50 trials, and what it loses on test.
 """
 
 from __future__ import annotations
@@ -30,8 +31,11 @@ sys.path.insert(0, str(ROOT / "platform"))
 from simulate import Trace, simulate  # noqa: E402
 from tables import Floats, Forest, Table, own, task_set, time_to_split  # noqa: E402
 
+from seqtune.options import MOST_TRIALS  # noqa: E402
 from seqtune.study.portfolio import greedy, scaled  # noqa: E402
+from seqtune.study.settling import Settling  # noqa: E402
 
+SURE = 1.96  # errors, beyond which a loss is outside the 95 % interval
 SCHEDULERS = ("none", "reach", "asha", "hyperband", "median")
 HEADER = "| tables | search | scheduler | regret, validation | regret, test | epochs | seconds |"
 
@@ -49,6 +53,7 @@ def main() -> None:
     parser.add_argument("--samplers", nargs="+", default=["tpe"])
     parser.add_argument("--forest", action="store_true")
     parser.add_argument("--plot", type=Path)
+    parser.add_argument("--settled", action="store_true")
     asked = parser.parse_args()
     tables = [one for one in all_tables(asked) if asked.only in f"{one.group} {one.name}"]
     if asked.forest:
@@ -58,6 +63,9 @@ def main() -> None:
     seeds = 2 if asked.quick else asked.seeds
     schedulers = ("none", "reach") if asked.quick else SCHEDULERS
     print(f"{asked.trials} trials, {asked.workers} workers, {seeds} seeds")
+    if asked.settled:
+        print_settled(tables, asked, seeds)
+        return
     print(f"{HEADER}\n|{'---|' * (HEADER.count('|') - 1)}")
     drawn: dict[str, list[tuple[Table, Trace]]] = {}
     for group in dict.fromkeys(one.group for one in tables):
@@ -78,6 +86,49 @@ def main() -> None:
                 drawn[f"{group}: {search}, {scheduler}"] = traces
     if asked.plot is not None:
         draw(drawn, asked.plot)
+
+
+def print_settled(tables: list[Table], asked: argparse.Namespace, seeds: int) -> None:
+    """Prints how many of 50 trials a study runs until it has settled, and what it loses so.
+
+    The loss is that on test of what validation chooses, in errors of the difference between two
+    settings; it is inside the interval up to 1.96 of them.
+    """
+    asked.trials = MOST_TRIALS
+    print(f"{MOST_TRIALS} trials at most, {asked.workers} workers, {seeds} seeds")
+    print("| tables | search | trials | loss in errors | half saved | of these, inside |")
+    print("|---|---|---|---|---|---|")
+    for group in dict.fromkeys(one.group for one in tables):
+        related = [t for t in tables if t.group == group and t.n > MOST_TRIALS]
+        related = [table for table in related if table.error() > 0]
+        for n in (0, asked.points) if related else ():
+            starts = {one.name: portfolio(one, related, n) for one in related}
+            found = []
+            for table in related:
+                of_seeds = [
+                    settled(table, study(table, seed, asked, starts[table.name], scheduler="reach"))
+                    for seed in range(seeds)
+                ]
+                found.append(np.mean(of_seeds, axis=0))
+            trials, loss = np.stack(found).T
+            half = trials <= MOST_TRIALS / 2
+            inside = np.mean(loss[half] <= SURE) if half.any() else 0
+            search = f"{n} points, then tpe" if n else "tpe"
+            shares = f"{np.mean(half):.0%} | {inside:.0%}"
+            print(f"| {group} | {search} | {trials.mean():.0f} | {loss.mean():.2f} | {shares} |")
+
+
+def settled(table: Table, trace: Trace) -> tuple[float, float]:
+    """Returns after how many trials a study has settled, and what the others would have won."""
+    error = table.error()
+    settling = Settling(MOST_TRIALS, "value", lambda one, other: error)
+    ends, at = trace.ended, 0
+    while at < len(ends):
+        one, at = ends[at], at + 1
+        if settling.ended(one.number, one.valid, drawn=one.drawn):
+            break
+    first, last = (max(some, key=lambda one: one.valid).test for some in (ends[:at], ends))
+    return float(at), (last - first) / error
 
 
 def all_tables(asked: argparse.Namespace) -> Iterator[Table]:

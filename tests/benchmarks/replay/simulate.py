@@ -11,7 +11,7 @@ import itertools
 import time
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
@@ -19,11 +19,21 @@ from optuna.storages import InMemoryStorage
 from tables import Table
 
 from seqtune.study import search
+from seqtune.study.samplers import DRAWN
 from seqtune.study.schedulers import Race, make_scheduler
 from seqtune.study.search import OptunaSearcher
 from seqtune.study.store import Opened
 
 METRIC = "value"
+
+
+class Ended(NamedTuple):
+    """A trial that has ended."""
+
+    number: int
+    drawn: bool  # by the sampler
+    valid: float  # its best value
+    test: float  # there
 
 
 @dataclass(frozen=True)
@@ -35,7 +45,7 @@ class Trace:
     trials: list[int]  # begun
     valid: list[float]  # the best so far
     test: list[float]  # that of the same
-    ended: list[tuple[float, float]]  # the best value of each trial in the order of their ends
+    ended: list[Ended]  # the trials in the order of their ends
 
 
 class Memory(InMemoryStorage):
@@ -58,6 +68,13 @@ search.open_study = open_in_memory
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
+def first_of(table: Table, seed: int) -> int:
+    """Returns the setting of trial 0."""
+    if table.defaults is not None:
+        return table.defaults
+    return int(np.random.default_rng(seed).integers(table.n))
+
+
 def simulate(
     table: Table,
     *,
@@ -73,47 +90,47 @@ def simulate(
 
     Where nobody has declared defaults, trial 0 is any setting.
     """
-    model = table.space.model
-    first = table.defaults
-    if first is None:
-        first = int(np.random.default_rng(seed).integers(table.n))
-    space = replace(table.space, start=table.point(first), portfolio=portfolio)
+    space = replace(table.space, start=table.point(first_of(table, seed)), portfolio=portfolio)
     how: dict[str, Any] = {"metric": METRIC, "trials": trials, "seed": seed, "sampler": sampler}
     searcher = OptunaSearcher([space], "memory", "study", **how)
-    race = make_scheduler(scheduler, [model])
+    race = make_scheduler(scheduler, [space.model])
     race.set_search_properties("best", "max")
     if isinstance(race, Race):
         race.popularity = lambda: table.popularity
     events: list[tuple[float, int, int, int]] = []  # when, order, trial, evaluation
     order, trace = itertools.count(), Trace([], [], [], [], [], [])
     rows: dict[int, int] = {}  # trial -> setting
-    tunes: dict[int, Any] = {}
-    clock = best = epochs_spent = 0.0
-    best, tested, begun = -np.inf, -np.inf, 0
+    best_at: dict[int, int] = {}  # trial -> its best evaluation
+    running: dict[int, Any] = {}  # as Tune has them
+    controller = SimpleNamespace(get_live_trials=lambda: list(running.values()))
+    best, tested, begun, epochs_spent = -np.inf, -np.inf, 0, 0.0
 
     def start(now: float) -> float:
-        """Gives a worker its next trial; returns the seconds that this took."""
+        """Gives an idle worker its next trial; returns the seconds that this took."""
         nonlocal begun
         began = time.perf_counter()
         config = searcher.suggest(f"{begun}")
         if isinstance(config, dict):
-            number, begun = config["number"], begun + 1
-            rows[number] = table.answer(config["params"], set(rows.values()))
-            tunes[number] = SimpleNamespace(trial_id=f"{number}", config=config)
-            race.on_trial_add(None, tunes[number])
+            number, begun, first = config["number"], begun + 1, 0
+            if (parent := config.get("parent")) is not None:
+                rows[number], first = rows[parent], best_at[parent] + 1
+            else:
+                rows[number] = table.answer(config["params"], set(rows.values()))
+            running[number] = SimpleNamespace(trial_id=f"{number}", config=config)
+            race.on_trial_add(None, running[number])
             took = time.perf_counter() - began
-            first = now + took + table.seconds[rows[number]]
-            heapq.heappush(events, (first, next(order), number, 0))
+            when = now + took + table.seconds[rows[number]]
+            heapq.heappush(events, (when, next(order), number, first))
         return time.perf_counter() - began
 
     for _ in range(workers):
-        start(clock)
+        start(0.0)
     while events:
         clock, _, number, at = heapq.heappop(events)
         row = rows[number]
         curve = table.valid[row]
         done = curve[: at + 1]
-        top = int(np.nanargmax(done))
+        top = best_at[number] = int(np.nanargmax(done))
         last = at + 1 == len(curve) or np.isnan(curve[at + 1]) or at - top >= patience
         epochs_spent += table.epochs[at] - (table.epochs[at - 1] if at else 0)
         if done[top] > best:
@@ -126,14 +143,17 @@ def simulate(
             "step": int(table.steps[row, at]),
             "finished": bool(last),
             "train_seconds": float(table.seconds[row]),
-            "config": tunes[number].config,
+            "config": running[number].config,
         }
         began = time.perf_counter()
         searcher.on_trial_result(f"{number}", result)
-        goes_on = race.on_trial_result(None, tunes[number], result) == "CONTINUE" and not last
+        told = race.on_trial_result(controller, running[number], result)
+        goes_on = told == "CONTINUE" and not last
         if not goes_on:
-            trace.ended.append((float(done[top]), float(table.test[row, top])))
+            drawn = running[number].config["origin"] == DRAWN
+            trace.ended.append(Ended(number, drawn, float(done[top]), float(table.test[row, top])))
             searcher.on_trial_complete(f"{number}", result)
+            del running[number]
         took = time.perf_counter() - began
         for values, value in (
             (trace.seconds, clock),
@@ -146,6 +166,7 @@ def simulate(
         if goes_on:
             heapq.heappush(events, (clock + took + table.seconds[row], next(order), number, at + 1))
         else:
-            start(clock + took)
+            for _ in range(workers - len(running)):  # those that had nothing to do are asked again
+                took += start(clock + took)
     searcher.close()
     return trace

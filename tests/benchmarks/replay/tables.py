@@ -55,6 +55,18 @@ class Table:
         rows = np.arange(self.n)
         return self.valid[rows, at], self.test[rows, at]
 
+    def error(self) -> float:
+        """Returns the standard error of the difference between two settings on validation.
+
+        It is what test scatters about a line over validation: twice the variance of a setting's own
+        noise, as the difference of two has. nan where nothing is told of a test.
+        """
+        valid, test = self.best()
+        if np.array_equal(valid, test):
+            return float("nan")
+        line = np.polyfit(valid, test, 1)
+        return float(np.std(test - np.polyval(line, valid), ddof=2))
+
     def point(self, setting: int) -> dict[str, Any]:
         """Returns a setting as the space has it; what it does not sample there is left out."""
         values = self.settings.iloc[setting].to_dict()
