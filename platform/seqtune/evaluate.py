@@ -21,10 +21,10 @@ ROWS, SCORES = 256, 2**23
 
 @dataclass(frozen=True)
 class Ranking:
-    """Ranks of the held-out items, one per user, and the recommended lists where asked for."""
+    """Ranks of the held-out items, and the recommended lists where asked for."""
 
     ranks: NDArray[np.float32]  # (M,) 1 is best; tied items count half, so .5 steps occur
-    top: NDArray[np.int64] | None = None  # (M, k) item ids, best first
+    top: NDArray[np.int64] | None = None  # (Q, k) item ids, best first
 
 
 @torch.no_grad()
@@ -41,36 +41,45 @@ def evaluate(
 ) -> Ranking:
     """Ranks each held-out item against every item of the catalogue.
 
-    ``mask_seen`` leaves out the items of the user's history, but never the held-out item itself.
+    ``mask_seen`` leaves out the items of the history, but never the held-out item itself.
     With ``shard`` = (rank, ranks) each rank scores its part of the users and all get all ranks.
     A score that is not finite ranks last, so that a diverged model cannot win.
     """
     was_training = model.training
     model.eval()
     rank, ranks = shard
-    first = split.dataset.offsets[held.users]
-    lengths = np.minimum(held.events - first, model.params.max_seq_len)
+    first, ends = split.dataset.offsets[held.users], held.ends
+    lengths = np.minimum(ends - first, model.params.max_seq_len)
     mine = np.argsort(lengths, kind="stable")[rank::ranks]  # similar lengths share a batch
     found: NDArray[np.float32] = np.zeros(len(lengths), dtype=np.float32)
     top = np.zeros((len(lengths), min(top_k, data.n_items)), dtype=np.int64)
     rows = max(1, min(ROWS, SCORES // (data.n_items + 1)))
     for index in np.array_split(mine, max(1, -(-len(mine) // rows))):
-        events = torch.from_numpy(held.events[index]).to(data.items.device)
-        history = data.before(events, int(lengths[index].max()))
+        events, until = (
+            torch.from_numpy(some[index]).to(data.items.device) for some in (held.events, ends)
+        )
+        of = None
+        if held.until is not None:  # targets of a list stand together, and it is scored once
+            until, of = until.unique_consecutive(return_inverse=True)
+        history = data.before(until, int(lengths[index].max()))
         scores = model.score(history).float()  # (B, I + 1)
-        n_seen = int((held.events[index] - first[index]).sum()) if mask_seen else 0
-        own = _leave_out(scores, data, events, n_seen)
+        if of is not None:
+            scores, until = scores[of], until[of]
+        n_seen = int((ends[index] - first[index]).sum()) if mask_seen else 0
+        own = _leave_out(scores, data, events, until, n_seen)
         if top_k:
             top[index] = scores.topk(top.shape[1], dim=1).indices.cpu().numpy()
         found[index] = places(scores, own).cpu().numpy()
     model.train(was_training)
     if ranks > 1:
         found, top = _gather((found, top), ranks)
-    return Ranking(found, top if top_k else None)
+    return Ranking(found, top[held.lists] if top_k else None)
 
 
-def _leave_out(scores: Tensor, data: Sequences, events: Tensor, n_seen: int) -> Tensor:
-    """Sets what was seen before an event to -inf; returns the score of its own item: (B,).
+def _leave_out(
+    scores: Tensor, data: Sequences, events: Tensor, until: Tensor, n_seen: int
+) -> Tensor:
+    """Sets the items of histories to -inf; returns the score of the own item of each: (B,).
 
     That of the padding is -inf already, as ``Model.score`` promises.
     """
@@ -79,7 +88,7 @@ def _leave_out(scores: Tensor, data: Sequences, events: Tensor, n_seen: int) -> 
     own = scores[rows, target]
     if n_seen:
         first = data.first_at(events)
-        counts = events - first
+        counts = until - first
         row = torch.repeat_interleave(rows, counts, output_size=n_seen)
         step = torch.arange(n_seen, device=events.device) - (counts.cumsum(0) - counts)[row]
         scores[row, data.items[first[row] + step]] = -torch.inf

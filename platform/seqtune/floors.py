@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqtune import metrics
-from seqtune.data.split import Held, Split
+from seqtune.data.split import Held, Split, within
 
 if TYPE_CHECKING:  # scipy takes a moment that --help should not wait for
     from scipy.sparse import csr_array
@@ -46,7 +46,7 @@ class Floor:
     name: str
     valid: dict[str, float]  # metric at cut-off -> value, over the users that validate
     test: dict[str, float]
-    test_ranks: NDArray[np.float32]  # (M,) in the order of split.test
+    test_ranks: metrics.Ranks  # in the order of split.test
     seconds: float
 
 
@@ -60,7 +60,8 @@ def floors(split: Split, *, mask_seen: bool, metric: str = "") -> list[Floor]:
         began = time.monotonic()
         chain = transitions(split, lags)
         valid, test = (
-            _rank(split, held, chain, lags, mask_seen) for held in (split.valid, split.test)
+            metrics.as_held(_rank(split, held, chain, lags, mask_seen), held.users, held.lists)
+            for held in (split.valid, split.test)
         )
         of_valid, of_test = (
             metrics.compute(ranks, also=[metric] * bool(metric)) for ranks in (valid, test)
@@ -105,17 +106,17 @@ def _rank(
 
     data, counts = split.dataset, np.concatenate([[0], split.counts()])
     ladder = np.sort(counts[1:])
-    first = data.offsets[held.users]
+    first, ends = data.offsets[held.users], held.ends
     ranks = np.empty(len(held.users), np.float32)
     for rows in _blocks(split, held, chain, lags):
         target = data.items[held.events[rows]]
         shape = (len(target), data.n_items + 1)
-        row, event = _before(np.maximum(first[rows], held.events[rows] - lags), held.events[rows])
-        weights = DECAY ** (held.events[rows][row] - event - 1)
+        row, event = within(np.maximum(first[rows], ends[rows] - lags), ends[rows])
+        weights = DECAY ** (ends[rows][row] - event - 1)
         scores = csr_array((weights, (row, data.items[event])), shape) @ chain
         out = np.empty(0, np.int64), np.empty(0, np.int32)
         if mask_seen:
-            row, event = _before(first[rows], held.events[rows])
+            row, event = within(first[rows], ends[rows])
             item = data.items[event]
             if data.has_repeats:
                 row, item = np.divmod(np.unique(row * shape[1] + item), shape[1])
@@ -173,20 +174,13 @@ def _at(scores: csr_array, row: Ints, item: Ints) -> NDArray[np.float64]:
     return np.asarray(table[row, item]).ravel()
 
 
-def _before(first: Ints, end: Ints) -> tuple[Ints, Ints]:
-    """Returns the row and the event of each cell, where row b has the events first[b]..end[b]-1."""
-    length = end - first
-    row = np.repeat(np.arange(len(first)), length)
-    return row, np.arange(len(row)) - np.repeat(np.cumsum(length) - length, length) + first[row]
-
-
 def _blocks(split: Split, held: Held, chain: csr_array, lags: int) -> Iterator[slice]:
     """Cuts the rows where scores and histories would fill the memory."""
-    first = split.dataset.offsets[held.users]
-    row, event = _before(np.maximum(first, held.events - lags), held.events)
+    first, ends = split.dataset.offsets[held.users], held.ends
+    row, event = within(np.maximum(first, ends - lags), ends)
     followers = np.diff(chain.indptr)[split.dataset.items[event]]
     scored = np.bincount(row, weights=followers, minlength=len(first))
-    cells = np.cumsum(np.minimum(scored, chain.shape[0]) + held.events - first)
+    cells = np.cumsum(np.minimum(scored, chain.shape[0]) + ends - first)
     start = 0
     while start < len(cells):
         room = CELLS + (cells[start - 1] if start else 0)

@@ -17,6 +17,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from seqtune import batches
 from seqtune.data import Dataset, Protocol
+from seqtune.data.split import leave_out
 from seqtune.errors import UserError
 from seqtune.evaluate import ROWS, SCORES
 from seqtune.losses import logits_bytes
@@ -69,7 +70,7 @@ def need(
     weight = FLOAT * weights_of(kind, params, dataset.n_items, dataset.n_users)
     windows = batches.windows(protocol.split(dataset), p)
     rows = windows.batch_size(p) if windows.steps is None else p.batch_size
-    each, least = kept_by_a_window(kind, params, dataset, protocol)
+    each, least = kept_by_a_window(kind, params, dataset)
     return Need(
         bare=copies(p) * weight,
         weights=(copies(p) + 1 + (workers > 1)) * weight,  # and gradients on their way
@@ -92,15 +93,13 @@ def weights_of(kind: type[Model], params: Params, n_items: int, n_users: int) ->
     return sum(weight.numel() for weight in model.parameters())
 
 
-def kept_by_a_window(
-    kind: type[Model], params: Params, dataset: Dataset, protocol: Protocol
-) -> tuple[float, float]:
+def kept_by_a_window(kind: type[Model], params: Params, dataset: Dataset) -> tuple[float, float]:
     """Returns the bytes that autograd keeps of each of the longest windows, and besides.
 
     Counted for the first users alone, and few items: what a step keeps does not grow with them.
     """
     some = first_users(dataset, 2 * getattr(params, "neg_samples", 0))
-    split, p = protocol.split(some), training(params)
+    split, p = leave_out(some), training(params)
     windows = batches.windows(split, p)
     data = batches.sequences(split, torch.device("cpu"), times=kind.uses_times)
     with torch.random.fork_rng():

@@ -1,8 +1,9 @@
-"""Ranking metrics, computed from the rank of each user's held-out item.
+"""Ranking metrics, computed from the ranks of held-out items.
 
-A rank is 1 for the top of the list; ties count as half, so ranks may be fractions. One item per
-user is held out, which makes recall equal to the hit rate and MAP equal to MRR; all are listed
-under the names that people look for.
+A rank is 1 for the top of the list; ties count as half, so ranks may be fractions. Mostly one item
+per user is held out, which makes recall equal to the hit rate and MAP equal to MRR; all are listed
+under the names that people look for. Where several are looked for in one list, they are what they
+are known as: NDCG is relative to a list that begins with all of them.
 """
 
 from __future__ import annotations
@@ -22,13 +23,48 @@ Direction = Literal["higher", "lower", "neither"]
 KS = (5, 10, 20)
 
 
+@dataclass(frozen=True, eq=False)
+class Lists:
+    """The ranks of held-out items where a list has several, or a user several lists."""
+
+    ranks: Floats  # (M,)
+    starts: Ints  # (Q,) the first item of each list
+    users: Ints  # (Q,) whose list it is, in increasing order
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @property
+    def sizes(self) -> Ints:
+        """The number of items that are looked for in each list: (Q,)."""
+        sizes: Ints = np.diff(self.starts, append=len(self.ranks))
+        return sizes
+
+
+Ranks = NDArray[np.float32] | Lists  # (U,) of the one item of each user, or of more
+
+
+def as_held(ranks: Floats, users: Ints, starts: Ints) -> Ranks:
+    """Returns ranks (M,) of the users (M,) with the starts (Q,) of their lists, plain if they are.
+
+    Plain is what has one item in one list of each user.
+    """
+    if len(starts) == len(ranks) and (np.diff(users) > 0).all():
+        return np.asarray(ranks, np.float32)
+    return Lists(ranks, starts, users[starts])
+
+
 @dataclass(frozen=True)
 class Metric:
-    """A metric at a cut-off: what one user contributes, given the rank of the held-out item."""
+    """A metric at a cut-off: what one user contributes, given the rank of the held-out item.
+
+    Of several items in a list the gains are put together by ``of_list``.
+    """
 
     name: str
-    gain: Callable[[Floats, int], Floats]  # (U,) ranks within the cut-off, k -> (U,)
+    gain: Callable[[Floats, int], Floats]  # (M,) ranks within the cut-off, k -> (M,)
     meaning: str  # of one user; beyond the cut-off all are 0
+    of_list: Callable[[Floats, Lists, int], Floats]  # (M,) gains, 0 beyond the cut-off -> (Q,)
     shown: tuple[int, ...] = ()  # cut-offs at which a report's first table has it
     better: Direction = "higher"
 
@@ -43,13 +79,55 @@ class ListMetric:
     better: Direction = "higher"
 
 
+def _sum(gains: Floats, lists: Lists, k: int) -> Floats:
+    """Adds the gains of each list up."""
+    return np.add.reduceat(gains, lists.starts)
+
+
+def _largest(gains: Floats, lists: Lists, k: int) -> Floats:
+    """Takes the first item that is found."""
+    return np.maximum.reduceat(gains, lists.starts)
+
+
+def _of_ideal(gains: Floats, lists: Lists, k: int) -> Floats:
+    """Divides by what a list has that begins with all its items, as far as k goes."""
+    best = np.cumsum(1 / np.log2(np.arange(2, min(k, lists.sizes.max()) + 2)))
+    ideal: Floats = best[np.minimum(lists.sizes, k) - 1]
+    return _sum(gains, lists, k) / ideal
+
+
+def _share(gains: Floats, lists: Lists, k: int) -> Floats:
+    return _sum(gains, lists, k) / lists.sizes
+
+
+def _average_precision(gains: Floats, lists: Lists, k: int) -> Floats:
+    """Adds up the precision at each item that is found, and divides by what could be found."""
+    of = np.repeat(np.arange(len(lists)), lists.sizes)
+    order = np.lexsort((-gains, of))  # the first found first
+    nth = np.arange(len(gains)) - np.repeat(lists.starts, lists.sizes) + 1
+    return _sum(gains[order] * nth, lists, k) / np.minimum(lists.sizes, k)
+
+
 RANK = (
-    Metric("ndcg", lambda r, k: 1 / np.log2(r + 1), "1 / log2(rank + 1): 1 for an ideal list.", KS),
-    Metric("hr", lambda r, k: np.ones_like(r), "1 where the item is found (hit rate).", KS),
-    Metric("mrr", lambda r, k: 1 / r, "1 / rank.", (10,)),
-    Metric("recall", lambda r, k: np.ones_like(r), "Found / held-out items: one is held out."),
-    Metric("precision", lambda r, k: np.full_like(r, 1 / k), "Found items / k."),
-    Metric("map", lambda r, k: 1 / r, "Average precision: of one item, 1 / rank."),
+    Metric(
+        "ndcg",
+        lambda r, k: 1 / np.log2(r + 1),
+        "1 / log2(rank + 1), of several the sum over that of an ideal list: 1 for an ideal list.",
+        _of_ideal,
+        KS,
+    ),
+    Metric(
+        "hr", lambda r, k: np.ones_like(r), "1 where an item is found (hit rate).", _largest, KS
+    ),
+    Metric("mrr", lambda r, k: 1 / r, "1 / rank of the first that is found.", _largest, (10,)),
+    Metric("recall", lambda r, k: np.ones_like(r), "Found / held-out items.", _share),
+    Metric("precision", lambda r, k: np.full_like(r, 1 / k), "Found items / k.", _sum),
+    Metric(
+        "map",
+        lambda r, k: 1 / r,
+        "Average precision: the mean precision at each item that could be found; of one, 1 / rank.",
+        _average_precision,
+    ),
 )
 LISTS = (
     ListMetric(
@@ -115,18 +193,34 @@ def ways(names: Iterable[str]) -> list[Literal["maximize", "minimize"]]:
     return ["minimize" if direction(name) == "lower" else "maximize" for name in names]
 
 
-def per_user(metric: str, ranks: Floats) -> Floats:
-    """Returns what each user contributes to a metric such as ``ndcg@10``: (U,) -> (U,)."""
+def per_list(metric: str, ranks: Floats | Lists) -> Floats:
+    """Returns a metric such as ``ndcg@10`` of each list: (Q,)."""
     name, k = parse_metric(metric)
-    ranks = np.asarray(ranks, dtype=np.float64)
-    return np.where(ranks <= k, METRICS[name].gain(ranks, k), 0.0)
+    each = np.asarray(ranks.ranks if isinstance(ranks, Lists) else ranks, dtype=np.float64)
+    gains = np.where(each <= k, METRICS[name].gain(each, k), 0.0)
+    return METRICS[name].of_list(gains, ranks, k) if isinstance(ranks, Lists) else gains
 
 
-def compute(ranks: Floats, ks: Iterable[int] = KS, also: Iterable[str] = ()) -> dict[str, float]:
+def per_user(metric: str, ranks: Floats | Lists) -> Floats:
+    """Returns what each user contributes to a metric such as ``ndcg@10``: (U,).
+
+    The metric is the mean over lists. Of users with several it is the mean of these contributions:
+    the sum over a user's lists, times users / lists. They are what a test may take for independent.
+    """
+    values = per_list(metric, ranks)
+    if not isinstance(ranks, Lists):
+        return values
+    _, first = np.unique(ranks.users, return_index=True)
+    return np.add.reduceat(values, first) * (len(first) / len(values))
+
+
+def compute(
+    ranks: Floats | Lists, ks: Iterable[int] = KS, also: Iterable[str] = ()
+) -> dict[str, float]:
     """Returns every metric of ranks at every cut-off, and those of ``also`` that are of ranks."""
     names = [f"{name}@{k}" for name in METRICS for k in ks]
     names += [name for name in also if name.partition("@")[0] in METRICS]
-    return {name: float(per_user(name, ranks).mean()) for name in dict.fromkeys(names)}
+    return {name: float(per_list(name, ranks).mean()) for name in dict.fromkeys(names)}
 
 
 def of_lists(top: Ints, popularity: Ints, ks: Iterable[int]) -> dict[str, float]:
@@ -164,8 +258,9 @@ def page() -> str:
         [
             *("# Metrics", "", head, "", intro.strip(), ""),
             *("| name | of one user, or of all lists | better |", "|---|---|---|", *rows, ""),
-            "The value of a rank metric is the mean over users; a user whose item is not among the",
-            "first k contributes 0. `coverage` and `popularity` are measured on test, and on",
+            "The value of a rank metric is the mean over users, or over lists where a user has",
+            "several ([protocols](protocols.md)); a list without a held-out item among the first k",
+            "has 0. `coverage` and `popularity` are measured on test, and on",
             "validation where `--metric` or `--limit` asks for them.",
             "",
             f"Reports have k = {', '.join(map(str, KS))}; `--metric` takes any, for example",

@@ -117,10 +117,15 @@ class Sequences:
         is_target = (event > self.first) & (event < self.train_end[self.users])
         return event[is_target]
 
+    @property
+    def trained(self) -> Tensor:
+        """All training events, the targets first: (E',)."""
+        first = self.offsets[:-1]
+        return torch.cat([self.targets, first[self.train_end > first]])
+
     def counts(self) -> Tensor:
         """Returns the number of training events of each item: (I + 1,)."""
-        trained = torch.cat([self.targets, self.offsets[:-1]])  # a first event is no target
-        return self.items[trained].bincount(minlength=self.n_items + 1)
+        return self.items[self.trained].bincount(minlength=self.n_items + 1)
 
     @cached_property
     def ends(self) -> Tensor:

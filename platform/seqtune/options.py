@@ -155,8 +155,31 @@ class ModelOptions:
     time_col: Annotated[
         str | None, Flag(DATA, "Name the column of times: s, ms or ISO.", "NAME")
     ] = None
-    min_user: Annotated[int, Flag(DATA, "Drop users with fewer interactions.", "N", least=3)] = 3
+    min_user: Annotated[int, Flag(DATA, "Drop users with fewer interactions.", "N", least=1)] = 3
     min_item: Annotated[int, Flag(DATA, "Drop items with fewer interactions.", "N", least=1)] = 1
+    rating_col: Annotated[
+        str | None, Flag(DATA, "Name the column of ratings.", "NAME", shown="rating")
+    ] = None
+    min_rating: Annotated[
+        float | None, Flag(DATA, "Leave out rows that are rated lower.", "N", shown="all count")
+    ] = None
+    event_col: Annotated[
+        str | None, Flag(DATA, "Name the column of kinds of events.", "NAME", shown="event")
+    ] = None
+    events: Annotated[
+        tuple[str, ...],
+        Flag(DATA, "Leave out rows of other kinds than this; may be given many times.", "KIND"),
+    ] = ()
+    since: Annotated[str | None, Flag(DATA, "Leave out rows before this date.", "DATE")] = None
+    before: Annotated[str | None, Flag(DATA, "Leave out rows from this date on.", "DATE")] = None
+    drop_repeats: Annotated[
+        Literal["none", "consecutive", "all"],
+        Flag(DATA, "Leave out an item that a user has had just before, or ever."),
+    ] = "none"
+    split_col: Annotated[
+        str | None,
+        Flag(DATA, "Name the column that says train, valid or test of each row.", "NAME"),
+    ] = None
     seed: Annotated[
         int | None,
         Flag(
@@ -193,13 +216,57 @@ class JudgedOptions(ModelOptions):
             shown="all",
         ),
     ] = None
+    split: Annotated[
+        str | None,
+        Flag(
+            DATA,
+            "Split by leave-one-out (or leave-2-out), time:0.9 (a share of all events) or "
+            "time:2024-03-01, ratio:0.8,0.1,0.1 of each user, users:0.8,0.1,0.1, session:7 (days), "
+            "or as --split-col says (given).",
+            "HOW",
+            shown="leave-one-out",
+        ),
+    ] = None
+    targets: Annotated[
+        Literal["last", "first", "random", "successive", "all"] | None,
+        Flag(
+            DATA,
+            "Predict the last, first or a random event of each held-out span, each after those "
+            "before it (successive), or all in one list.",
+            shown="last of time and users, all of ratio and leave-2-out, else successive",
+        ),
+    ] = None
+    validation: Annotated[
+        Literal["time", "users", "last"],
+        Flag(
+            DATA,
+            "With --split time, validate on a span before the test, on some users, or on the last "
+            "event of each.",
+        ),
+    ] = "time"
+    cold_users: Annotated[
+        bool,
+        Flag(
+            DATA,
+            "Test users of whom nothing is known before the test by what they do in it.",
+            names=("--cold-users", "--no-cold-users"),
+        ),
+    ] = False
+    cold_items: Annotated[
+        bool,
+        Flag(
+            DATA,
+            "Count targets whose item has no training event, which nobody could learn.",
+            names=("--cold-items", "--no-cold-items"),
+        ),
+    ] = True
     mask_seen: Annotated[
         bool | None,
         Flag(
             DATA,
             "Leave items that a user has seen out of the ranking.",
             names=("--mask-seen", "--rank-seen"),
-            shown="mask, unless users repeat items",
+            shown="mask, unless 1 % of validation repeats items",
         ),
     ] = None
     time_budget: Annotated[
@@ -513,7 +580,7 @@ class PrepareOptions:
     user_col: Annotated[str | None, Flag(DATA, "Name the column of users.", "NAME")] = None
     item_col: Annotated[str | None, Flag(DATA, "Name the column of items.", "NAME")] = None
     time_col: Annotated[str | None, Flag(DATA, "Name the column of times.", "NAME")] = None
-    min_user: Annotated[int, Flag(DATA, "Drop users with fewer interactions.", "N", least=3)] = 3
+    min_user: Annotated[int, Flag(DATA, "Drop users with fewer interactions.", "N", least=1)] = 3
     min_item: Annotated[int, Flag(DATA, "Drop items with fewer interactions.", "N", least=1)] = 1
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from seqtune.limits import Judge
+from seqtune.metrics import Ranks
 from seqtune.options import DEFAULTS
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Finalist:
     params: dict[str, object]
     valid: dict[str, float]  # "ndcg@10" -> value
     test: dict[str, float]
-    test_ranks: NDArray[np.float32]  # (U,) rank of each user's test item
+    test_ranks: Ranks  # of the test items
     note: str = ""  # what was wrong with its files
     train_seconds: float | None = None  # that its training took, evaluations left out
     request_ms: float | None = None  # median time to answer one user; where it has a checkpoint
@@ -255,5 +255,5 @@ class TrainResult:
     best_hit_10: float | None = None
     notes: tuple[str, ...] = ()
     floors: tuple[Floor, ...] = ()
-    test_ranks: NDArray[np.float32] | None = None  # (U,) rank of each user's test item
+    test_ranks: Ranks | None = None  # of the test items
     ui_command: str = ""  # what shows the training's curves in MLflow

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from seqtune.metrics import per_user
+from seqtune.metrics import Lists, per_user
 
 SURE = 0.05  # the chance of a false finding, below which we say that we are sure
 
@@ -38,13 +38,14 @@ class Comparison:
 
 def compare(
     metric: str,
-    ranks: NDArray[np.floating],
-    baseline: NDArray[np.floating],
+    ranks: NDArray[np.floating] | Lists,
+    baseline: NDArray[np.floating] | Lists,
     confidence: float = 0.95,
 ) -> Comparison:
-    """Compares two systems on a metric such as ``ndcg@10``, given each user's rank in both.
+    """Compares two systems on a metric such as ``ndcg@10``, given the ranks of both.
 
-    (U,) and (U,), the same users in the same order.
+    They are of the same items in the same order. Of users with several lists it compares what each
+    user contributes, since lists of one user go together.
     """
     if len(ranks) != len(baseline):
         raise ValueError(f"ranks of {len(ranks)} users cannot be paired with {len(baseline)}")

@@ -17,17 +17,16 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NotRequired, Self
 
+import numpy as np
 from typing_extensions import TypedDict  # that of typing has no schema before Python 3.12
 
-from seqtune.data import Split
-from seqtune.data.strings import Strings
+from seqtune.data import Dataset, Held, Split
 from seqtune.errors import DamagedError
-from seqtune.metrics import COSTS
+from seqtune.metrics import COSTS, Lists, Ranks, as_held
 from seqtune.schema import FORMAT, checked
 from seqtune.storage import Folder
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from numpy.typing import NDArray
 
@@ -185,8 +184,8 @@ def _checked(place: str, kind: Any, content: Any, owner: str, **more: Any) -> An
 
 def save_state(folder: Folder, state: State, split: Split, owner: str = "") -> None:
     """Writes a trial's state, and before it the validation ranks of its best evaluation."""
-    best, users = best_of(state), split.dataset.user_ids[split.valid.users]
-    folder.write("ranks.parquet", ranks_file(users, best["ranks"], owner))
+    ranks = held_file(split.dataset, split.valid, best_of(state)["ranks"], owner)
+    folder.write("ranks.parquet", ranks)
     _write_state(folder, state, owner)
 
 
@@ -248,15 +247,29 @@ def all_told(rows: list[Row], state: State | None) -> list[Row]:
     return rows + [row for row in (state["history"] if state else []) if row["epoch"] > known]
 
 
-def ranks_file(
-    user_ids: NDArray[Any] | Strings, ranks: NDArray[np.float32], owner: str = ""
+def held_file(
+    dataset: Dataset, held: Held, ranks: NDArray[np.floating] | Lists, owner: str = ""
 ) -> bytes:
-    """Returns a parquet file of users and the ranks of their held-out items."""
+    """Returns a parquet file of users and the ranks of their held-out items.
+
+    Where a user has several, it also has the items, and the length of the history before each.
+    """
+    flat = ranks.ranks if isinstance(ranks, Lists) else ranks
+    beside: dict[str, Any] = {}
+    if isinstance(as_held(flat, held.users, held.lists), Lists):
+        beside["history"] = held.ends - dataset.offsets[held.users]
+        beside["target"] = dataset.item_ids[dataset.items[held.events] - 1]
+    return ranks_file(dataset.user_ids[held.users], flat, owner, **beside)
+
+
+def ranks_file(users: Any, ranks: NDArray[np.floating], owner: str = "", **beside: Any) -> bytes:
+    """Returns a parquet file of users and ranks, with further columns between."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    columns = {"user": users} | beside | {"rank": ranks.astype(np.float32)}
+    table = pa.table({name: pa.array(column) for name, column in columns.items()})
     out = io.BytesIO()
-    table = pa.table({"user": pa.array(user_ids), "rank": pa.array(ranks)})
     pq.write_table(table.replace_schema_metadata({"owner": owner}), out)
     return out.getvalue()
 
@@ -271,13 +284,21 @@ def _owned(content: bytes, owner: str) -> bytes:
     return out.getvalue()
 
 
-def ranks_in(content: bytes, *, by_user: bool = False) -> NDArray[np.float32]:
+def ranks_in(content: bytes, *, by_user: bool = False) -> Ranks:
     """Reads what ``ranks_file`` wrote: the ranks in its order, or in that of the users."""
     import pyarrow.parquet as pq
 
     table = pq.read_table(io.BytesIO(content))
-    ranks: NDArray[np.float32] = (table.sort_by("user") if by_user else table)["rank"].to_numpy()
-    return ranks
+    keys = [name for name in ("user", "history", "target") if name in table.column_names]
+    if by_user:
+        table = table.sort_by([(name, "ascending") for name in keys])
+    ranks: NDArray[np.float32] = table["rank"].to_numpy()
+    if len(keys) == 1:
+        return ranks
+    users = table["user"].combine_chunks().dictionary_encode().indices.to_numpy()
+    history = table["history"].to_numpy()
+    new = (np.diff(users, prepend=-1) != 0) | (np.diff(history, prepend=-1) != 0)
+    return as_held(ranks, users, np.flatnonzero(new))
 
 
 class Saver:

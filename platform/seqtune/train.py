@@ -77,7 +77,8 @@ def train(
     """
     home = home or Home()
     metrics.parse_metric(metric)
-    mask_seen = Protocol.of(split.dataset, mask_seen).mask_seen
+    if mask_seen is None:
+        mask_seen = Protocol.of(split.dataset).mask_seen
     cuda = [home.device] if home.device.type == "cuda" else []
     precision = training(params).precision
     # The caller's generators and settings stay as they were.
@@ -200,7 +201,9 @@ def _train(
 
 def measured(ranking: Ranking, split: Split, measures: Sequence[str]) -> dict[str, float]:
     """Returns the usual metrics on validation, and the others that are asked for."""
-    found = metrics.compute(ranking.ranks, also=measures)
+    held = split.valid
+    ranks = metrics.as_held(ranking.ranks, held.users, held.lists)
+    found = metrics.compute(ranks, also=measures)
     if ranking.top is not None:
         found |= metrics.of_lists(ranking.top, split.counts(), metrics.cutoffs(measures))
     return found

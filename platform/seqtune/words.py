@@ -28,6 +28,11 @@ def models_text(names: Sequence[str]) -> str:
     return ", ".join(names) if len(names) <= MANY else f"{len(names)} models"
 
 
+def counted(n: int, what: str) -> str:
+    """Writes a number of things: ``1 user``, ``1,200 users``."""
+    return f"{n:,} {what}{'s' * (n != 1)}"
+
+
 def both(names: Sequence[str]) -> str:
     """Writes a list in a sentence: ``sasrec, gru4rec and stan``."""
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

@@ -341,7 +341,8 @@ def test_places_are_those_of_evaluation(mask_seen: bool) -> None:
     loaded = Recommender(
         model, np.arange(dataset.n_items), split.counts(), mask_seen, {}, torch.device("cpu")
     )
-    spans = [slice(dataset.offsets[user], event) for user, event in zip(*split.test, strict=True)]
+    test = split.test
+    spans = [slice(dataset.offsets[u], e) for u, e in zip(test.users, test.events, strict=True)]
     histories = [dataset.items[span].astype(np.int64) for span in spans]
     targets = dataset.items[split.test.events].astype(np.int64)
     assert loaded.places(histories, targets).tolist() == wanted.tolist()

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from seqtune import floors
-from seqtune.data import Dataset, Split, leave_one_out
+from seqtune.data import Dataset, Protocol, Split, leave_one_out
 from seqtune.data.split import Held
+from seqtune.metrics import Lists
 
 # Trained on 1 2 3, 2 3 1 and 4 2 3: the counts of items 1 to 5 are 2, 3, 3, 1, 0; after 2 comes 3,
 # three times; after 1 comes 2, after 3 comes 1, after 4 comes 2.
@@ -80,8 +81,8 @@ def slow(split: Split, held: Held, lags: int, mask_seen: bool) -> list[float]:
             for lag, later in enumerate(train[place + 1 : place + 1 + lags]):
                 follow[item, later] += decay**lag
     ranks = []
-    for user, event in zip(*held, strict=True):
-        history = data.items[data.offsets[user] : event].tolist()
+    for user, end, event in zip(held.users, held.ends, held.events, strict=True):
+        history = data.items[data.offsets[user] : end].tolist()
         target, scores = int(data.items[event]), np.zeros(n)
         for age, item in enumerate(history[::-1][:lags]):
             if follow[item].sum():
@@ -94,6 +95,20 @@ def slow(split: Split, held: Held, lags: int, mask_seen: bool) -> list[float]:
             rank += 1 if lead > 0 else 0.5 if lead == 0 else 0
         ranks.append(rank)
     return ranks
+
+
+@pytest.mark.parametrize("mask_seen", [True, False])
+@pytest.mark.parametrize("repeats", [True, False])
+def test_ranks_in_one_list_are_those_of_a_slow_loop(mask_seen: bool, repeats: bool) -> None:
+    rng = np.random.default_rng(4)
+    histories = [rng.choice(30, rng.integers(4, 25), replace=repeats) + 1 for _ in range(40)]
+    split = Protocol(True, split_by="ratio:0.4,0.3,0.3").split(dataset(*map(list, histories)))
+    for lags, one in zip(
+        (0, 1, floors.LAGS), floors.floors(split, mask_seen=mask_seen), strict=True
+    ):
+        assert isinstance(one.test_ranks, Lists)
+        assert one.test_ranks.ranks.tolist() == slow(split, split.test, lags, mask_seen)
+        assert len(one.test_ranks) == len(set(split.test.users.tolist()))
 
 
 @pytest.mark.parametrize("mask_seen", [True, False])

@@ -32,7 +32,7 @@ def hits_at_10(dataset: Dataset, score: object) -> float:
     """HR@10 on the test items of ``score(history) -> (I + 1,)``, seen items left out."""
     test = leave_one_out(dataset).test
     hits = 0
-    for user, event in zip(*test, strict=True):
+    for user, event in zip(test.users, test.events, strict=True):
         history = dataset.items[dataset.offsets[user] : event]
         scores = score(history)  # type: ignore[operator]
         if not dataset.has_repeats:

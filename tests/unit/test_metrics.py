@@ -60,7 +60,7 @@ def test_a_metric_has_a_direction_and_a_report_its_first_names():
 
 
 def test_a_rank_metric_is_one_declaration(monkeypatch):
-    reciprocal = metrics.Metric("first", lambda r, k: (r == 1) * 1.0, "On top.")
+    reciprocal = metrics.Metric("first", lambda r, k: (r == 1) * 1.0, "On top.", metrics._largest)
     monkeypatch.setitem(metrics.METRICS, "first", reciprocal)
     assert metrics.compute(RANKS)["first@10"] == pytest.approx(0.2)
     assert metrics.parse_metric("first@3") == ("first", 3)

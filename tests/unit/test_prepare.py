@@ -67,7 +67,7 @@ def assert_same(one: Dataset, other: Dataset) -> None:
         assert mine.dtype == theirs.dtype, name
         assert mine.tolist() == theirs.tolist(), name
     assert one.fingerprint == other.fingerprint
-    assert (one.n_repeats, one.n_copies) == (other.n_repeats, other.n_copies)
+    assert one.n_repeats == other.n_repeats
     assert one.columns == other.columns
     assert sorted(one.notes) == sorted(other.notes)
     assert one.name == other.name

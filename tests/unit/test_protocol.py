@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from seqtune.data import Dataset, Protocol, leave_one_out
+from seqtune.data.protocol import repeated
 
 HELD = (
     "Leave-one-out: the last item of 3 users is the test and the one before it validates; each is "
@@ -27,55 +28,64 @@ def data() -> Dataset:
     )
 
 
-def repeating(data: Dataset, copied: bool = False) -> Dataset:
-    """The last row repeats the item of the row before, at the same time or later."""
-    items, times = data.items.copy(), data.times.copy()
-    items[-1] = items[-2]
-    times[-1] -= copied
-    return replace(data, items=items, times=times)
+def repeating(data: Dataset) -> Dataset:
+    """The last user validates on the item that came before."""
+    items = data.items.copy()
+    items[-2] = items[-3]
+    return replace(data, items=items)
 
 
-def test_seen_items_are_left_out_unless_users_repeat_items(data: Dataset) -> None:
+def test_seen_items_are_left_out_unless_validation_asks_for_them(data: Dataset) -> None:
     assert Protocol.of(data) == Protocol(mask_seen=True, valid_users=None, seed=0)
     assert Protocol.of(repeating(data)) == Protocol(mask_seen=False)
     assert Protocol.of(data, False, 7, 3) == Protocol(False, 7, 3)
     assert Protocol.of(repeating(data), True).mask_seen
 
 
-def test_repeats_and_copies_are_counted(data: Dataset) -> None:
-    assert (data.n_repeats, data.n_copies) == (0, 0)
-    assert (repeating(data).n_repeats, repeating(data).n_copies) == (1, 0)
-    assert (repeating(data, copied=True).n_repeats, repeating(data, copied=True).n_copies) == (1, 1)
-    thrice = replace(
-        data, items=np.array([1] * 3 + [2] * 4 + [3] * 4, np.int32), times=data.times * 0
+def test_a_repeated_row_in_training_or_test_decides_nothing(data: Dataset) -> None:
+    items = data.items.copy()
+    items[1], items[-1] = items[0], items[-2]
+    once = replace(data, items=items)
+    assert once.has_repeats
+    assert Protocol.of(replace(once, offsets=np.array([0, 4, 7, 11]))).mask_seen
+
+
+@pytest.mark.parametrize(("n", "masked"), [(1, True), (2, False)])
+def test_one_in_a_hundred_decides(n: int, masked: bool) -> None:
+    histories = np.arange(1, 4 * 200 + 1, dtype=np.int32).reshape(200, 4)
+    histories[:n, 2] = histories[:n, 0]
+    many = Dataset(
+        "many",
+        histories.ravel(),
+        np.arange(0, 801, 4),
+        np.arange(800),
+        np.arange(200),
+        np.arange(800),
     )
-    assert (thrice.n_repeats, thrice.n_copies) == (8, 8)
+    assert repeated(many, leave_one_out(many).valid) == n / 200
+    assert Protocol.of(many).mask_seen is masked
 
 
-FACT = "1 of 11 rows (9.1 %) repeats an item that the user had before"
+def test_repeats_are_counted(data: Dataset) -> None:
+    assert data.n_repeats == 0
+    assert repeating(data).n_repeats == 1
+    assert replace(data, items=np.array([1] * 3 + [2] * 4 + [3] * 4, np.int32)).n_repeats == 8
+
+
+FACT = "33.3 % of the validation targets are items that the user had before"
 
 
 @pytest.mark.parametrize(
-    ("copied", "mask_seen", "said"),
+    ("repeats", "mask_seen", "said"),
     [
-        (None, None, "left out, since no user has an item twice."),
-        (None, False, "ranked too, as --rank-seen says, although no user has an item twice."),
-        (False, None, f"ranked too, since {FACT}."),
-        (
-            True,
-            None,
-            (
-                f"ranked too, since {FACT}, at the same time, as a copied row does (--mask-seen "
-                "leaves them out)."
-            ),
-        ),
+        (False, None, "left out, since no user has an item twice."),
+        (False, False, "ranked too, as --rank-seen says, although no user has an item twice."),
+        (True, None, f"ranked too, since {FACT}."),
         (True, True, f"left out, as --mask-seen says, although {FACT}."),
     ],
 )
-def test_the_sentence(
-    data: Dataset, copied: bool | None, mask_seen: bool | None, said: str
-) -> None:
-    one = data if copied is None else repeating(data, copied)
+def test_the_sentence(data: Dataset, repeats: bool, mask_seen: bool | None, said: str) -> None:
+    one = repeating(data) if repeats else data
     assert Protocol.of(one, mask_seen).sentence(one) == f"{HELD}seen items are {said}"
 
 

@@ -230,7 +230,7 @@ def stop(searcher: OptunaSearcher, trial: str, *values: float) -> None:
 
 
 def test_idle_workers_go_on_with_what_was_stopped_while_others_run(make: Make) -> None:
-    searcher = make(trials=4)
+    searcher = make(trials=4, continues=True)
     points = [searcher.suggest(f"t{n}") for n in range(4)]
     assert searcher.suggest("idle") is None  # somebody may be stopped yet
     finish(searcher, "t0", 0.5)
@@ -252,14 +252,14 @@ def test_idle_workers_go_on_with_what_was_stopped_while_others_run(make: Make) -
 
 
 def test_one_that_goes_on_does_so_after_a_resume(make: Make) -> None:
-    searcher = make(trials=3)
+    searcher = make(trials=3, continues=True)
     for n in range(3):
         searcher.suggest(f"t{n}")
     finish(searcher, "t0", 0.5)
     stop(searcher, "t1", 0.2)
     config = searcher.suggest("a")
     searcher.close()
-    again = make(trials=3, resume=True)
+    again = make(trials=3, continues=True, resume=True)
     assert again.suggest("t2b")["number"] == 2
     assert again.suggest("ab") == config
     assert again.suggest("b") is None
@@ -268,9 +268,17 @@ def test_one_that_goes_on_does_so_after_a_resume(make: Make) -> None:
 
 
 def test_with_one_worker_nobody_goes_on(make: Make) -> None:
-    searcher = make(trials=2)
+    searcher = make(trials=2, continues=True)
     searcher.suggest("t0")
     finish(searcher, "t0", 0.5)
+    searcher.suggest("t1")
+    stop(searcher, "t1", 0.2)
+    assert searcher.suggest("more") == Searcher.FINISHED
+
+
+def test_nobody_goes_on_unless_the_scheduler_may_be_wrong(make: Make) -> None:
+    searcher = make(trials=2)
+    searcher.suggest("t0")
     searcher.suggest("t1")
     stop(searcher, "t1", 0.2)
     assert searcher.suggest("more") == Searcher.FINISHED

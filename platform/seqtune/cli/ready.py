@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from seqtune.catalogue import check_model, check_models, declaration, model_names
 from seqtune.cluster import check_lasting, in_job
 from seqtune.data import locate
+from seqtune.data.kinds import GIVEN, LEAVE_ONE_OUT, parse_split
 from seqtune.errors import UserError
 from seqtune.options import (
     GENERATIONS,
@@ -45,6 +46,7 @@ def ready(options: Options) -> Options:
         from seqtune.metrics import parse_metric
 
         parse_metric(options.metric)
+        _check_split(options)
         options = replace(options, storage=_keyless(options.storage))
         check_place("--storage", options.storage)
         options = replace(options, storage=lasting(options.storage))
@@ -64,6 +66,20 @@ def ready(options: Options) -> Options:
                 "more, since the defaults of each run first"
             )
     return options
+
+
+def _check_split(options: JudgedOptions) -> None:
+    """Raises where there is no such split, or an option is for another."""
+    kind = parse_split(options.split or LEAVE_ONE_OUT).name
+    if options.validation != "time" and kind != "time":
+        raise UserError(f"--validation {options.validation}: is for --split time")
+    if options.targets and kind == LEAVE_ONE_OUT and not options.split_col:
+        raise UserError(
+            f"--targets {options.targets}: by leave-one-out there is one target; is for other "
+            "--split"
+        )
+    if options.split_col and options.split not in (None, GIVEN):
+        raise UserError(f"--split {options.split}: --split-col says it already; keep one of them")
 
 
 def _check_goal(options: StudyOptions) -> None:

@@ -3,52 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from seqtune.data.dataset import Dataset, k_core
 from seqtune.data.files import find
 from seqtune.data.generate import PRESETS, make_preset
+from seqtune.data.kinds import GIVEN, LEAVE_ONE_OUT
 from seqtune.data.prepared import fits, is_prepared, open_prepared
 from seqtune.data.protocol import Protocol
+from seqtune.data.reading import Reading
 from seqtune.data.split import Held, Split, leave_one_out
 from seqtune.errors import UserError, nearest
 from seqtune.options import JudgedOptions, ModelOptions
 from seqtune.storage import refusing
 
-FEWEST = 4  # events of a user: one to learn from, its target, and the two that are held out
 
-
-def load(
-    source: str,
-    *,
-    user_col: str | None = None,
-    item_col: str | None = None,
-    time_col: str | None = None,
-    min_user: int = 3,
-    min_item: int = 1,
-    expected: Mapping[str, str] | None = None,
-) -> Dataset:
+def load(source: str, *, expected: Mapping[str, str] | None = None, **how: Any) -> Dataset:
     """Reads a file of interactions, or makes a generated set where ``source`` is a preset's name.
 
-    Users with fewer than ``min_user`` and items with fewer than ``min_item`` interactions are
-    dropped until every one left has enough. ``expected`` has the names of the columns in other
-    files of the same kind (``Dataset.columns``), which win over usual names. Raises UserError
-    where the data cannot be used.
+    ``how`` are the fields of ``Reading``. Users with fewer than ``min_user`` and items with fewer
+    than ``min_item`` interactions are dropped until every one left has enough. ``expected`` has the
+    names of the columns in other files of the same kind (``Dataset.columns``), which win over usual
+    names. Raises UserError where the data cannot be used.
     """
+    reading = Reading(**how)
+    min_user, min_item = reading.min_user, reading.min_item
     path = locate(source)
     if path is not None and is_prepared(path):
         prepared = open_prepared(str(path))
-        fits(prepared, min_user, min_item, f"--data {source}")
+        fits(prepared, reading, f"--data {source}")
         return prepared
     if path is None:
-        dataset = make_preset(source)
+        from seqtune.data.filters import filtered
+
+        dataset = filtered(make_preset(source), reading, {})
     else:
         from seqtune.data import readers  # pyarrow takes a moment that --help should not wait for
 
-        columns = {"user": user_col, "item": item_col, "time": time_col}
-        dataset = readers.read(path, columns, expected)
+        dataset = readers.read(path, reading, expected)
     return k_core(dataset, min_user, min_item, source)
 
 
@@ -58,27 +52,32 @@ def read(options: ModelOptions) -> Dataset:
     Raises:
         UserError: they cannot be used, or nothing could be learnt from them.
     """
-    dataset = load(
-        options.data,
-        user_col=options.user_col,
-        item_col=options.item_col,
-        time_col=options.time_col,
-        min_user=options.min_user,
-        min_item=options.min_item,
-    )
+    dataset = load(options.data, **asdict(Reading.of(options)))
     if dataset.n_items < 2:
         raise UserError(f"--data {options.data}: has one item alone, and nothing can be ranked")
-    if np.diff(dataset.offsets).max() < FEWEST:
-        raise UserError(
-            f"--data {options.data}: no user has more than {FEWEST - 1} events, of which the last "
-            f"two are held out; at least one user needs {FEWEST}"
-        )
     return dataset
 
 
 def protocol_of(options: JudgedOptions, dataset: Dataset, seed: int) -> Protocol:
-    """Makes the protocol that the options ask for on these data."""
-    return Protocol.of(dataset, options.mask_seen, options.valid_users, seed)
+    """Makes the protocol that the options ask for on these data.
+
+    Raises:
+        UserError: by it nothing could be learnt, or nobody would validate or be tested.
+    """
+    given = dataset.parts is not None
+    protocol = Protocol.of(
+        dataset,
+        options.mask_seen,
+        options.valid_users,
+        seed,
+        split_by=options.split or (GIVEN if given else LEAVE_ONE_OUT),
+        targets=options.targets or "",
+        validation=options.validation,
+        cold_users=options.cold_users,
+        cold_items=options.cold_items,
+    )
+    protocol.check(dataset, f"--data {options.data}")
+    return protocol
 
 
 def locate(source: str) -> Path | None:
@@ -101,6 +100,7 @@ __all__ = [
     "Dataset",
     "Held",
     "Protocol",
+    "Reading",
     "Split",
     "leave_one_out",
     "load",

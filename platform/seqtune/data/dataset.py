@@ -37,6 +37,7 @@ class Dataset:
     columns: Mapping[str, str] = field(default_factory=dict)  # of the file: role -> name
     notes: tuple[str, ...] = ()  # what reading did that the user should know, one line each
     best_hit_10: float | None = None  # generated data: the best reachable HR@10 on the test item
+    parts: NDArray[np.int8] | None = None  # (E,) where the data say: 0 trains, 1 validates, 2 tests
 
     def __post_init__(self) -> None:
         for name in ("user_ids", "item_ids"):
@@ -68,15 +69,6 @@ class Dataset:
         pairs = np.sort(users * (self.n_items + 1) + self.items)
         return int(np.count_nonzero(pairs[1:] == pairs[:-1]))
 
-    @cached_property
-    def n_copies(self) -> int:
-        """The number of those that have the same time as well, as copied rows have."""
-        users = np.repeat(np.arange(self.n_users), np.diff(self.offsets))
-        pairs = users * (self.n_items + 1) + self.items
-        order = np.lexsort((self.times, pairs))
-        pairs, times = pairs[order], self.times[order]
-        return int(np.count_nonzero((pairs[1:] == pairs[:-1]) & (times[1:] == times[:-1])))
-
     @property
     def has_repeats(self) -> bool:
         """Whether any user meets an item twice."""
@@ -97,7 +89,8 @@ class Dataset:
     def fingerprint(self) -> str:
         """16 hex digits that change with any event, time, user id or item id, and only then."""
         digest = hashlib.blake2b(digest_size=8)
-        for array in (self.items, self.offsets, self.times, self.user_ids, self.item_ids):
+        arrays = (self.items, self.offsets, self.times, self.user_ids, self.item_ids)
+        for array in arrays if self.parts is None else (*arrays, self.parts):
             digest.update(f"{array.dtype.kind}{len(array)}:".encode())
             if isinstance(array, Strings):  # lengths first: ids cannot run into each other
                 digest.update(array.lengths().tobytes())
@@ -142,6 +135,7 @@ def k_core(dataset: Dataset, min_user: int, min_item: int, place: str) -> Datase
         items=(np.cumsum(has_item) - has_item[0])[items[kept]].astype(np.int32),
         offsets=np.concatenate([[0], np.cumsum(by_user[has_user])]),
         times=dataset.times[kept],
+        parts=None if dataset.parts is None else dataset.parts[kept],
         user_ids=dataset.user_ids[has_user],
         item_ids=dataset.item_ids[has_item[1:]],
         notes=(*dataset.notes, note),

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from seqtune.data.dataset import Dataset, kept_note, nothing_left
 from seqtune.data.files import find, kind
+from seqtune.data.filters import copies, copies_note
 from seqtune.data.prepared import ABOUT, About, Prepared, open_prepared, write_ids
 from seqtune.data.readers.ids import ids
 from seqtune.data.readers.stream import Columns, Stream
@@ -282,10 +283,10 @@ def _part(work: Path, k: int) -> Path:
 
 def _sort(survey: Survey, parts: int, work: Path) -> Files:
     """Sorts the parts by user, time and their order in the file, and writes them as one."""
-    lengths, owners = [], []
+    lengths, owners, n_copies = [], [], 0
     with (
-        Writer(work / "items.npy", np.int32, survey.rows) as items,
-        Writer(work / "times.npy", np.int64, survey.rows) as times,
+        Writer(work / "items.npy", np.int32) as items,
+        Writer(work / "times.npy", np.int64) as times,
     ):
         for k in range(parts):
             with pa.memory_map(str(_part(work, k))) as file:
@@ -296,37 +297,49 @@ def _sort(survey: Survey, parts: int, work: Path) -> Files:
             users = ids(table[USERS], USERS, True)
             when = table[TIMES].combine_chunks().to_numpy()
             order = np.lexsort((when, users.codes))  # stable: ties keep the order of the file
-            items.write(table[ITEMS].combine_chunks().to_numpy()[order])
-            times.write(in_milliseconds(when, survey.unit, survey.told, table[TIMES])[order])
-            lengths.append(np.bincount(users.codes))
+            of = users.codes[order]
+            theirs = table[ITEMS].combine_chunks().to_numpy()[order]
+            when = in_milliseconds(when, survey.unit, survey.told, table[TIMES])[order]
+            once = ~copies(of, theirs, when)
+            n_copies += int(np.count_nonzero(~once))
+            items.write(theirs[once])
+            times.write(when[once])
+            lengths.append(np.bincount(of[once]))
             owners.append(
                 users.own if users.own.dtype != object else pa.array(users.own, pa.large_string())
             )
     own = pa.concat_arrays(owners) if survey.user_kind == "O" else np.concatenate(owners)
     offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
     own = Strings(own) if survey.user_kind == "O" else own
-    theirs = Strings(survey.items) if survey.items.dtype == object else survey.items
-    return Files(work, offsets, own, theirs)
+    catalogue = Strings(survey.items) if survey.items.dtype == object else survey.items
+    notes = (copies_note(n_copies),) if n_copies else ()
+    return Files(work, offsets, own, catalogue, notes)
 
 
 class Writer:
-    """Writes an array of a known length piece by piece, as ``np.save`` would at once."""
+    """Writes an array piece by piece, as ``np.save`` would at once."""
 
-    def __init__(self, path: Path, dtype: Any, length: int) -> None:
-        self._path, self._dtype, self._length = path, np.dtype(dtype), length
+    def __init__(self, path: Path, dtype: Any) -> None:
+        self._path, self._dtype, self._length = path, np.dtype(dtype), 0
 
     def __enter__(self) -> Writer:
         self._file: BinaryIO = self._path.open("wb")
-        header = {"descr": self._dtype.str, "fortran_order": False, "shape": (self._length,)}
-        np.lib.format.write_array_header_1_0(self._file, header)
+        self._head()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._file.seek(0)
+        self._head()  # it has room for any length
         self._file.close()
+
+    def _head(self) -> None:
+        header = {"descr": self._dtype.str, "fortran_order": False, "shape": (self._length,)}
+        np.lib.format.write_array_header_1_0(self._file, header)
 
     def write(self, piece: NDArray[Any]) -> None:
         """Adds a piece."""
         np.ascontiguousarray(piece, self._dtype).tofile(self._file)
+        self._length += len(piece)
 
 
 @dataclass(frozen=True)
@@ -391,8 +404,8 @@ class Files:
         number = np.cumsum(items) - items[0]
         new = {name: self.folder / f"{name}.new" for name in ("items", "times")}
         with (
-            Writer(new["items"], np.int32, n) as theirs,
-            Writer(new["times"], np.int64, n) as times,
+            Writer(new["items"], np.int32) as theirs,
+            Writer(new["times"], np.int64) as times,
         ):
             for _, events, kept in self._kept(users, items):
                 theirs.write(number[self.read("items", events)[kept]])
@@ -405,7 +418,7 @@ class Files:
             offsets=np.concatenate([[0], np.cumsum(lengths)]),
             user_ids=self.user_ids[users],
             item_ids=self.item_ids[items[1:]],
-            notes=(kept_note(left, before, *least),),
+            notes=(*self.notes, kept_note(left, before, *least)),
         )
 
     def about(
@@ -415,7 +428,7 @@ class Files:
         np.save(self.folder / "offsets.npy", self.offsets)
         write_ids(self.folder, "user_ids", self.user_ids)
         write_ids(self.folder, "item_ids", self.item_ids)
-        repeats = copies = 0
+        repeats = 0
         for some, events in self.blocks():
             block = Dataset(
                 "",
@@ -426,7 +439,6 @@ class Files:
                 self.item_ids,
             )
             repeats += block.n_repeats
-            copies += block.n_copies if block.n_repeats else 0
         return About(
             format=FORMAT,
             name=name,
@@ -435,7 +447,6 @@ class Files:
             min_user=min_user,
             min_item=min_item,
             n_repeats=repeats,
-            n_copies=copies,
             fingerprint=self._fingerprint(),
         )
 

@@ -17,6 +17,7 @@ import numpy as np
 from typing_extensions import TypedDict
 
 from seqtune.data.dataset import Dataset, Ids
+from seqtune.data.reading import ROWS, Reading
 from seqtune.data.strings import Strings
 from seqtune.errors import DamagedError, UserError
 from seqtune.schema import FORMAT, checked
@@ -34,7 +35,6 @@ class About(TypedDict):
     min_user: int
     min_item: int
     n_repeats: int
-    n_copies: int
     fingerprint: str
 
 
@@ -82,17 +82,23 @@ def open_prepared(folder: str, fingerprint: str = "") -> Prepared:
     if fingerprint and about["fingerprint"] != fingerprint:
         raise UserError(f"{folder}: holds another data set than when the study began")
     # Counted when it was prepared: it would take a copy of all events.
-    counted = {name: about[name] for name in ("n_repeats", "n_copies", "fingerprint")}
+    counted = {name: about[name] for name in ("n_repeats", "fingerprint")}
     dataset.__dict__.update(counted)
     return dataset
 
 
-def fits(dataset: Prepared, min_user: int, min_item: int, place: str) -> None:
+def fits(dataset: Prepared, reading: Reading, place: str) -> None:
     """Raises UserError where fewer were dropped than is asked for now."""
     about = json.loads((Path(dataset.folder) / ABOUT).read_bytes())
-    for name, asked in (("min_user", min_user), ("min_item", min_item)):
-        if asked > about[name]:
-            option = f"--{name.replace('_', '-')}"
+    usual = Reading()
+    for name, asked in vars(reading).items():
+        option = f"--{name.replace('_', '-')}"
+        if name in ROWS and asked != getattr(usual, name):
+            raise UserError(
+                f"{place}: was prepared, and {option} is for files; leave it out, or the rows that "
+                "do not count before"
+            )
+        if name in about and asked > about[name]:
             raise UserError(
                 f"{place}: was prepared with {option} {about[name]}; prepare it again with "
                 f"{option} {asked}, or leave the option out"

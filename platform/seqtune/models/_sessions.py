@@ -38,7 +38,7 @@ class Sessions(nn.Module):
         """Indexes the training events, the last ``length`` of each user."""
         assert data.times is not None
         n, device = data.n_items + 1, data.items.device
-        kept = torch.cat([data.targets, data.offsets[:-1]]).sort().values  # training events
+        kept = data.trained.sort().values
         users, sizes = data.users[kept].unique_consecutive(return_counts=True)
         ends = sizes.cumsum(0)
         self.times, order = data.times[kept][ends - 1].sort(stable=True)

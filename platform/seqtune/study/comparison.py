@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from seqtune.errors import UserError
+from seqtune.metrics import Ranks
 from seqtune.significance import SURE, Comparison, compare, holm
 from seqtune.state import ranks_in
 from seqtune.study.shelf import Known, find, whole
@@ -113,8 +111,8 @@ def _tested(known: Known) -> dict[str, float]:
     return found
 
 
-def _ranks(known: Known) -> NDArray[np.float64]:
+def _ranks(known: Known) -> Ranks:
     content = (known.folder / "report").read("ranks-best.parquet")
     if content is None:
         raise UserError(f"{known.folder.uri}/report: ranks-best.parquet is missing")
-    return np.asarray(ranks_in(content, by_user=True), np.float64)
+    return ranks_in(content, by_user=True)

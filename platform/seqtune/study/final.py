@@ -10,6 +10,7 @@ from seqtune.catalogue import declaration
 from seqtune.data import Dataset
 from seqtune.errors import DamagedError, UserError
 from seqtune.meter import TimeIsUp
+from seqtune.metrics import Ranks
 from seqtune.results import Finalist
 from seqtune.state import Row, State, all_told, best_of, load_state, told
 from seqtune.storage import Folder
@@ -18,8 +19,7 @@ from seqtune.study.loop import device, fresh_start, threads, train_here
 from seqtune.study.plan import Plan, trial_params
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    pass
 
 
 def examine(
@@ -116,8 +116,8 @@ def _train_again(
 
 def evaluate_on_test(
     plan: Plan, params: dict[str, Any], weights: dict[str, Any], dataset: Dataset
-) -> tuple[dict[str, float], NDArray[np.float32]]:
-    """Returns all metrics on the test items, those of lists included, and the rank per user."""
+) -> tuple[dict[str, float], Ranks]:
+    """Returns all metrics on the test items, those of lists included, and their ranks."""
     from seqtune import batches, metrics
     from seqtune.evaluate import evaluate
     from seqtune.model import model_class
@@ -130,9 +130,10 @@ def evaluate_on_test(
     seen, ks = plan.protocol.mask_seen, {*metrics.KS, *metrics.cutoffs(plan.measures)}
     ranking = evaluate(model, data, split, split.test, mask_seen=seen, top_k=max(ks))
     assert ranking.top is not None
-    found = metrics.compute(ranking.ranks, also=(plan.metric, *plan.measures))
+    ranks = metrics.as_held(ranking.ranks, split.test.users, split.test.lists)
+    found = metrics.compute(ranks, also=(plan.metric, *plan.measures))
     found |= metrics.of_lists(ranking.top, split.counts(), ks)
-    return found, ranking.ranks
+    return found, ranks
 
 
 def write_checkpoint(

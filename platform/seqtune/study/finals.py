@@ -246,7 +246,7 @@ def make_result(
         train_command=train_command(options, best) if best and alone else "",
         dashboard_command=f"optuna-dashboard {_quoted(optuna_storage(plan.folder))}",
         report=(plan.folder / "report").uri,
-        best_hit_10=dataset.best_hit_10,
+        best_hit_10=plan.protocol.reachable(dataset),
         floors=finals.floors,
         notes=notes,
         baseline=asked.baseline,

@@ -9,26 +9,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqtune.data import Split
-from seqtune.metrics import per_user
+from seqtune.metrics import Ranks, per_list
 from seqtune.results import Group
 
 PARTS = 4  # of the users, about equal
 
 
-def groups(
-    split: Split, metric: str, systems: Mapping[str, NDArray[np.float32]]
-) -> tuple[Group, ...]:
+def groups(split: Split, metric: str, systems: Mapping[str, Ranks]) -> tuple[Group, ...]:
     """Returns the test metric by the length of histories, and by how popular test items are.
 
-    ``systems`` has the rank of each user's test item, by the name of who ranked it.
+    ``systems`` has the ranks of the test items, by the name of who ranked them. Of several items in
+    a list the first one counts.
     """
     if not systems:
         return ()
-    dataset = split.dataset
-    users, events = split.test
-    history = events - dataset.offsets[users]
-    popularity = split.counts()[dataset.items[events] - 1]
-    values = {name: per_user(metric, ranks) for name, ranks in systems.items()}
+    dataset, held = split.dataset, split.test.take(split.test.lists)
+    history = held.ends - dataset.offsets[held.users]
+    popularity = split.counts()[dataset.items[held.events] - 1]
+    values = {name: per_list(metric, ranks) for name, ranks in systems.items()}
     found = [
         *_parts("history of {} events", history, values),
         *_parts("test item with {} training events", popularity, values),

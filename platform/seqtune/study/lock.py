@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from seqtune.data import Reading
 from seqtune.options import ModelOptions, StudyOptions, TrainOptions, shared
 from seqtune.params import Params
 from seqtune.schema import FORMAT, checked
@@ -22,7 +23,7 @@ from seqtune.study.plan import Plan
 from seqtune.versions import git_commit, versions
 
 NAME = "seqtune.lock.json"
-DATA = ("data", "user_col", "item_col", "time_col", "min_user", "min_item")
+DATA = ("data", *Reading.__dataclass_fields__)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from seqtune.params import Params
 from seqtune.results import CHECKPOINT_FILES, TrainResult
 from seqtune.schema import FORMAT, checked
 from seqtune.space.asked import Asked, fit_training
-from seqtune.state import Row, best_of, curves, flat, load_state, ranks_file, told
+from seqtune.state import Row, best_of, curves, flat, held_file, load_state, told
 from seqtune.storage import Folder, refusing
 from seqtune.study import deaths, lock
 from seqtune.study.counting import count
@@ -259,8 +259,8 @@ def _finish(
     ranks = None
     if tested:
         found, ranks = evaluate_on_test(plan, values, best["weights"], dataset)
-        users = dataset.user_ids[plan.protocol.split(dataset).test.users]
-        plan.folder.write("ranks-test.parquet", ranks_file(users, ranks))
+        held = plan.protocol.split(dataset).test
+        plan.folder.write("ranks-test.parquet", held_file(dataset, held, ranks))
     about = {"metric": plan.metric, "valid": valid, "test": found}
     lock.complete(plan.folder, plan.metric, told(training))
     write_checkpoint(plan, values, best["weights"], dataset, about, to=plan.folder)
@@ -273,7 +273,7 @@ def _finish(
         test=found,
         seconds=time.monotonic() - began,
         checkpoint=plan.folder.uri,
-        best_hit_10=dataset.best_hit_10,
+        best_hit_10=plan.protocol.reachable(dataset),
         floors=tuple(count(plan, dataset)) if tested else (),
         test_ranks=ranks,
     )

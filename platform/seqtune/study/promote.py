@@ -6,15 +6,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from seqtune.data import Dataset, protocol_of, read
 from seqtune.errors import UserError
+from seqtune.metrics import Ranks
 from seqtune.results import Finalist, TrialRow
 from seqtune.significance import Comparison, compare
 from seqtune.space.asked import ask_study
-from seqtune.state import ranks_file, ranks_in
+from seqtune.state import held_file, ranks_in
 from seqtune.storage import Folder
 from seqtune.study import final, record
 from seqtune.study.afterwards import REPORT, amend, check_tested, held, keep_best
@@ -118,11 +116,11 @@ def _epochs(folder: Folder, row: TrialRow) -> list[int]:
     return [epoch for epoch in sorted(told) if epoch <= (row.epoch or 0)] or [row.epoch or 1]
 
 
-def _ranks(folder: Folder, name: str) -> NDArray[np.float32]:
+def _ranks(folder: Folder, name: str) -> Ranks:
     content = folder.read(name)
     if content is None:
         raise UserError(f"{folder / name} is missing; seqtune tune --resume writes it again")
-    return np.asarray(ranks_in(content), np.float32)
+    return ranks_in(content)
 
 
 def _sentence(known: Known, finalist: Finalist, against: Comparison) -> str:
@@ -152,5 +150,5 @@ def _report(
     own: dict[str, Any] = {n: v for n, v in vars(finalist).items() if n != "test_ranks"}
     promoted = own | {"against_best": asdict(against), "sentence": sentence}
     amend(folder, {"promoted": promoted}, "Promoted by hand", [sentence])
-    users = dataset.user_ids[plan.protocol.split(dataset).test.users]
-    folder.write(RANKS, ranks_file(users, finalist.test_ranks))
+    held = plan.protocol.split(dataset).test
+    folder.write(RANKS, held_file(dataset, held, finalist.test_ranks))

@@ -14,7 +14,7 @@ from seqtune.floors import logged
 from seqtune.report.documents import to_json, to_markdown
 from seqtune.report.verdict import verdict
 from seqtune.results import BEST, StudyResult
-from seqtune.state import ranks_file
+from seqtune.state import held_file
 from seqtune.study.plan import Plan
 from seqtune.track import Links, Registered, Tracker
 from seqtune.track.store import shown
@@ -45,13 +45,13 @@ def publish(
     report = folder / "report"
     for name, content in _report_files(result, study):
         report.write(name, content)
-    users = dataset.user_ids[plan.protocol.split(dataset).test.users]
+    held = plan.protocol.split(dataset).test
     tested = {"default": result.default, "best": result.best}
     if result.several:
         tested |= {one.model: one.best for one in result.contenders}
     for name, finalist in tested.items():
         if finalist is not None:
-            ranks = ranks_file(users, finalist.test_ranks)
+            ranks = held_file(dataset, held, finalist.test_ranks)
             report.write(f"ranks-{name}.parquet", ranks)
     tracker.upload(report, to="report")
     tracker.study_ended("finished", _metrics(result), verdict(result))

@@ -23,7 +23,7 @@ from torch import nn
 from seqtune.checkpoint import Recommender, load
 from seqtune.data import Dataset, Held, Split, protocol_of, read
 from seqtune.errors import DamagedError, UserError
-from seqtune.metrics import per_user
+from seqtune.metrics import as_held, per_user
 from seqtune.schema import FORMAT, checked
 from seqtune.significance import SURE, paired_t
 from seqtune.state import Row, best_of, curves, flat, load_state, told
@@ -223,9 +223,7 @@ def _newer(split: Split, champion: Recommender) -> Held:
     newest = champion.meta.get("newest")
     if newest is None:
         raise UserError("the champion's model.json does not say how new its data are")
-    users, events = split.test
-    newer = split.dataset.times[events] > newest
-    return Held(users[newer], events[newer])
+    return split.test.take(split.dataset.times[split.test.events] > newest)
 
 
 def _digest(study: Folder) -> str:
@@ -269,13 +267,13 @@ def _values(
     ``own`` are its numbers of the items of the data.
     """
     histories, times = [], []
-    for user, event in zip(*users, strict=True):
-        span = slice(dataset.offsets[user], event)
+    for user, end in zip(users.users, users.ends, strict=True):
+        span = slice(dataset.offsets[user], end)
         past = own[dataset.items[span]]
         histories.append(past[past > 0])
         times.append(dataset.times[span][past > 0])
     places = recommender.places(histories, own[dataset.items[users.events]], times)
-    return per_user(metric, places)
+    return per_user(metric, as_held(places, users.users, users.lists))
 
 
 def _keep(folder: Folder, decided: Refresh) -> None:

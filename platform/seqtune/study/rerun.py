@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
-from seqtune.data import Protocol, load
+from seqtune.data import Protocol, Reading, load
 from seqtune.errors import DamagedError, UserError
 from seqtune.meter import TimeIsUp
 from seqtune.state import Row
@@ -74,7 +74,7 @@ def rerun(
     """
     lock = _lock_of(run, uri)
     source = data or lock.data["data"]
-    dataset = load(source, **{n: v for n, v in lock.data.items() if n != "data"})
+    dataset = load(source, **asdict(Reading.of(lock.data)))
     if dataset.fingerprint != lock.fingerprint:
         raise UserError(
             f"{'--data' if data else run}: {source} holds other interactions than those of the run "

@@ -32,6 +32,7 @@ REDUCTION = 3  # of so many trials one goes on
 LEARNT = 2 / 3  # of the best trial's gain: before it, a curve says nothing of a trial's rank
 BRACKETS = 3  # of hyperband, the trials of each of which are compared from a later rung on
 LEVEL = 1.25  # times what popularity reaches: below, a recommender has not begun to learn
+REVIVES = ("asha", "hyperband", "median")  # by which one may be stopped that would have won
 KEPT = 100  # best trials, and so many of the newest, with which others are compared
 
 
@@ -95,7 +96,8 @@ class Race(FIFOScheduler):
     than it is. Nobody is before there is a trial of the model that has ended by itself. Nor is a
     trial that stands where ``popularity`` does, or any where nobody has got above it: curves lie
     there for a while, whatever the trial, and many rise afterwards. A trial that was stopped and
-    goes on, since a worker was idle, does so as long as others run.
+    goes on, since a worker was idle, does so as long as others run; by ``reach`` there is none,
+    since what it stops cannot win.
 
     Args:
         rule: ``reach``, ``asha``, ``hyperband`` or ``median``.

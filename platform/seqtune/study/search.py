@@ -70,6 +70,7 @@ class OptunaSearcher(Searcher):
         judge: says by which other keys of the reports a trial is judged.
         fits: says of a model and a point whether it keeps the limits on its size.
         evolves: the trials are generations of a population.
+        continues: idle workers go on with trials that were stopped early.
         resume: go on with the trials that the storage holds. Interrupted ones are handed out again
             in their order, to continue; then new ones. ``past`` has those that had ended well.
         say: gets a line when the database has been away for long.
@@ -95,6 +96,7 @@ class OptunaSearcher(Searcher):
         judge: Judge | None = None,
         fits: Fits = lambda model, values: True,
         evolves: bool = False,
+        continues: bool = False,
         resume: bool = False,
         say: Callable[[str], None] | None = None,
         folder: Folder | None = None,
@@ -105,7 +107,8 @@ class OptunaSearcher(Searcher):
         self.storage, self.name, self.say = storage, name, say
         self.trials, self.budget, self.resume = trials, budget, resume
         self.seed, self.sampler = seed, sampler
-        self.judge, self.fits, self.evolves = judge or Judge((metric,)), fits, evolves
+        self.judge, self.fits = judge or Judge((metric,)), fits
+        self.evolves, self.continues = evolves, continues
         self.folder, self.owner = folder, owner
         self.limit: Callable[[], int] | None = None  # says how many trials may run now
         self.share: Callable[[], dict[str, float]] | None = None  # what the next trial gets
@@ -138,7 +141,8 @@ class OptunaSearcher(Searcher):
         else:
             drawn = self._next()
             if drawn is None:
-                return None if self._busy else Searcher.FINISHED
+                waits = (self.evolves or self.continues) and self._busy
+                return None if waits else Searcher.FINISHED
             number, about = self._create(opened, trial_id, *drawn)
         self._numbers[trial_id] = number
         config = {name: about[name] for name in CONFIG if name in about}
@@ -285,13 +289,10 @@ class OptunaSearcher(Searcher):
         return any(trial.user_attrs["origin"] != CONTINUED for trial in running)
 
     def _next(self) -> tuple[str, Draft] | None:
-        """Returns the model and the point of the next trial; None where there is none now.
-
-        While the last new points are trained, idle workers go on with what was stopped early.
-        """
+        """Returns the model and the point of the next trial; None where there is none now."""
         if not (self._points.complete or (self.enough and self.enough())):
             return self._points.draw(time.monotonic() - self._began)
-        return self._points.stopped() if self._busy and not self.evolves else None
+        return self._points.stopped() if self.continues and self._busy else None
 
     def _create(
         self, opened: Opened, trial_id: str, model: str, draft: Draft

@@ -15,7 +15,7 @@ import ray
 from numpy.typing import NDArray
 
 from seqtune.data import Dataset
-from seqtune.metrics import per_user
+from seqtune.metrics import Ranks, as_held, per_user
 from seqtune.results import Raced, Runner, TrialRow
 from seqtune.significance import SURE, holm
 from seqtune.state import best_of, load_state
@@ -90,10 +90,8 @@ def contestants(rows: Sequence[TrialRow], chosen: TrialRow) -> list[TrialRow]:
     return [row for row in rows if row.number in wanted]
 
 
-def ranks_of(
-    plan: Plan, number: int, params: dict[str, Any], dataset: Dataset, k: int
-) -> NDArray[np.float32]:
-    """Trains a trial with its k-th further seed; returns the validation rank of each user, (U,).
+def ranks_of(plan: Plan, number: int, params: dict[str, Any], dataset: Dataset, k: int) -> Ranks:
+    """Trains a trial with its k-th further seed; returns the ranks of the validation items.
 
     The training goes on from where it was left, in a folder of the trial's own.
     """
@@ -106,7 +104,8 @@ def ranks_of(
         train_here(plan, built, folder, dataset, lambda row: None)
         saved = load_state(folder, plan.owner(built))
     assert saved is not None, "a training that has ended has a state"
-    return best_of(saved)["ranks"]
+    held = plan.protocol.split(dataset).valid
+    return as_held(best_of(saved)["ranks"], held.users, held.lists)
 
 
 def standing(gains: Mapping[int, Sequence[Floats]]) -> Raced:

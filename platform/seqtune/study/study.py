@@ -52,6 +52,7 @@ from seqtune.study.resources import (
     team,
 )
 from seqtune.study.samplers import check_sampler
+from seqtune.study.schedulers import REVIVES
 from seqtune.study.search import OptunaSearcher
 from seqtune.study.seeds import SeedRace
 from seqtune.study.settling import Settling
@@ -196,6 +197,7 @@ def _searcher(
         judge=judge,
         fits=fits(judge, dataset.n_items, dataset.n_users),
         evolves=asked.options.evolves,
+        continues=asked.options.scheduler in REVIVES,
         resume=asked.options.resume,
         say=say,
         folder=identity.folder,

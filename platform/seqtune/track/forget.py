@@ -30,7 +30,8 @@ def forget(uri: str, study: str) -> str:
             n_versions += len(ours)
             for version in ours:
                 client.delete_model_version(model.name, version.version)
-            if ours and len(ours) == len(versions):
+            # One without versions is left where an earlier deletion was killed.
+            if len(ours) == len(versions) and (ours or model.tags.get(STUDY) == study):
                 client.delete_registered_model(model.name)
         for run_id in own:
             client.delete_run(run_id)

@@ -20,7 +20,7 @@ from tables import Table
 
 from seqtune.study import search
 from seqtune.study.samplers import DRAWN
-from seqtune.study.schedulers import Race, make_scheduler
+from seqtune.study.schedulers import REVIVES, Race, make_scheduler
 from seqtune.study.search import OptunaSearcher
 from seqtune.study.store import Opened
 
@@ -92,6 +92,7 @@ def simulate(
     """
     space = replace(table.space, start=table.point(first_of(table, seed)), portfolio=portfolio)
     how: dict[str, Any] = {"metric": METRIC, "trials": trials, "seed": seed, "sampler": sampler}
+    how["continues"] = scheduler in REVIVES
     searcher = OptunaSearcher([space], "memory", "study", **how)
     race = make_scheduler(scheduler, [space.model])
     race.set_search_properties("best", "max")

@@ -14,10 +14,12 @@ import pyarrow as pa
 
 from seqtune.data.dataset import Dataset
 from seqtune.data.files import PARQUET, kind
+from seqtune.data.filters import filtered
 from seqtune.data.readers import tables
-from seqtune.data.readers.columns import Choice, choose
+from seqtune.data.readers.columns import USUAL, Choice, choose
 from seqtune.data.readers.ids import ids
 from seqtune.data.readers.times import times
+from seqtune.data.reading import Reading
 from seqtune.errors import UserError
 
 T = TypeVar("T")
@@ -33,17 +35,16 @@ class _Table(NamedTuple):
     problems: list[str]
 
 
-def read(
-    path: Path, wanted: Mapping[str, str | None], expected: Mapping[str, str] | None = None
-) -> Dataset:
-    """Reads a file; ``wanted`` may name the columns of ``user``, ``item`` and ``time``.
+def read(path: Path, reading: Reading, expected: Mapping[str, str] | None = None) -> Dataset:
+    """Reads a file, of which ``reading`` may name columns, and says which rows count.
 
     Where it does not, those of ``expected`` are taken if the file has them, else usual names.
     Users and items are numbered in the order of their own ids. Raises UserError with the place and
     all that is wrong where the file cannot be used; rows are counted from 1, without the header.
     """
     try:
-        table = (_parquet if kind(path) in PARQUET else _text)(path, wanted, expected or {})
+        of = _parquet if kind(path) in PARQUET else _text
+        table = of(path, reading.columns, expected or {})
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     problems = table.problems
@@ -67,7 +68,7 @@ def read(
         raise UserError(f"{path}: {_all_of(problems)}", len(problems))
     order = np.lexsort((when.order, users.codes))  # stable: ties keep the order of the file
     lengths = np.bincount(users.codes, minlength=len(users.own))
-    return Dataset(
+    dataset = Dataset(
         name=Path(path.name.removesuffix(".gz")).stem,
         items=(items.codes + 1)[order].astype(np.int32),
         offsets=np.concatenate([[0], np.cumsum(lengths)]),
@@ -75,8 +76,17 @@ def read(
         user_ids=users.own,
         item_ids=items.own,
         notes=(*table.notes, *users.notes, *items.notes, *when.notes),
-        columns=table.names,
+        columns={role: name for role, name in table.names.items() if role in USUAL},
     )
+    beside = {
+        role: column.take(pa.array(order)).combine_chunks()
+        for role, column in table.columns.items()
+        if role not in USUAL
+    }
+    try:
+        return filtered(dataset, reading, beside)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def _all_of(problems: list[str]) -> str:

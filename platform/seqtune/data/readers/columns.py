@@ -54,7 +54,7 @@ def choose(
     picks: dict[str, int] = {}
     notes: list[str] = []
     problems: list[str] = []
-    for role in USUAL:
+    for role in [*USUAL, *(role for role in wanted if role not in USUAL)]:
         name = wanted.get(role)
         if name is None and expected.get(role) in names:
             name = expected[role]
@@ -85,7 +85,8 @@ def choose(
 
 
 def _usual(names: Sequence[str], role: str) -> list[list[int]]:
-    return [[i for i, n in enumerate(names) if _plain(n) in group] for group in USUAL[role]]
+    groups = USUAL.get(role, ())
+    return [[i for i, n in enumerate(names) if _plain(n) in group] for group in groups]
 
 
 def _named(names: Sequence[str], name: str) -> list[int]:

@@ -24,6 +24,7 @@ from seqtune.errors import UserError
 
 DELIMITERS = ("::", "\t", ",", ";", "|", " ")
 ODD = "\x1f"  # in place of :: for pyarrow, which splits at single characters
+IDS = ("user", "item")  # roles of columns that few values are in, often
 MISSING = ["", "nan", "NaN", "null", "NULL", "None", "NA", "N/A", "<NA>", "\\N"]
 SNIFFED, LINES = 65_536, 200  # bytes and lines that are looked at first
 SHOWN = 80  # characters of a row in a message
@@ -191,7 +192,7 @@ def _read(
         if "time" in columns:
             columns["time"] = _without_gaps(columns["time"])
     for role, column in columns.items():
-        if role != "time" and (odd := _spelt_as_missing(column)):
+        if role in IDS and (odd := _spelt_as_missing(column)):
             notes.append(f"the {role} ids {', '.join(odd)} are in quotes, and so are read as ids")
     return columns, notes
 
@@ -216,7 +217,7 @@ def in_parts(
             if layout.quotes:
                 found = {role: _unquoted(one, role, []) for role, one in found.items()}
             for role, column in found.items():
-                values = column.chunk(0).dictionary if role != "time" else column
+                values = column.chunk(0).dictionary if role in IDS else column
                 if layout.quotes and pc.any(pc.starts_with(values, '"')).as_py():
                     raise UserError(f"some {role} opens with a quotation mark{IN_PARTS}")
             yield found
@@ -232,7 +233,7 @@ def _how(
 
     names = [str(i) for i in range(len(layout.names))]  # the file's own may occur twice
     coded = pa.dictionary(pa.int32(), pa.string())
-    types = {str(i): pa.string() if role == "time" else coded for role, i in picks.items()}
+    types = {str(i): coded if role in IDS else pa.string() for role, i in picks.items()}
     long = len(layout.delimiter) > 1
     return {
         "read_options": arrow_csv.ReadOptions(

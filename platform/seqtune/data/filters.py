@@ -1,0 +1,218 @@
+"""Which rows of a file count: by rating, by kind of event, by date, and each but once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from seqtune.data.dataset import Dataset
+from seqtune.data.reading import Reading
+from seqtune.errors import UserError, nearest
+from seqtune.words import counted
+
+PARTS = {"train": 0, "training": 0, "valid": 1, "validation": 1, "val": 1, "dev": 1, "test": 2}
+SHOWN = 8  # values in a message
+
+Mask = NDArray[np.bool_]
+
+
+def filtered(dataset: Dataset, reading: Reading, beside: Mapping[str, pa.Array]) -> Dataset:
+    """Leaves out the rows that do not count, and says so in notes.
+
+    ``beside`` are further columns of the file in the order of the events, by role: ratings, kinds
+    of events, parts.
+
+    Raises:
+        UserError: a value is none, or nothing is left.
+    """
+    for role, option, needed in (
+        ("rating", "--min-rating", reading.min_rating is not None),
+        ("event", "--events", bool(reading.events)),
+        ("split", "--split-col", reading.split_col is not None),
+    ):
+        if needed and role not in beside:
+            raise UserError(f"{option}: {dataset.name} has no such column")
+    if "split" in beside:
+        dataset = replace(dataset, parts=parts_of(beside["split"]))
+    for what, inside in _asked(dataset, reading, beside):
+        left, n = int(inside.sum()), len(inside)
+        if not left:
+            raise UserError(f"{dataset.name}: no row is {what}")
+        if left < n:
+            note = f"{n - left:,} of {n:,} rows are left out, which are not {what}"
+            dataset = replace(dataset, notes=(*dataset.notes, note))
+    every = [inside for _, inside in _asked(dataset, reading, beside)]
+    dataset = keep(dataset, np.logical_and.reduce(every)) if every else dataset
+    dataset = without_repeats(without_copies(dataset), reading.drop_repeats)
+    return dataset if dataset.parts is None else in_order_of_parts(dataset)
+
+
+def _asked(
+    dataset: Dataset, reading: Reading, beside: Mapping[str, pa.Array]
+) -> Iterator[tuple[str, Mask]]:
+    """Yields what rows must be, and which are."""
+    if reading.min_rating is not None:
+        yield f"rated {reading.min_rating:g} or more", rated(beside["rating"], reading.min_rating)
+    if reading.events:
+        yield f"of kind {' or '.join(reading.events)}", of_kind(beside["event"], reading.events)
+    if reading.since:
+        yield f"of {reading.since} or later", dataset.times >= moment(reading.since, "--since")
+    if reading.before:
+        yield f"before {reading.before}", dataset.times < moment(reading.before, "--before")
+
+
+def rated(column: pa.Array, least: float) -> Mask:
+    """Says which rows have a rating that is not lower; those without one have not."""
+    try:
+        values = pc.cast(column, pa.float64())
+    except pa.ArrowInvalid:
+        texts = pc.cast(column, pa.string())
+        odd = next(one for one in texts.to_pylist() if one is not None and not _number(one))
+        raise UserError(
+            f"--min-rating {least:g}: {odd!r} is no number; is --rating-col the right column?"
+        ) from None
+    mask: Mask = pc.fill_null(pc.greater_equal(values, least), False).to_numpy(zero_copy_only=False)
+    return mask
+
+
+def of_kind(column: pa.Array, kinds: Sequence[str]) -> Mask:
+    """Says which rows are events of these kinds."""
+    texts = pc.cast(column, pa.string())
+    known = [one for one in pc.unique(texts).to_pylist() if one is not None]
+    for kind in kinds:
+        if kind not in known:
+            there = ", ".join(sorted(known)[:SHOWN]) + (", ..." if len(known) > SHOWN else "")
+            raise UserError(
+                f"--events {kind}: no row has that kind{nearest(kind, known)}; there are {there}"
+            )
+    mask: Mask = pc.is_in(texts, pa.array(kinds)).to_numpy(zero_copy_only=False)
+    return mask
+
+
+def moment(text: str, place: str) -> int:
+    """Returns a date in Unix milliseconds; without a zone it is of UTC."""
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        raise UserError(
+            f"{place} {text}: write a date as 2024-03-01, or 2024-03-01T12:00"
+        ) from None
+    return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def parts_of(column: pa.Array) -> NDArray[np.int8]:
+    """Returns 0 for rows that train, 1 for those that validate and 2 for those that test."""
+    texts = pc.utf8_lower(pc.utf8_trim_whitespace(pc.cast(column, pa.string())))
+    codes = texts.dictionary_encode()
+    known = codes.dictionary.to_pylist()
+    odd = [one for one in known if one not in PARTS]
+    if odd or codes.null_count:
+        raise UserError(
+            f"--split-col: a row has {odd[0]!r}; write train, valid or test"
+            if odd
+            else f"--split-col: {counted(codes.null_count, 'row')} without a value"
+        )
+    of = np.array([PARTS[one] for one in known], np.int8)
+    found: NDArray[np.int8] = of[codes.indices.to_numpy()]
+    return found
+
+
+def keep(dataset: Dataset, inside: Mask) -> Dataset:
+    """Returns the dataset of some events, without users and items that have none left."""
+    if inside.all():
+        return dataset
+    users = np.repeat(np.arange(dataset.n_users), np.diff(dataset.offsets))[inside]
+    by_user = np.bincount(users, minlength=dataset.n_users)
+    items = dataset.items[inside]
+    there = np.bincount(items, minlength=dataset.n_items + 1) > 0
+    numbers = np.cumsum(there) - there[0]
+    return replace(
+        dataset,
+        items=numbers[items].astype(np.int32),
+        offsets=np.concatenate([[0], np.cumsum(by_user[by_user > 0])]),
+        times=dataset.times[inside],
+        parts=None if dataset.parts is None else dataset.parts[inside],
+        user_ids=dataset.user_ids[by_user > 0],
+        item_ids=dataset.item_ids[there[1:]],
+        best_hit_10=None,  # it was computed for the events before
+    )
+
+
+def without_copies(dataset: Dataset) -> Dataset:
+    """Leaves out rows whose user, item and time are those of another, but for the first."""
+    users = np.repeat(np.arange(dataset.n_users), np.diff(dataset.offsets))
+    again = copies(users, dataset.items, dataset.times)
+    if not again.any():
+        return dataset
+    return keep(replace(dataset, notes=(*dataset.notes, copies_note(int(again.sum())))), ~again)
+
+
+def copies(users: NDArray[Any], items: NDArray[Any], times: NDArray[Any]) -> Mask:
+    """Says which rows, in the order of users and times, are copies of one before: (E,)."""
+    again = np.zeros(len(users), bool)
+    alike = (users[1:] == users[:-1]) & (times[1:] == times[:-1])
+    if alike.any():  # no other row can be one, or have one
+        near = np.flatnonzero(np.concatenate([[False], alike]) | np.concatenate([alike, [False]]))
+        order = near[np.lexsort((near, items[near], times[near], users[near]))]
+        one, other = order[1:], order[:-1]
+        same = (users[one] == users[other]) & (times[one] == times[other])
+        again[one[same & (items[one] == items[other])]] = True
+    return again
+
+
+def copies_note(n: int) -> str:
+    """Says how many rows were left out."""
+    return f"{counted(n, 'row')} left out, {'a copy' if n == 1 else 'copies'} of another"
+
+
+def without_repeats(dataset: Dataset, which: str) -> Dataset:
+    """Leaves out an item that a user has had just before (``consecutive``), or ever (``all``)."""
+    if which == "none":
+        return dataset
+    users = np.repeat(np.arange(dataset.n_users), np.diff(dataset.offsets))
+    again = np.zeros(dataset.n_interactions, bool)
+    if which == "consecutive":
+        again[1:] = (users[1:] == users[:-1]) & (dataset.items[1:] == dataset.items[:-1])
+    else:
+        pairs = users * (dataset.n_items + 1) + dataset.items
+        again[:] = True
+        again[np.unique(pairs, return_index=True)[1]] = False
+    if not again.any():
+        return dataset
+    n = int(again.sum())
+    when = "just before" if which == "consecutive" else "before"
+    note = f"{counted(n, 'row')} left out, of an item that the user had {when}"
+    return keep(replace(dataset, notes=(*dataset.notes, note)), ~again)
+
+
+def in_order_of_parts(dataset: Dataset) -> Dataset:
+    """Puts what trains before what validates and that before what tests, in each history."""
+    assert dataset.parts is not None
+    users = np.repeat(np.arange(dataset.n_users), np.diff(dataset.offsets))
+    order = np.lexsort((dataset.times, dataset.parts, users))
+    if (order[1:] > order[:-1]).all():
+        return dataset
+    n = len(np.unique(users[order != np.arange(len(order))]))
+    note = f"{counted(n, 'user')} with test or validation events earlier than others: as if later"
+    return replace(
+        dataset,
+        items=dataset.items[order],
+        times=dataset.times[order],
+        parts=dataset.parts[order],
+        notes=(*dataset.notes, note),
+    )
+
+
+def _number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
