@@ -130,11 +130,17 @@ class ModelOptions:
         str,
         Flag(
             WHAT,
-            "Read these interactions: a csv, tsv, parquet or .inter file (also .gz), a folder of "
-            "seqtune data prepare, or a generated set: demo, tiny, ml1m, beauty, yoochoose, xl.",
+            "Read these interactions: a csv, tsv, jsonl, parquet or .inter file (also .gz), a "
+            "folder or a pattern of such, a folder of seqtune data prepare, or a generated set: "
+            "demo, tiny, ml1m, beauty, yoochoose, xl.",
             "FILE",
         ),
     ] = "demo"
+    train: Annotated[str | None, Flag(DATA, "Train on this file: the same as --data.", "FILE")] = (
+        None
+    )
+    valid: Annotated[str | None, Flag(DATA, "Validate on the events of this file.", "FILE")] = None
+    test: Annotated[str | None, Flag(DATA, "Test on those of this file.", "FILE")] = None
     params: Annotated[
         str | None,
         Flag(
@@ -153,8 +159,25 @@ class ModelOptions:
     ] = None
     item_col: Annotated[str | None, Flag(DATA, "Name the column of items.", "NAME")] = None
     time_col: Annotated[
-        str | None, Flag(DATA, "Name the column of times: s, ms or ISO.", "NAME")
+        str | None,
+        Flag(DATA, "Name the column of times: s, ms or ISO; none: the order of the rows.", "NAME"),
     ] = None
+    time_format: Annotated[
+        str | None,
+        Flag(DATA, "Read times in this form, as %d.%m.%Y %H:%M.", "FORM", shown="s, ms or ISO"),
+    ] = None
+    encoding: Annotated[
+        str | None,
+        Flag(DATA, "Read text in this encoding, as cp1252.", "NAME", shown="UTF-8 or UTF-16"),
+    ] = None
+    drop_bad_rows: Annotated[
+        bool,
+        Flag(
+            DATA,
+            "Leave out rows without a user, an item or a time that can be read.",
+            names=("--drop-bad-rows", "--keep-all-rows"),
+        ),
+    ] = False
     min_user: Annotated[int, Flag(DATA, "Drop users with fewer interactions.", "N", least=1)] = 3
     min_item: Annotated[int, Flag(DATA, "Drop items with fewer interactions.", "N", least=1)] = 1
     rating_col: Annotated[

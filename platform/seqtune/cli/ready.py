@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from seqtune.catalogue import check_model, check_models, declaration, model_names
 from seqtune.cluster import check_lasting, in_job
 from seqtune.data import locate
+from seqtune.data.files import find_all
 from seqtune.data.kinds import GIVEN, LEAVE_ONE_OUT, parse_split
 from seqtune.errors import UserError
 from seqtune.options import (
@@ -41,6 +42,7 @@ def ready(options: Options) -> Options:
     check_numbers(options)
     several = isinstance(options, StudyOptions)
     options = replace(options, model=_named(options.model, several=several))
+    options = _with_parts(options)
     locate(options.data)
     if isinstance(options, JudgedOptions):
         from seqtune.metrics import parse_metric
@@ -65,6 +67,22 @@ def ready(options: Options) -> Options:
                 f"--trials {options.most}: {len(options.models)} models need as many trials or "
                 "more, since the defaults of each run first"
             )
+    return options
+
+
+def _with_parts(options: Options) -> Options:
+    """Takes the file of --train for that of --data; those of --valid and --test come with it."""
+    usual = ModelOptions.__dataclass_fields__["data"].default
+    if options.train is not None:
+        if options.data not in (usual, options.train):
+            raise UserError(f"--train {options.train}: --data names another file; keep one of them")
+        options = replace(options, data=options.train, train=None)
+    if (options.valid is None) != (options.test is None):
+        given, missing = ("--valid", "--test") if options.valid else ("--test", "--valid")
+        raise UserError(f"{given}: {missing} names the events that are held out as well; give both")
+    for option, name in (("--valid", options.valid), ("--test", options.test)):
+        if name is not None:
+            find_all(name, option)
     return options
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from seqtune.data.dataset import Dataset, k_core
-from seqtune.data.files import find
+from seqtune.data.files import find_all
 from seqtune.data.generate import PRESETS, make_preset
 from seqtune.data.kinds import GIVEN, LEAVE_ONE_OUT
 from seqtune.data.prepared import fits, is_prepared, open_prepared
@@ -30,19 +30,22 @@ def load(source: str, *, expected: Mapping[str, str] | None = None, **how: Any) 
     """
     reading = Reading(**how)
     min_user, min_item = reading.min_user, reading.min_item
-    path = locate(source)
-    if path is not None and is_prepared(path):
-        prepared = open_prepared(str(path))
+    paths = locate(source)
+    if paths and is_prepared(paths[0]):
+        prepared = open_prepared(str(paths[0]))
         fits(prepared, reading, f"--data {source}")
         return prepared
-    if path is None:
+    if not paths:
         from seqtune.data.filters import filtered
 
         dataset = filtered(make_preset(source), reading, {})
     else:
         from seqtune.data import readers  # pyarrow takes a moment that --help should not wait for
 
-        dataset = readers.read(path, reading, expected)
+        sources = [(path, "train" if reading.test else "") for path in paths]
+        for part, name in (("valid", reading.valid), ("test", reading.test)):
+            sources += [(path, part) for path in (find_all(name, f"--{part}") if name else ())]
+        dataset = readers.read(sources, reading, expected)
     return k_core(dataset, min_user, min_item, source)
 
 
@@ -80,20 +83,20 @@ def protocol_of(options: JudgedOptions, dataset: Dataset, seed: int) -> Protocol
     return protocol
 
 
-def locate(source: str) -> Path | None:
-    """Returns the file that ``source`` names, None for a generated set, or raises a UserError.
+def locate(source: str) -> list[Path]:
+    """Returns the files that ``source`` names, none for a generated set, or raises a UserError.
 
-    In place of a file it may be a folder that was prepared.
+    In place of files it may be a folder that was prepared.
     """
     if source in PRESETS:
-        return None
+        return []
     with refusing(f"--data {source}"):
         if not Path(source).suffix and "/" not in source and not Path(source).exists():
             near = nearest(source, PRESETS)
             raise UserError(f"--data {source}: no such file or generated set{near}")
         if is_prepared(folder := Path(source).expanduser()):
-            return folder
-        return find(source)
+            return [folder]
+        return find_all(source)
 
 
 __all__ = [

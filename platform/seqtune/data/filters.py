@@ -89,9 +89,8 @@ def of_kind(column: pa.Array, kinds: Sequence[str]) -> Mask:
     for kind in kinds:
         if kind not in known:
             there = ", ".join(sorted(known)[:SHOWN]) + (", ..." if len(known) > SHOWN else "")
-            raise UserError(
-                f"--events {kind}: no row has that kind{nearest(kind, known)}; there are {there}"
-            )
+            near = nearest(kind, known) or f"; there are {there}"
+            raise UserError(f"--events {kind}: no row has that kind{near}")
     mask: Mask = pc.is_in(texts, pa.array(kinds)).to_numpy(zero_copy_only=False)
     return mask
 

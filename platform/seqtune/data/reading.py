@@ -7,19 +7,29 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Repeats = Literal["none", "consecutive", "all"]
-ROWS = ("min_rating", "events", "since", "before", "drop_repeats", "split_col")  # which count
+ORDER = "none"  # as the column of times: the order of the rows is taken for it
+# Options that say which rows count, and how a file is read.
+ROWS = (
+    *("min_rating", "events", "since", "before", "drop_repeats", "split_col", "encoding"),
+    *("time_format", "drop_bad_rows", "valid", "test"),
+)
 
 
 @dataclass(frozen=True)
 class Reading:
     """What the options say of the reading of data; None leaves the choice to us."""
 
+    valid: str | None = None  # files of events that validate and test, beside those that train
+    test: str | None = None
     user_col: str | None = None
     item_col: str | None = None
     time_col: str | None = None
     split_col: str | None = None  # which says of each row whether it trains, validates or tests
     rating_col: str | None = None
     event_col: str | None = None
+    encoding: str | None = None  # of text; None: UTF-8, or UTF-16 where it says so
+    time_format: str | None = None  # of times, as strptime has it: %d.%m.%Y %H:%M
+    drop_bad_rows: bool = False  # those without a user, an item or a time that can be read
     min_rating: float | None = None  # rows with less are left out
     events: tuple[str, ...] = ()  # rows of other kinds are left out
     since: str | None = None  # a date: rows before it are left out

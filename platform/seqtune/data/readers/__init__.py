@@ -1,11 +1,11 @@
-"""Reads interactions from text tables and parquet files.
+"""Reads interactions from text tables, JSON lines and parquet files.
 
-Only the three columns that matter are parsed. All that is wrong with a file is said at once.
+Only the columns that matter are parsed. All that is wrong with a file is said at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -13,12 +13,14 @@ import numpy as np
 import pyarrow as pa
 
 from seqtune.data.dataset import Dataset
-from seqtune.data.files import PARQUET, kind
+from seqtune.data.files import JSON, PARQUET, kind
 from seqtune.data.filters import filtered
 from seqtune.data.readers import tables
+from seqtune.data.readers.bad import without_bad
 from seqtune.data.readers.columns import USUAL, Choice, choose
 from seqtune.data.readers.ids import ids
-from seqtune.data.readers.times import times
+from seqtune.data.readers.shapes import exploded, sequences
+from seqtune.data.readers.times import in_order, times
 from seqtune.data.reading import Reading
 from seqtune.errors import UserError
 
@@ -33,20 +35,22 @@ class _Table(NamedTuple):
     names: dict[str, str]
     notes: list[str]
     problems: list[str]
+    typed: bool  # whether the file knows numbers from text
 
 
-def read(path: Path, reading: Reading, expected: Mapping[str, str] | None = None) -> Dataset:
-    """Reads a file, of which ``reading`` may name columns, and says which rows count.
+def read(
+    sources: Sequence[tuple[Path, str]], reading: Reading, expected: Mapping[str, str] | None = None
+) -> Dataset:
+    """Reads files as one, of which ``reading`` may name columns, and says which rows count.
 
-    Where it does not, those of ``expected`` are taken if the file has them, else usual names.
-    Users and items are numbered in the order of their own ids. Raises UserError with the place and
-    all that is wrong where the file cannot be used; rows are counted from 1, without the header.
+    Where it does not, those of ``expected`` are taken if the file has them, else usual names. A
+    source is a file and the part that all of it belongs to, or nothing. Users and items are
+    numbered in the order of their own ids. Raises UserError with the place and all that is wrong
+    where a file cannot be used; rows are counted from 1, without the header.
     """
-    try:
-        of = _parquet if kind(path) in PARQUET else _text
-        table = of(path, reading.columns, expected or {})
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+    tables_ = [_labelled(_read_one(path, reading, expected or {}), part) for path, part in sources]
+    table, path = joined(tables_, sources[0][0]), sources[0][0]
+    place = path if len(sources) == 1 else f"{path} and {len(sources) - 1} others"
     problems = table.problems
 
     def attempt(role: str, of: Callable[[pa.ChunkedArray], T]) -> T | None:
@@ -59,17 +63,19 @@ def read(path: Path, reading: Reading, expected: Mapping[str, str] | None = None
             return None
 
     if any(not len(column) for column in table.columns.values()):
-        raise UserError(f"{path}: the file has no interactions; it needs one row for each")
-    typed = kind(path) in PARQUET
-    users = attempt("user", lambda column: ids(column, "user", typed))
-    items = attempt("item", lambda column: ids(column, "item", typed))
-    when = attempt("time", lambda column: times(column, table.names["time"]))
+        raise UserError(f"{place}: the file has no interactions; it needs one row for each")
+    users = attempt("user", lambda column: ids(column, "user", table.typed))
+    items = attempt("item", lambda column: ids(column, "item", table.typed))
+    form = reading.time_format
+    when = attempt("time", lambda column: times(column, table.names["time"], form))
+    if users is not None and "time" not in table.columns and not problems:
+        when = in_order(len(users.codes))
     if users is None or items is None or when is None or problems:
-        raise UserError(f"{path}: {_all_of(problems)}", len(problems))
+        raise UserError(f"{place}: {_all_of(problems)}", len(problems))
     order = np.lexsort((when.order, users.codes))  # stable: ties keep the order of the file
     lengths = np.bincount(users.codes, minlength=len(users.own))
     dataset = Dataset(
-        name=Path(path.name.removesuffix(".gz")).stem,
+        name=name_of(sources),
         items=(items.codes + 1)[order].astype(np.int32),
         offsets=np.concatenate([[0], np.cumsum(lengths)]),
         times=when.milliseconds[order],
@@ -86,7 +92,58 @@ def read(path: Path, reading: Reading, expected: Mapping[str, str] | None = None
     try:
         return filtered(dataset, reading, beside)
     except UserError as error:
+        raise UserError(f"{place}: {error}") from None
+
+
+def name_of(sources: Sequence[tuple[Path, str]]) -> str:
+    """Returns the name of a file without its extension, or of the folder of several."""
+    path, part = sources[0]
+    several = len(sources) > 1 and not part
+    return path.parent.name if several else Path(path.name.removesuffix(".gz")).stem
+
+
+def _read_one(path: Path, reading: Reading, expected: Mapping[str, str]) -> _Table:
+    of = _parquet if kind(path) in PARQUET else _json if kind(path) in JSON else _text
+    try:
+        table = of(path, reading, expected)
+        columns, notes = exploded(table.columns)
+    except UserError as error:
         raise UserError(f"{path}: {error}") from None
+    if reading.drop_bad_rows and columns:
+        columns, more = without_bad(columns, reading.time_format)
+        notes += more
+    return table._replace(columns=columns, notes=table.notes + notes)
+
+
+def _labelled(table: _Table, part: str) -> _Table:
+    """Adds the part that all rows belong to, if there is one."""
+    if not part or not table.columns:
+        return table
+    n = len(next(iter(table.columns.values())))
+    return table._replace(
+        columns=table.columns | {"split": pa.chunked_array([pa.array([part] * n)])}
+    )
+
+
+def joined(found: list[_Table], first: Path) -> _Table:
+    """Puts the rows of several files together.
+
+    Raises:
+        UserError: their columns hold other kinds of values.
+    """
+    if len(found) == 1 or not all(one.columns for one in found):
+        return next((one for one in found if not one.columns or one.problems), found[0])
+    plain = [
+        pa.table({role: decoded(one) for role, one in table.columns.items()}) for table in found
+    ]
+    try:
+        rows = pa.concat_tables(plain, promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise UserError(f"{first} and others: {tables.first_line(error)}") from None
+    notes = list(dict.fromkeys(note for one in found for note in one.notes))
+    problems = list(dict.fromkeys(text for one in found for text in one.problems))
+    columns = {role: rows[role] for role in rows.column_names}
+    return found[0]._replace(columns=columns, notes=notes, problems=problems)
 
 
 def _all_of(problems: list[str]) -> str:
@@ -96,18 +153,35 @@ def _all_of(problems: list[str]) -> str:
     return f"{len(problems)} things are wrong: {'; '.join(numbered)}"
 
 
-def _parquet(path: Path, wanted: Mapping[str, str | None], expected: Mapping[str, str]) -> _Table:
+def _parquet(path: Path, reading: Reading, expected: Mapping[str, str]) -> _Table:
     import pyarrow.parquet as pq
 
     try:
         file = pq.ParquetFile(path)
         names = file.schema_arrow.names
-        choice = choose(names, wanted, expected)
+        choice = choose(names, reading.columns, expected)
         table = file.read(columns=[names[i] for i in choice.picks.values()])
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"not a readable parquet file ({tables.first_line(error)})") from None
     columns = {role: decoded(table[names[i]]) for role, i in choice.picks.items()}
-    return _table(columns, names, choice, [], [])
+    return _table(columns, names, choice, typed=True)
+
+
+def _json(path: Path, reading: Reading, expected: Mapping[str, str]) -> _Table:
+    """Reads JSON lines: an object in each."""
+    from pyarrow import json as arrow_json
+
+    try:
+        with pa.input_stream(str(path), compression="detect") as file:
+            if file.read(1) == b"[":
+                raise UserError("is one JSON array; write an object a line, as jq -c '.[]' does")
+        with pa.input_stream(str(path), compression="detect") as file:
+            table = arrow_json.read_json(file)
+    except (pa.ArrowInvalid, OSError, EOFError) as error:
+        raise UserError(f"not readable as JSON lines ({tables.first_line(error)})") from None
+    choice = choose(table.column_names, reading.columns, expected)
+    columns = {role: decoded(table.column(i)) for role, i in choice.picks.items()}
+    return _table(columns, table.column_names, choice, typed=True)
 
 
 def decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -116,12 +190,15 @@ def decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column.cast(pa.string() if pa.types.is_string_view(kind) else kind)
 
 
-def _text(path: Path, wanted: Mapping[str, str | None], expected: Mapping[str, str]) -> _Table:
-    layout = tables.sniff(path)
+def _text(path: Path, reading: Reading, expected: Mapping[str, str]) -> _Table:
+    if (lines := sequences(path, reading.encoding)) is not None:
+        note = "each line is read as a user and its items, in order"
+        return _Table(lines, {"user": "1", "item": "2"}, [note], [], False)
+    layout, wanted = tables.sniff(path, reading.encoding), reading.columns
     names, notes = names_of(layout, wanted)
     choice = choose(names, wanted, expected, layout.header or names is RATINGS)
     if not choice.picks:
-        return _table({}, names, choice, notes, [])
+        return _table({}, names, choice, notes)
     text = tables.read(path, layout, choice.picks)
     return _table(text.columns, names, choice, notes + text.notes, text.problems)
 
@@ -141,8 +218,11 @@ def _table(
     columns: dict[str, pa.ChunkedArray],
     names: list[str],
     choice: Choice,
-    notes: list[str],
-    problems: list[str],
+    notes: Sequence[str] = (),
+    problems: Sequence[str] = (),
+    *,
+    typed: bool = False,
 ) -> _Table:
     named = {role: names[i] for role, i in choice.picks.items()}
-    return _Table(columns, named, notes + choice.notes, choice.problems + problems)
+    said = [*notes, *choice.notes]
+    return _Table(columns, named, said, [*choice.problems, *problems], typed)

@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from seqtune.data.reading import ORDER
+
 SHOWN = 20  # names of columns in a message
 
 # Usual names, lower case without punctuation. A name further left wins; two in one group clash.
@@ -28,6 +30,11 @@ USUAL: dict[str, tuple[tuple[str, ...], ...]] = {
         ("timestamp", "time", "ts", "datetime", "unixreviewtime", "unixtime"),
         ("timestampms", "eventtime", "clicktime", "createdat", "date", "eventdate", "day"),
     ),
+}
+# Columns that would say which rows count, and the option that makes them.
+UNUSED = {
+    "rating": (("rating", "ratings", "stars", "overall"), "--min-rating"),
+    "event": (("event", "eventtype", "action", "behavior", "behaviortype"), "--events"),
 }
 WHAT = {"user": "a history is all that one {} has", "item": "the items are those of {}"}
 
@@ -54,8 +61,13 @@ def choose(
     picks: dict[str, int] = {}
     notes: list[str] = []
     problems: list[str] = []
+    alone = not header and len(names) == 2  # a user and an item, in the order of time
     for role in [*USUAL, *(role for role in wanted if role not in USUAL)]:
         name = wanted.get(role)
+        if role == "time" and name not in names and (name == ORDER or (alone and name is None)):
+            continue
+        if alone and name is None:
+            name = names[list(USUAL).index(role)]
         if name is None and expected.get(role) in names:
             name = expected[role]
         groups = _usual(names, role)
@@ -81,6 +93,9 @@ def choose(
                 f"--{role}-col and --{other}-col both name {names[picks.pop(role)]!r}; "
                 "each needs a column of its own"
             )
+    for role, (usual, option) in UNUSED.items():
+        if role not in wanted and (there := [name for name in names if _plain(name) in usual]):
+            notes.append(f"all rows count, whatever {there[0]} they have ({option} chooses some)")
     return Choice(picks, notes, list(dict.fromkeys(problems)))
 
 
@@ -105,15 +120,16 @@ def _absent(names: Sequence[str], role: str, name: str | None, header: bool) -> 
     if not header and len(names) < len(USUAL):
         return (
             f"the file has {len(names)} columns and no header line, and each row needs three "
-            "values: user, item and time; where the order of the rows is the time, add their "
-            "numbers as a column"
+            "values: user, item and time; where the order of the rows is the time, give --time-col "
+            f"{ORDER}"
         )
     if not header:
         return (
             f"the file has no header line; name its {len(names)} columns by position, "
             "for example --user-col 1 --item-col 2 --time-col 3"
         )
-    return f"no {role} column found; the columns are {there}; name it with --{role}-col"
+    order = f", or give {ORDER} for the order of the rows" if role == "time" else ""
+    return f"no {role} column found; the columns are {there}; name it with --{role}-col{order}"
 
 
 def _plain(name: str) -> str:

@@ -56,7 +56,8 @@ def ids(column: pa.ChunkedArray, role: str, typed: bool) -> Ids:
         first = "" if n == 1 else f" (the first is row {row})"
         spelt = "" if typed else " (quote an id that is spelt NA or null)"
         raise UserError(
-            f"{where} no {role}{first}; remove such rows, or name another column with --{role}-col"
+            f"{where} no {role}{first}; --drop-bad-rows leaves them out, and --{role}-col names "
+            "another column"
             f"{spelt}"
         )
     distinct = values.dictionary_encode()  # trimmed texts may have become equal

@@ -60,17 +60,21 @@ class _RaggedError(Exception):
     """A row has another number of columns than the first."""
 
 
-def sniff(path: Path) -> Layout:
+def sniff(path: Path, encoding: str | None = None) -> Layout:
     """Finds out how a table is written; raises UserError where it is none."""
     try:
         with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
             head = file.read(SNIFFED)
     except (OSError, EOFError) as error:
         raise UserError(f"cannot be read ({first_line(error)})") from None
-    if b"\0" in head and head[:2] not in (b"\xff\xfe", b"\xfe\xff"):
+    if encoding is None and b"\0" in head and head[:2] not in (b"\xff\xfe", b"\xfe\xff"):
         raise UserError("holds zero bytes, so it is no text table; name it by what it is")
-    encoding = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"
-    text = head.decode("utf-16" if encoding == "utf-16" else "utf-8-sig", errors="replace")
+    if encoding is None:
+        encoding = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"
+    try:
+        text = head.decode("utf-8-sig" if encoding == "utf-8" else encoding, errors="replace")
+    except LookupError:
+        raise UserError(f"--encoding {encoding}: there is no such encoding; try cp1252") from None
     lines = re.split(r"\r\n|\r|\n", text)  # as pyarrow does; splitlines knows seven more
     cut = len(head) == SNIFFED and len(lines) > 1
     lines = lines[:-1] if cut else lines
@@ -154,16 +158,15 @@ def _is_number(text: str) -> bool:
 def read(path: Path, layout: Layout, picks: Mapping[str, int]) -> Text:
     """Reads the columns that were picked: role -> position. Raises UserError where it cannot."""
     problems = []
-    if layout.encoding == "utf-16":
-        problems = [f"the text is UTF-16; convert it with iconv -f UTF-16 -t UTF-8 {path.name}"]
     try:
         columns, notes = _read(path, layout, picks)
     except UnicodeDecodeError as error:  # say it, and what else is wrong
         line = error.object.count(b"\n", 0, error.start) + 1
         problems = [
             (
-                f"line {line} has the byte 0x{error.object[error.start]:02x}, which is not UTF-8; "
-                f"convert the file, for example with iconv -f CP1252 -t UTF-8 {path.name}"
+                f"line {line} has the byte 0x{error.object[error.start]:02x}, which is not "
+                f"{layout.encoding.upper()}; name how it is written, for example with "
+                "--encoding cp1252"
             )
         ]
         columns, notes = _read(path, replace(layout, encoding="latin-1"), picks)

@@ -26,13 +26,74 @@ class Times(NamedTuple):
     notes: list[str]
 
 
-def times(column: pa.ChunkedArray, name: str) -> Times:
-    """Reads the column ``name``; raises UserError where it holds no times."""
+# How dates are written elsewhere, for a hint.
+FORMS = (
+    *("%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M", "%d.%m.%Y", "%m/%d/%Y %I:%M:%S %p"),
+    *("%m/%d/%Y %I:%M %p", "%m/%d/%Y %H:%M:%S", "%m/%d/%Y %H:%M", "%m/%d/%Y"),
+    *("%d/%m/%Y %H:%M:%S", "%d/%m/%Y %H:%M", "%d/%m/%Y", "%Y/%m/%d %H:%M:%S", "%Y/%m/%d %H:%M"),
+    *("%Y/%m/%d", "%d-%m-%Y %H:%M:%S", "%d-%m-%Y %H:%M", "%d-%m-%Y", "%d %b %Y", "%b %d, %Y"),
+    *("%a %b %d %H:%M:%S %Y", "%a, %d %b %Y %H:%M:%S %z", "%Y.%m.%d %H:%M:%S", "%Y.%m.%d"),
+)
+LOOKED_AT = 1000  # values, for a hint
+
+
+def times(column: pa.ChunkedArray, name: str, form: str | None = None) -> Times:
+    """Reads the column ``name``; raises UserError where it holds no times.
+
+    ``form`` is how they are written, as strptime has it.
+    """
+    if form is not None:
+        column = formed(column, form)
     values, unit, notes = numbers(column)
     told = unit is not None
     if unit is None:
         unit, notes = unit_of(values, name)
     return Times(values, in_milliseconds(values, unit, told, column), notes)
+
+
+def in_order(n: int) -> Times:
+    """Returns times of rows that have none: their order in the file."""
+    rows = np.arange(n)
+    return Times(rows, rows, ["the rows have no times: their order is taken for it"])
+
+
+def formed(column: pa.ChunkedArray, form: str) -> pa.ChunkedArray:
+    """Reads texts as ``form`` says; raises UserError where one is written otherwise."""
+    import pandas as pd
+
+    array = column.combine_chunks()
+    if pa.types.is_dictionary(array.type):
+        array = array.cast(array.type.value_type)
+    texts = pc.utf8_trim_whitespace(array.cast(pa.string())).to_pandas()
+    try:
+        when = pd.to_datetime(texts, format=form, errors="coerce", utc=True)
+    except ValueError as error:
+        raise UserError(f"--time-format {form}: is no format ({error})") from None
+    bad = (when.isna() & texts.notna()).to_numpy()
+    if bad.any():
+        row = int(bad.argmax())
+        raise UserError(
+            f"row {row + 1} has the time {texts[row]!r}, which is not as --time-format {form} says"
+            f"{hint(texts[row : row + 1].tolist())}"
+        )
+    read = pa.array(when.dt.tz_convert(None).to_numpy().astype("datetime64[ns]"))
+    return pa.chunked_array([read.cast(pa.timestamp("ns", "UTC"))])
+
+
+def hint(texts: list[str]) -> str:
+    """Names the format in which dates are written, or the two that are possible."""
+    found = [form for form in FORMS if all(_is_of(form, text) for text in texts)][:2]
+    return (
+        "; --time-format " + " or ".join(f"'{one}'" for one in found) + " reads it" if found else ""
+    )
+
+
+def _is_of(form: str, text: str) -> bool:
+    try:
+        datetime.strptime(text, form)
+    except ValueError:
+        return False
+    return True
 
 
 def numbers(column: pa.ChunkedArray) -> tuple[NDArray[Any], str | None, list[str]]:
@@ -49,7 +110,8 @@ def numbers(column: pa.ChunkedArray) -> tuple[NDArray[Any], str | None, list[str
         where = f"row {row} has" if n == 1 else f"{n:,} rows have"
         first = "" if n == 1 else f" (the first is row {row})"
         raise UserError(
-            f"{where} no time{first}; remove such rows, or name another column with --time-col"
+            f"{where} no time{first}; --drop-bad-rows leaves them out, and --time-col names "
+            "another column"
         )
     array, unit, notes = _numbers(array)
     return array.to_numpy(zero_copy_only=False), unit, notes
@@ -135,6 +197,9 @@ def _parse(texts: pa.Array) -> pa.Array:
     else:
         fix = f"write seconds or milliseconds since 1970, or ISO such as {ISO}"
         fix += ", the same way in every row"
+        some = [one for one in texts[good : good + LOOKED_AT].to_pylist() if one]
+        fix += hint(some) or hint(some[:1]) or "; --time-format says how else they are written"
+        fix += "; --drop-bad-rows leaves out such rows" if good else ""
     raise UserError(f"row {good + 1} has the time {value!r}; {fix}")
 
 
@@ -160,7 +225,7 @@ def in_milliseconds(
         row = int(absurd.argmax())
         raise UserError(
             f"row {row + 1} has the time {column[row].as_py()}, which is not between 1970 and 2100 "
-            f"in {unit}, the unit of the others; mend or remove it"
+            f"in {unit}, the unit of the others; mend it, or leave it out with --drop-bad-rows"
         )
     scaled = values // (ticks // 1000) if ticks > 1000 else values * (1000 // ticks)
     rounded: NDArray[np.int64] = np.rint(scaled).astype(np.int64)
