@@ -593,6 +593,13 @@ class BenchOptions(ModelOptions):
 
 
 @dataclass(frozen=True)
+class LookOptions(JudgedOptions):
+    """The options of ``data``: how interactions are read and held out, and no model."""
+
+    model: Annotated[str, Flag(WHAT, "Of no model.")] = "stan"
+
+
+@dataclass(frozen=True)
 class PrepareOptions:
     """The options of ``data prepare``."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
 
@@ -20,8 +20,12 @@ O = TypeVar("O")  # noqa: E741 - options of a command
 P = ParamSpec("P")
 
 
-def takes(options: type[O]) -> Callable[[Callable[Concatenate[O, P], None]], Callable[..., None]]:
+def takes(
+    options: type[O], without: Collection[str] = ()
+) -> Callable[[Callable[Concatenate[O, P], None]], Callable[..., None]]:
     """Makes a function of ``options`` into a command that has each of them as an option.
+
+    Those ``without`` keep their defaults.
 
     The further parameters of the function are options of the command line alone.
     """
@@ -33,7 +37,7 @@ def takes(options: type[O]) -> Callable[[Callable[Concatenate[O, P], None]], Cal
                 1:
             ]
         ]
-        known = {one.name: one for one in declared(options)}
+        known = {one.name: one for one in declared(options) if one.name not in without}
 
         make: Any = options
         call: Any = function
@@ -55,7 +59,8 @@ def takes(options: type[O]) -> Callable[[Callable[Concatenate[O, P], None]], Cal
             if firsts[one.name] == one.name
         ]
         parameters += own
-        parameters.sort(key=lambda p: PANELS.index(_panel(p)))
+        places = {panel: place for place, panel in enumerate(PANELS)}
+        parameters.sort(key=lambda p: places.get(_panel(p), -1))  # arguments first
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}
         del run.__wrapped__  # its signature is not that of the command

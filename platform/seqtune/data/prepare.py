@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from seqtune.data.dataset import Dataset, kept_note, nothing_left
-from seqtune.data.files import find, kind
+from seqtune.data.files import JSON, find_all, kind
 from seqtune.data.filters import copies, copies_note
 from seqtune.data.prepared import ABOUT, About, Prepared, open_prepared, write_ids
 from seqtune.data.readers.ids import ids
@@ -87,14 +87,9 @@ def prepare(
 
 
 def _files(source: str) -> list[Path]:
-    folder = Path(source).expanduser()
-    if not folder.is_dir():
-        return [find(source)]
-    found = sorted(path for path in folder.iterdir() if kind(path) and path.is_file())
-    if not found:
-        raise UserError(f"--data {source}: the folder holds no file of a known kind")
-    if len({kind(path) for path in found}) > 1:
-        raise UserError(f"--data {source}: the folder holds files of several kinds; keep one kind")
+    found = find_all(source)
+    if kind(found[0]) in JSON:
+        raise UserError(f"--data {source}: JSON is not read in parts; write it as parquet")
     return found
 
 

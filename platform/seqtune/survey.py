@@ -1,0 +1,180 @@
+"""What is in a data set, and what a protocol makes of it: the command ``seqtune data FILE``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqtune.data import Dataset, Protocol, Split
+from seqtune.data.split import within
+from seqtune.floors import Floor, floors
+from seqtune.words import counted
+
+TOP = 0.01  # of the items, whose part of all events is told
+MUCH = 0.2  # a share from which on a fact is worth a word
+
+Facts = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is known of a data set."""
+
+    dataset: Dataset
+    protocol: Protocol
+    split: Split
+    floors: tuple[Floor, ...]
+    shuffled: Floor  # the last of them, on histories without their order
+    metric: str
+
+    @property
+    def order(self) -> float:
+        """The part of the strongest chain's value that is lost when histories are shuffled."""
+        whole = self.floors[-1].test[self.metric]
+        return 1 - self.shuffled.test[self.metric] / whole if whole else 0.0
+
+    def facts(self) -> Facts:
+        """Returns all figures, as JSON has them."""
+        return sizes(self.dataset) | {
+            "protocol": self.protocol.sentence(self.dataset),
+            **held_out(self.dataset, self.split),
+            "order": {f"{self.metric} lost by shuffling": self.order},
+            "floors": {
+                one.name: {self.metric: one.test[self.metric], "seconds": one.seconds}
+                for one in self.floors
+            },
+        }
+
+    def remarks(self) -> Iterator[str]:
+        """Yields what somebody should know who reads results on these data."""
+        facts = self.facts()
+        if (share := facts["later than the first test target"]) > MUCH:
+            yield (
+                f"{share:.0%} of the training events are later than the first test target: a model "
+                "is trained on what was not known then; --split time:0.9 has none of that"
+            )
+        if (share := facts["tied with the event before"]) > MUCH:
+            yield (
+                f"{share:.0%} of the test targets have the time of the event before them, so that "
+                "the order of the file decides which is the target"
+            )
+        if self.order < MUCH:
+            yield (
+                f"A chain of items loses {max(self.order, 0):.0%} when histories are shuffled: "
+                "their order says little here, and a sequential model has little to learn from it"
+            )
+        if (share := facts["cold test items"]) > MUCH / 2:
+            yield f"{share:.0%} of the test targets are of items that no training event has"
+
+
+def survey(dataset: Dataset, protocol: Protocol, metric: str, seed: int = 0) -> Survey:
+    """Counts everything; it takes seconds, and no torch."""
+    split = protocol.split(dataset)
+    found = floors(split, mask_seen=protocol.mask_seen, metric=metric)
+    lost = floors(shuffled(split, seed), mask_seen=protocol.mask_seen, metric=metric)[-1]
+    return Survey(dataset, protocol, split, tuple(found), lost, metric)
+
+
+def sizes(dataset: Dataset) -> Facts:
+    """Returns how many there are, and how they spread."""
+    lengths = np.diff(dataset.offsets)
+    counts = np.sort(np.bincount(dataset.items, minlength=dataset.n_items + 1)[1:])[::-1]
+    n = dataset.n_interactions
+    shares = np.cumsum(counts[::-1]) / n  # of the rarest items
+    gini = 1 + 1 / len(counts) - 2 * float(shares.mean())
+    first, last = (_day(int(when)) for when in (dataset.times.min(), dataset.times.max()))
+    top = max(1, round(TOP * len(counts)))
+    return {
+        "users": dataset.n_users,
+        "items": dataset.n_items,
+        "interactions": n,
+        "density": n / dataset.n_users / dataset.n_items,
+        "events per user": _spread(lengths),
+        "events per item": _spread(counts),
+        "first": first,
+        "last": last,
+        "repeated": dataset.n_repeats / n,
+        "of the top 1 % of items": float(counts[:top].sum() / n),
+        "gini": gini,
+    }
+
+
+def held_out(dataset: Dataset, split: Split) -> Facts:
+    """Returns what is held out, and what about that is doubtful."""
+    test, valid = split.test, split.valid
+    learnt = split.train_end - dataset.offsets[:-1]
+    first_target = dataset.times[test.events].min()
+    _, events = within(dataset.offsets[:-1], split.train_end)
+    tied = dataset.times[test.events] == dataset.times[test.ends - 1]
+    return {
+        "training events": int(learnt.sum()),
+        "validation targets": len(valid.events),
+        "test targets": len(test.events),
+        "test users": len(np.unique(test.users)),
+        "cold users": split.cold_users,
+        "cold test items": float(split.cold_items(test).mean()),
+        "later than the first test target": float((dataset.times[events] > first_target).mean()),
+        "tied with the event before": float(tied.mean()),
+    }
+
+
+def shuffled(split: Split, seed: int = 0) -> Split:
+    """Returns the split with the events before the first test target of each user in any order."""
+    dataset = split.dataset
+    ends = dataset.offsets[1:].copy()
+    lists = split.test.take(split.test.lists)
+    np.minimum.at(ends, lists.users, lists.ends)
+    rng = np.random.default_rng(seed)
+    row, events = within(dataset.offsets[:-1], ends)
+    items = dataset.items.copy()
+    items[events] = dataset.items[events[np.lexsort((rng.random(len(row)), row))]]
+    return replace(split, dataset=replace(dataset, items=items))
+
+
+def _spread(counts: NDArray[np.integer[Any]]) -> dict[str, float]:
+    quarter, middle, three = np.percentile(counts, [25, 50, 75])
+    return {
+        "least": int(counts.min()),
+        "quarter": float(quarter),
+        "median": float(middle),
+        "three quarters": float(three),
+        "most": int(counts.max()),
+        "mean": float(counts.mean()),
+    }
+
+
+def _day(milliseconds: int) -> str:
+    return f"{datetime.fromtimestamp(milliseconds / 1000, UTC):%Y-%m-%d %H:%M}"
+
+
+def rows(found: Survey) -> Iterator[tuple[str, str]]:
+    """Yields what a person reads of the figures: what it is, and how much."""
+    facts = found.facts()
+    yield "users", f"{facts['users']:,}"
+    yield "items", f"{facts['items']:,}"
+    yield "interactions", f"{facts['interactions']:,} ({facts['density']:.2%} of all pairs)"
+    for whose in ("user", "item"):
+        of = facts[f"events per {whose}"]
+        half = f"half between {of['quarter']:,.0f} and {of['three quarters']:,.0f}"
+        all_of = f"{of['least']:,} to {of['most']:,}, {half}, mean {of['mean']:,.1f}"
+        yield f"events per {whose}", all_of
+    yield "from, to", f"{facts['first']} to {facts['last']}"
+    yield "repeated", f"{facts['repeated']:.1%} of events are of an item that the user had before"
+    top = f"the top 1 % of items have {facts['of the top 1 % of items']:.0%} of events"
+    yield "popularity", f"{top} (Gini {facts['gini']:.2f})"
+    tested = counted(facts["test targets"], "test target")
+    yield "held out", f"{tested} of {counted(facts['test users'], 'user')}"
+    shares = {
+        "leakage": ("later than the first test target", "of training is later than the first"),
+        "ties": ("tied with the event before", "of test targets have the time of the event before"),
+        "cold": ("cold test items", "of test targets are of items without a training event"),
+    }
+    for name, (fact, words) in shares.items():
+        yield name, f"{facts[fact]:.1%} {words}" + " test target" * (name == "leakage")
+    lost = f"a decayed Markov chain loses {found.order:.0%} of {found.metric}"
+    yield "order", f"{lost} when histories are shuffled"
