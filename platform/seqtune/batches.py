@@ -163,6 +163,7 @@ def sequences(split: Split, device: torch.device, times: bool = False) -> Sequen
         train_end=tensor(split.train_end),
         n_items=data.n_items,
         times=tensor(data.times) if times else None,
+        clock=data.clock != "order",
     )
 
 

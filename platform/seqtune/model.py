@@ -84,6 +84,7 @@ class Sequences:
     train_end: Tensor  # (U,) and trains on those before train_end[u]
     n_items: int
     times: Tensor | None = None  # (E,) Unix milliseconds, for models with uses_times
+    clock: bool = True  # whether times of different users can be compared
 
     @property
     def n_users(self) -> int:

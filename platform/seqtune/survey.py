@@ -96,6 +96,7 @@ def sizes(dataset: Dataset) -> Facts:
         "density": n / dataset.n_users / dataset.n_items,
         "events per user": _spread(lengths),
         "events per item": _spread(counts),
+        "times": dataset.clock,
         "first": first,
         "last": last,
         "repeated": dataset.n_repeats / n,
@@ -163,7 +164,8 @@ def rows(found: Survey) -> Iterator[tuple[str, str]]:
         half = f"half between {of['quarter']:,.0f} and {of['three quarters']:,.0f}"
         all_of = f"{of['least']:,} to {of['most']:,}, {half}, mean {of['mean']:,.1f}"
         yield f"events per {whose}", all_of
-    yield "from, to", f"{facts['first']} to {facts['last']}"
+    when = {"order": ", of which the order alone means something", "days": ", in days"}
+    yield "from, to", f"{facts['first']} to {facts['last']}{when.get(facts['times'], '')}"
     yield "repeated", f"{facts['repeated']:.1%} of events are of an item that the user had before"
     top = f"the top 1 % of items have {facts['of the top 1 % of items']:.0%} of events"
     yield "popularity", f"{top} (Gini {facts['gini']:.2f})"

@@ -32,7 +32,7 @@ def split() -> Split:
         name="ragged",
         items=rng.integers(1, N_ITEMS + 1, counts.sum()).astype(np.int32),
         offsets=np.concatenate([[0], counts.cumsum()]),
-        times=rng.integers(0, 10**9, counts.sum()).cumsum(),
+        times=1_600_000_000_000 + rng.integers(0, 10**9, counts.sum()).cumsum(),
         user_ids=np.arange(N_USERS),
         item_ids=np.arange(1, N_ITEMS + 1),
     )

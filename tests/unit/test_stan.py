@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -141,6 +142,19 @@ def test_sessions_that_end_at_the_same_time_or_later_are_no_neighbours():
     assert scores(split, 1, day=90) == {}
     both = scores(split, 1, day=91, causal_neighbors=False, lambda_2=1, lambda_3=math.inf)
     assert both == {1: 1 + 2 * math.exp(-1), 2: math.exp(-1), 3: 1, 4: math.exp(-1)}
+
+
+def test_times_that_are_an_order_alone_are_no_clock():
+    """Positions of different users cannot be compared: nobody is later, and nothing is old."""
+    data = THREE.dataset
+    positions = np.concatenate([np.arange(n) for n in np.diff(data.offsets)])
+    ordered = replace(THREE, dataset=replace(data, times=positions))
+    assert ordered.dataset.clock == "order"
+    assert data.clock == "clock"
+    found = scores(ordered, 2, 6, 3, 9, day=-START / DAY)
+    assert found == scores(THREE, 2, 6, 3, 9, causal_neighbors=False, **NO_TIME)
+    saved = model_for(ordered).state_dict()
+    assert not saved["sessions.clock"]
 
 
 def test_without_its_factors_it_is_sknn():

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from seqtune.data.strings import Strings
 from seqtune.errors import UserError
 
+DAY, YEAR_1973 = 86_400_000, 10**11  # milliseconds
 # int64 or uint64, or str: as the file types them.
 Ids = NDArray[np.int64] | NDArray[np.uint64] | NDArray[np.object_] | Strings
 
@@ -68,6 +70,17 @@ class Dataset:
         users = np.repeat(np.arange(self.n_users), np.diff(self.offsets))
         pairs = np.sort(users * (self.n_items + 1) + self.items)
         return int(np.count_nonzero(pairs[1:] == pairs[:-1]))
+
+    @cached_property
+    def clock(self) -> Literal["clock", "days", "order"]:
+        """What times tell: the moment, the day, or the order of a user's events alone.
+
+        Positions, dates in digits and rows without times lie before 1973, if they are read as
+        milliseconds; those of different users cannot be compared.
+        """
+        if self.times.max(initial=0) < YEAR_1973:
+            return "order"
+        return "days" if not (self.times % DAY).any() else "clock"
 
     @property
     def has_repeats(self) -> bool:

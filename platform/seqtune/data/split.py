@@ -12,12 +12,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from seqtune.data.dataset import Dataset
+from seqtune.data.dataset import DAY, Dataset
 from seqtune.errors import UserError
 
 AT_A_TIME = 2**24  # events that are counted: they are copied for it
 USERS = 2**20  # the same of users
-DAY = 86_400_000  # milliseconds
 
 Ints = NDArray[np.int64]
 Which = Literal["last", "first", "random", "successive", "all"]

@@ -27,6 +27,7 @@ class Sessions(nn.Module):
         self.positions: Tensor = nn.Buffer(none.int())  # (E,) of their last occurrence
         self.by_item: Tensor = nn.Buffer(none)  # (E,) item * S + session, increasing
         self.counts: Tensor = nn.Buffer(none.new_zeros(n_items + 1))  # training events of each item
+        self.clock: Tensor = nn.Buffer(torch.tensor(True))  # whether times can be compared
         nobody = torch.full((n_users + 1,), -1)
         self.of_user: Tensor = nn.Buffer(nobody)  # session of a user; -1: none, as of strangers
         self.register_load_state_dict_pre_hook(_make_room)  # type: ignore[no-untyped-call]
@@ -37,6 +38,7 @@ class Sessions(nn.Module):
     def build(self, data: Sequences, length: int) -> None:
         """Indexes the training events, the last ``length`` of each user."""
         assert data.times is not None
+        self.clock.fill_(data.clock)
         n, device = data.n_items + 1, data.items.device
         kept = data.trained.sort().values
         users, sizes = data.users[kept].unique_consecutive(return_counts=True)

@@ -71,7 +71,8 @@ class STAN(Model):
             2.0, gt=0, description="A neighbour's items count less by distance from the shared."
         )
         causal_neighbors: bool = Field(
-            True, description="Neighbours must have ended before the history did."
+            True,
+            description="Neighbours must have ended before the history did, if there is a clock.",
         )
 
         sources: ClassVar[Sources] = {
@@ -115,10 +116,10 @@ class STAN(Model):
 
         # The sessions that share some, and the k most similar of them.
         before = torch.full_like(until, len(sessions))
-        if p.causal_neighbors:
+        if p.causal_neighbors and sessions.clock:
             before = torch.searchsorted(sessions.times, until)
         found, sim = sessions.sharing(users, row, item, weight, before, p.sample_size)
-        days = (until[:, None] - sessions.times[found]).abs().double() / DAY
+        days = (until[:, None] - sessions.times[found]).abs().double() / DAY * sessions.clock
         log_w = sim.double().log() - sessions.first.diff()[found].log() / 2 - days / p.lambda_2
         best = log_w.topk(min(p.k, log_w.shape[1]))
         w = (best.values - best.values[:, :1]).exp().float()
