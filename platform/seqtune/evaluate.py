@@ -54,6 +54,7 @@ def evaluate(
     found: NDArray[np.float32] = np.zeros(len(lengths), dtype=np.float32)
     top = np.zeros((len(lengths), min(top_k, data.n_items)), dtype=np.int64)
     rows = max(1, min(ROWS, SCORES // (data.n_items + 1)))
+    out = _no_candidates(split, data.items.device)
     for index in np.array_split(mine, max(1, -(-len(mine) // rows))):
         events, until = (
             torch.from_numpy(some[index]).to(data.items.device) for some in (held.events, ends)
@@ -65,6 +66,8 @@ def evaluate(
         scores = model.score(history).float()  # (B, I + 1)
         if of is not None:
             scores, until = scores[of], until[of]
+        if out is not None:
+            scores[:, out] = -torch.inf
         n_seen = int((ends[index] - first[index]).sum()) if mask_seen else 0
         own = _leave_out(scores, data, events, until, n_seen)
         if top_k:
@@ -74,6 +77,12 @@ def evaluate(
     if ranks > 1:
         found, top = _gather((found, top), ranks)
     return Ranking(found, top[held.lists] if top_k else None)
+
+
+def _no_candidates(split: Split, device: torch.device) -> Tensor | None:
+    """Returns the numbers of the items that are not ranked, if any are not."""
+    ranked = split.dataset.candidates
+    return None if ranked is None else torch.from_numpy(np.flatnonzero(~ranked) + 1).to(device)
 
 
 def _leave_out(

@@ -105,6 +105,9 @@ def _rank(
     from scipy.sparse import csr_array
 
     data, counts = split.dataset, np.concatenate([[0], split.counts()])
+    if data.candidates is not None:  # others have no score and a count below all
+        ranked = np.concatenate([[True], data.candidates])
+        chain, counts = csr_array(chain * ranked), np.where(ranked, counts, -1)
     ladder = np.sort(counts[1:])
     first, ends = data.offsets[held.users], held.ends
     ranks = np.empty(len(held.users), np.float32)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +22,7 @@ Floats = NDArray[np.floating]
 Ints = NDArray[np.integer[Any]]
 Direction = Literal["higher", "lower", "neither"]
 KS = (5, 10, 20)
+HEAD = 0.8  # of all events: what the items of the head have
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,12 +71,35 @@ class Metric:
     better: Direction = "higher"
 
 
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """What is recommended: Q lists of k items, of a catalogue of I."""
+
+    top: Ints  # (Q, k) items 1..I, best first
+    counts: Ints  # (I,) training events of each
+    percentile: Floats  # (I,) of its popularity, 0 rarest and 1 most popular
+
+    @cached_property
+    def times(self) -> Ints:
+        """In how many lists each item stands: (I,)."""
+        return np.bincount(self.top.ravel(), minlength=len(self.counts) + 1)[1:]
+
+    @property
+    def tail(self) -> NDArray[np.bool_]:
+        """The items beyond the most popular ones that have four fifths of all events: (I,)."""
+        order = np.argsort(-self.counts, kind="stable")
+        before = np.cumsum(self.counts[order]) - self.counts[order]
+        tail = np.empty(len(order), bool)
+        tail[order] = before >= HEAD * self.counts.sum()
+        return tail
+
+
 @dataclass(frozen=True)
 class ListMetric:
     """A metric at a cut-off of what is recommended, whatever the held-out items are."""
 
     name: str
-    value: Callable[[Ints, Floats], float]  # (U, k) lists, (I,) popularity percentile -> value
+    value: Callable[[Shown], float]
     meaning: str
     better: Direction = "higher"
 
@@ -129,18 +154,70 @@ RANK = (
         _average_precision,
     ),
 )
+
+
+def _gini(shown: Shown) -> float:
+    shares = np.cumsum(np.sort(shown.times)) / shown.times.sum()
+    return float(1 + 1 / len(shares) - 2 * shares.mean())
+
+
+def _entropy(shown: Shown) -> float:
+    shares = shown.times[shown.times > 0] / shown.times.sum()
+    return float(-(shares * np.log2(shares)).sum())
+
+
+def _information(shown: Shown) -> float:
+    shares = (shown.counts + 1) / (shown.counts.sum() + len(shown.counts))
+    return float(-np.log2(shares)[shown.top - 1].mean())
+
+
+def _personal(shown: Shown) -> float:
+    n, k = shown.top.shape
+    shared = (shown.times * (shown.times - 1.0)).sum() / (k * n * max(n - 1, 1))
+    return float(1 - shared)
+
+
 LISTS = (
     ListMetric(
         "coverage",
-        lambda top, popular: len(np.unique(top)) / len(popular),
+        lambda shown: float((shown.times > 0).mean()),
         "Share of the catalogue that is among the first k of at least one user.",
     ),
     ListMetric(
         "popularity",
-        lambda top, popular: float(popular[top - 1].mean()),
+        lambda shown: float(shown.percentile[shown.top - 1].mean()),
         "Mean popularity percentile of the first k items, 0 rarest and 1 most popular; items that "
         "are equally popular share the middle of their places.",
         better="neither",
+    ),
+    ListMetric(
+        "gini",
+        _gini,
+        "Gini coefficient of how often items are recommended: 0 where all are alike, near 1 where "
+        "few have it all.",
+        better="lower",
+    ),
+    ListMetric(
+        "entropy",
+        _entropy,
+        "Shannon entropy, in bits, of the same: log2 of the catalogue's size where all are alike.",
+    ),
+    ListMetric(
+        "tail",
+        lambda shown: float(shown.tail[shown.top - 1].mean()),
+        "Share of recommendations beyond the most popular items that have 80 % of the events.",
+    ),
+    ListMetric(
+        "novelty",
+        _information,
+        "Mean self-information of the first k items, in bits: -log2 of an item's share of the "
+        "training events, one more added to each.",
+    ),
+    ListMetric(
+        "personal",
+        _personal,
+        "Personalisation: 1 less the share of the first k items that two lists have in common, in "
+        "the mean over all pairs.",
     ),
 )
 COSTS = {
@@ -224,16 +301,16 @@ def compute(
 
 
 def of_lists(top: Ints, popularity: Ints, ks: Iterable[int]) -> dict[str, float]:
-    """Returns coverage and popularity bias of recommended lists.
+    """Returns the metrics of recommended lists.
 
-    ``top`` (U, K) holds item ids 1..I, best first; ``popularity`` (I,) counts training events.
+    ``top`` (Q, K) holds item ids 1..I, best first; ``popularity`` (I,) counts training events.
     """
     _, group, sizes = np.unique(popularity, return_inverse=True, return_counts=True)
     middle = np.cumsum(sizes) - (sizes + 1) / 2  # of the places of equally popular items, from 0
     percentile = middle[group] / max(len(popularity) - 1, 1)
     return {
-        f"{metric.name}@{k}": metric.value(top[:, :k], percentile)
-        for k in ks
+        f"{metric.name}@{k}": metric.value(shown)
+        for k, shown in ((k, Shown(top[:, :k], popularity, percentile)) for k in ks)
         for metric in LIST_METRICS.values()
     }
 
@@ -260,7 +337,7 @@ def page() -> str:
             *("| name | of one user, or of all lists | better |", "|---|---|---|", *rows, ""),
             "The value of a rank metric is the mean over users, or over lists where a user has",
             "several ([protocols](protocols.md)); a list without a held-out item among the first k",
-            "has 0. `coverage` and `popularity` are measured on test, and on",
+            "has 0. Those of all lists, from `coverage` on, are measured on test, and on",
             "validation where `--metric` or `--limit` asks for them.",
             "",
             f"Reports have k = {', '.join(map(str, KS))}; `--metric` takes any, for example",

@@ -162,6 +162,9 @@ class ModelOptions:
         str | None,
         Flag(DATA, "Name the column of times: s, ms or ISO; none: the order of the rows.", "NAME"),
     ] = None
+    candidates: Annotated[
+        str | None, Flag(DATA, "Rank the items of this file alone, a line each.", "FILE")
+    ] = None
     time_format: Annotated[
         str | None,
         Flag(DATA, "Read times in this form, as %d.%m.%Y %H:%M.", "FORM", shown="s, ms or ISO"),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from seqtune.data import Dataset, load
@@ -140,3 +141,24 @@ def test_a_copy_is_of_the_same_moment_alone(tmp_path: Path) -> None:
     data = read(file)
     assert histories(data) == {"a": "xyx", "b": "x"}
     assert "3 rows left out, copies of another" in data.notes
+
+
+def test_candidates_are_named_in_a_file(file: Path, tmp_path: Path) -> None:
+    for name, content in (("a.txt", "x\nz\n\nother\n"), ("b.csv", '"item"\n"x"\n"z"\n')):
+        (tmp_path / name).write_text(content)
+    pd.DataFrame({"item": ["x", "z", None]}).to_parquet(tmp_path / "c.parquet")
+    for name in ("a.txt", "b.csv", "c.parquet"):
+        data = read(file, candidates=str(tmp_path / name))
+        assert data.candidates is not None
+        assert data.item_ids[data.candidates].tolist() == ["x", "z"]
+        assert "2 of 3 items are ranked" in data.notes[-1]
+    (tmp_path / "none.txt").write_text("q\n")
+    pd.DataFrame({"item": ["x"], "n": [1]}).to_parquet(tmp_path / "two.parquet")
+    for name, said in (
+        ("none.txt", "names none of the 3 items, such as 'x'"),
+        ("two.parquet", "has 2 columns, and needs one, of items"),
+        ("absent.txt", "cannot be read (No such file or directory)"),
+    ):
+        with pytest.raises(UserError) as caught:
+            read(file, candidates=str(tmp_path / name))
+        assert said in str(caught.value)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from seqtune import batches, metrics
 from seqtune.data import Dataset, Protocol
+from seqtune.data.generate import make_preset
 from seqtune.evaluate import evaluate
+from seqtune.floors import floors
 from seqtune.metrics import Lists, as_held, per_list, per_user
 from seqtune.model import History, Model
 from seqtune.params import Params
@@ -113,3 +117,37 @@ def test_items_of_a_list_are_ranked_among_all_with_its_history(mask_seen: bool) 
     assert found.top.tolist() == ([[8, 7, 6], [9, 8, 6]] if mask_seen else [[9, 8, 7], [9, 8, 7]])
     ranks = as_held(found.ranks, split.test.users, split.test.lists)
     assert per_list("recall@3", ranks).tolist() == ([1, 0.5] if mask_seen else [1, 0])
+
+
+@pytest.mark.parametrize("mask_seen", [True, False])
+def test_candidates_alone_are_ranked(mask_seen: bool) -> None:
+    """As a ranking that was done without the others: of a model, and of what is counted."""
+    whole = make_preset("tiny")
+    ranked = np.random.default_rng(3).random(whole.n_items) < 0.6
+    some = replace(whole, candidates=ranked)
+    assert some.fingerprint != whole.fingerprint
+    protocol = Protocol(mask_seen)
+    split, usual = protocol.split(some), protocol.split(whole)
+    assert ranked[some.items[split.test.events] - 1].all()
+    assert len(split.test.users) + split.unranked == len(usual.test.users)
+    assert f"among {ranked.sum()} of 60 items" in protocol.sentence(some)
+
+    model = ByNumber(ByNumber.Params(), whole.n_items, whole.n_users)
+    sequences = batches.sequences(split, torch.device("cpu"))
+    found = evaluate(model, sequences, split, split.test, mask_seen=mask_seen, top_k=5)
+    assert found.top is not None
+    assert ranked[found.top - 1].all()
+    for row, (user, event) in enumerate(zip(split.test.users, split.test.events, strict=True)):
+        target = some.items[event]
+        better = {n for n in range(target + 1, 61) if ranked[n - 1]}
+        better -= {*some.items[some.offsets[user] : event].tolist()} if mask_seen else set()
+        assert found.ranks[row] == len(better) + 1
+
+    for floor in floors(split, mask_seen=mask_seen):
+        most = (ranked.sum() - 1) + 1
+        assert np.asarray(floor.test_ranks).max() <= most
+    (popular, *_) = floors(split, mask_seen=False)
+    counts = split.counts()
+    own = counts[some.items[split.test.events] - 1]
+    ahead = [(counts[ranked] > n).sum() + ((counts[ranked] == n).sum() - 1) / 2 for n in own]
+    assert np.asarray(popular.test_ranks).tolist() == [n + 1 for n in ahead]

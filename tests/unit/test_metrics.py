@@ -88,3 +88,32 @@ def test_mlflow_gets_names_without_an_at_sign():
 def test_the_page_on_metrics_is_what_the_code_says():
     written = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
     assert written == metrics.page(), "write it again: docs/metrics.md is metrics.page()"
+
+
+def test_what_lists_show_by_hand():
+    top = np.array([[1, 2], [1, 3], [1, 2], [4, 1]])  # items 1 to 5: four times, 2, 1, 1 and never
+    counts = np.array([50, 25, 15, 9, 1])
+    found = metrics.of_lists(top, counts, ks=(2, 1))
+    shares = np.array([4, 2, 1, 1]) / 8
+    assert found["entropy@2"] == pytest.approx(-(shares * np.log2(shares)).sum())
+    assert found["gini@2"] == pytest.approx(1 + 1 / 5 - 2 * np.mean([0, 1 / 8, 2 / 8, 4 / 8, 1]))
+    assert found["tail@2"] == 1 / 8  # items 1 to 3 have 90 of 100 events, items 1 and 2 not 80
+    information = -np.log2(np.array([51, 26, 16, 10, 2]) / 105)
+    assert found["novelty@2"] == pytest.approx(information[top - 1].mean())
+    pairs = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
+    overlaps = [len({*top[a]} & {*top[b]}) / 2 for a, b in pairs]
+    assert found["personal@2"] == pytest.approx(1 - np.mean(overlaps))
+    assert found["personal@1"] == pytest.approx(1 - 3 / 6)
+    assert metrics.direction("gini@5") == "lower"
+    assert metrics.ways(["tail@10", "gini@10"]) == ["maximize", "minimize"]
+
+
+def test_the_ends_of_what_lists_show():
+    alike = metrics.of_lists(np.array([[1, 2]] * 3), np.ones(4, int), ks=(2,))
+    assert alike["personal@2"] == 0
+    assert alike["gini@2"] == pytest.approx(0.5)
+    each = metrics.of_lists(np.arange(1, 5)[:, None], np.ones(4, int), ks=(1,))
+    assert each["personal@1"] == 1
+    assert each["gini@1"] == pytest.approx(0)
+    assert each["entropy@1"] == pytest.approx(2)
+    assert metrics.of_lists(np.array([[3]]), np.ones(4, int), ks=(1,))["personal@1"] == 1

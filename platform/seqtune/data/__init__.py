@@ -31,13 +31,13 @@ def load(source: str, *, expected: Mapping[str, str] | None = None, **how: Any) 
     reading = Reading(**how)
     min_user, min_item = reading.min_user, reading.min_item
     paths = locate(source)
+    from seqtune.data.filters import candidates, filtered  # pyarrow takes a moment
+
     if paths and is_prepared(paths[0]):
         prepared = open_prepared(str(paths[0]))
         fits(prepared, reading, f"--data {source}")
-        return prepared
+        return candidates(prepared, reading.candidates)
     if not paths:
-        from seqtune.data.filters import filtered
-
         dataset = filtered(make_preset(source), reading, {})
     else:
         from seqtune.data import readers  # pyarrow takes a moment that --help should not wait for
@@ -46,7 +46,7 @@ def load(source: str, *, expected: Mapping[str, str] | None = None, **how: Any) 
         for part, name in (("valid", reading.valid), ("test", reading.test)):
             sources += [(path, part) for path in (find_all(name, f"--{part}") if name else ())]
         dataset = readers.read(sources, reading, expected)
-    return k_core(dataset, min_user, min_item, source)
+    return candidates(k_core(dataset, min_user, min_item, source), reading.candidates)
 
 
 def read(options: ModelOptions) -> Dataset:

@@ -39,6 +39,7 @@ class Dataset:
     columns: Mapping[str, str] = field(default_factory=dict)  # of the file: role -> name
     notes: tuple[str, ...] = ()  # what reading did that the user should know, one line each
     best_hit_10: float | None = None  # generated data: the best reachable HR@10 on the test item
+    candidates: NDArray[np.bool_] | None = None  # (I,) which items are ranked; None: all
     parts: NDArray[np.int8] | None = None  # (E,) where the data say: 0 trains, 1 validates, 2 tests
 
     def __post_init__(self) -> None:
@@ -102,8 +103,9 @@ class Dataset:
     def fingerprint(self) -> str:
         """16 hex digits that change with any event, time, user id or item id, and only then."""
         digest = hashlib.blake2b(digest_size=8)
-        arrays = (self.items, self.offsets, self.times, self.user_ids, self.item_ids)
-        for array in arrays if self.parts is None else (*arrays, self.parts):
+        some = [one for one in (self.parts, self.candidates) if one is not None]
+        usual = (self.items, self.offsets, self.times, self.user_ids, self.item_ids)
+        for array in (*usual, *some):
             digest.update(f"{array.dtype.kind}{len(array)}:".encode())
             if isinstance(array, Strings):  # lengths first: ids cannot run into each other
                 digest.update(array.lengths().tobytes())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -121,6 +122,44 @@ def parts_of(column: pa.Array) -> NDArray[np.int8]:
     of = np.array([PARTS[one] for one in known], np.int8)
     found: NDArray[np.int8] = of[codes.indices.to_numpy()]
     return found
+
+
+def candidates(dataset: Dataset, file: str | None) -> Dataset:
+    """Restricts rankings to the items that a file names: a line each, or a column of its own.
+
+    Raises:
+        UserError: the file cannot be read, or names none of the items.
+    """
+    if file is None:
+        return dataset
+    wanted = {text.removesuffix(".0") for text in _named_in(Path(file).expanduser(), file)}
+    own = [str(one) for one in dataset.item_ids.tolist()]
+    inside = np.array([one in wanted for one in own])
+    if not inside.any():
+        raise UserError(
+            f"--candidates {file}: names none of the {dataset.n_items:,} items, such as {own[0]!r}"
+        )
+    note = f"{int(inside.sum()):,} of {dataset.n_items:,} items are ranked, those of {file}"
+    return replace(dataset, candidates=inside, notes=(*dataset.notes, note))
+
+
+def _named_in(path: Path, file: str) -> list[str]:
+    """Returns the items that a file names, as text."""
+    import pyarrow.parquet as pq
+
+    try:
+        if path.suffix.lower() not in (".parquet", ".pq"):
+            lines = path.read_text(encoding="utf-8").splitlines()
+            return [line.strip().strip('"') for line in lines if line.strip()]
+        table = pq.read_table(path)
+    except (OSError, ValueError, pa.ArrowInvalid) as error:
+        why = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise UserError(f"--candidates {file}: cannot be read ({why})") from None
+    if table.num_columns != 1:
+        raise UserError(
+            f"--candidates {file}: has {table.num_columns} columns, and needs one, of items"
+        )
+    return [str(one) for one in table.column(0).to_pylist() if one is not None]
 
 
 def keep(dataset: Dataset, inside: Mask) -> Dataset:

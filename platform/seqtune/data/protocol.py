@@ -18,6 +18,7 @@ from seqtune.data.dataset import Dataset
 from seqtune.data.kinds import GIVEN, LEAVE_ONE_OUT, Kind, parse_split
 from seqtune.data.split import Held, Split, Which
 from seqtune.errors import UserError
+from seqtune.words import counted
 
 Validation = Literal["time", "users", "last"]
 REPEATED = 0.01  # of validation targets that a user had before, from which on seen items compete
@@ -68,11 +69,15 @@ class Protocol:
             raise UserError(f"--split {GIVEN}: name the column that says it with --split-col")
         split = MADE[kind.name](self, dataset, kind)
         if not self.cold_items:
-            cold = (split.cold_items(held) for held in (split.valid, split.test))
-            valid, test = (
-                held.take(~some) for held, some in zip((split.valid, split.test), cold, strict=True)
-            )
+            valid, test = (held.take(~split.cold_items(held)) for held in (split.valid, split.test))
             split = replace(split, valid=valid, test=test)
+        if (ranked := dataset.candidates) is not None:
+            valid, test = (
+                held.take(ranked[dataset.items[held.events] - 1])
+                for held in (split.valid, split.test)
+            )
+            unranked = len(split.test.users) - len(test.users)
+            split = replace(split, valid=valid, test=test, unranked=unranked)
         if self.valid_users is None:
             return split
         return replace(split, valid=split.valid.sample(self.valid_users, self.seed))
@@ -133,6 +138,9 @@ class Protocol:
         seen = sentences.of_seen(mask=self.mask_seen, usual=usual, share=share)
         cold = sentences.of_cold(split, kind, items=self.cold_items)
         among = f"each is ranked among all {dataset.n_items:,} items"
+        if dataset.candidates is not None:
+            n, left = int(dataset.candidates.sum()), counted(split.unranked, "test target")
+            among = f"each is ranked among {n:,} of {dataset.n_items:,} items ({left} of others)"
         return f"{sentences.said(made)}; {among}, and {seen}.{cold}"
 
 

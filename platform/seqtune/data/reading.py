@@ -27,6 +27,7 @@ class Reading:
     split_col: str | None = None  # which says of each row whether it trains, validates or tests
     rating_col: str | None = None
     event_col: str | None = None
+    candidates: str | None = None  # a file of the items that are ranked
     encoding: str | None = None  # of text; None: UTF-8, or UTF-16 where it says so
     time_format: str | None = None  # of times, as strptime has it: %d.%m.%Y %H:%M
     drop_bad_rows: bool = False  # those without a user, an item or a time that can be read

@@ -71,6 +71,7 @@ class Split:
     valid: Held
     test: Held
     cold_users: int = 0  # users who are not tested, since nothing of them is known before
+    unranked: int = 0  # test targets that are left out, since they are no candidates
 
     def counts(self) -> Ints:
         """Returns the number of training events of each item: (I,)."""
