@@ -406,6 +406,15 @@ class StudyOptions(JudgedOptions):
             most=100,
         ),
     ] = 1
+    refit: Annotated[
+        Literal["test", "all"] | None,
+        Flag(
+            SEARCH,
+            "Train the best once more on all that is before the test, and test that too; or on "
+            "everything (all), for use without a test.",
+            shown="no",
+        ),
+    ] = None
     goal: Annotated[
         str | None,
         Flag(

@@ -205,6 +205,8 @@ class StudyResult:
     judge: Judge = field(default_factory=Judge)  # of trials
     choice: Choice | None = None  # how the best one was chosen, where that can be said
     raced: Raced | None = None  # the best ones with several seeds, where they were asked for
+    refitted: Finalist | None = None  # the best one, trained again until the test
+    production: str = ""  # the folder of the best one's checkpoint, trained again on everything
     facts: Mapping[str, str] = field(default_factory=dict)  # what the study was made of, as tags
 
     @property

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from mlflow import MlflowClient
 
 pytestmark = pytest.mark.slow
 
@@ -56,7 +57,8 @@ def test_a_study_by_a_split_is_killed_resumed_and_served(
     storage = ["--storage", str(tmp_path / "r")]
     alike = [*SMALL, "--trials", "3", "--seed", "1", "--concurrency", "1", *storage]
     by = ["--split-col", "part"] if split == "given" else ["--split", split]
-    words = [*alike, *by, "--name", "one"]
+    refit = {"session:60": ["--refit", "test"], "given": ["--refit", "all"]}
+    words = [*alike, *by, "--name", "one", *refit.get(split, [])]
 
     def seqtune(*words: str) -> Any:
         return start("-m", "seqtune", *words)
@@ -83,6 +85,22 @@ def test_a_study_by_a_split_is_killed_resumed_and_served(
     champion = str(study.folder / "champion")
     seqtune("recommend", "--checkpoint", champion, "--data", str(file), "--out", str(out)).ends()
     assert set(pd.read_csv(out)["user"]) <= set(range(150))
+    if split == "session:60":
+        assert report["refitted"]["test"].keys() == best.keys()
+        assert "trained once more on all that is before the test" in said
+        assert "best, refitted" in said
+        assert (study.folder / "refit" / "test" / "model.safetensors").exists()
+    if split == "given":
+        everything = str(study.folder / "refit" / "all")
+        assert report["production"] == everything
+        client = MlflowClient(f"sqlite:///{tmp_path}/r/mlflow.db")
+        aliases = client.get_registered_model("one").aliases
+        assert set(aliases) == {"champion", "production"}
+        untested = client.get_model_version("one", aliases["production"])
+        assert untested.tags["seqtune.chosen"].endswith("trained again on everything: no test")
+        seqtune(
+            "recommend", "--checkpoint", everything, "--data", str(file), "--out", f"{out}2.csv"
+        ).ends()
     if split == "time:0.8":
         tune(*alike, "--name", "two", data=str(file)).ends()
         told = seqtune("compare", "one", "two", *storage).ends(2)

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from seqtune.data import Dataset, load
-from seqtune.data.filters import moment
+from seqtune.data.kinds import moment
 from seqtune.errors import UserError
 
 HEADER = "user,item,time,rating,event,split\n"

@@ -197,6 +197,7 @@ def test_while_nobody_has_ended_nobody_goes_on(space: Space) -> None:
         ({"model": "stan"}, "takes over weights; give one --model alone, that is trained"),
         ({"also": ("coverage@10",)}, "leave a second --metric out"),
         ({"seeds": 3}, "with one seed; leave --seeds 3 out"),
+        ({"refit": "all"}, "leave --refit all out"),
         ({"trials": 9}, "--trials 9: a population needs 10 trials or more, in 5 generations"),
     ],
 )

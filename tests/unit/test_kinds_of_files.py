@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from seqtune.cli.ready import ready
-from seqtune.data import Dataset, Protocol, load
+from seqtune.data import Dataset, Protocol, from_table, load
 from seqtune.errors import UserError
 from seqtune.options import StudyOptions
 
@@ -279,3 +280,26 @@ def test_a_column_that_would_say_which_rows_count_is_told(
     more = {"rating_col": column, "min_rating": 0.0} if option == "--min-rating" else {}
     more = more or {"event_col": column, "events": ("1",)}
     assert not [note for note in load("x.csv", **more).notes if "all rows count" in note]
+
+
+# Tables in memory
+
+
+def test_tables_of_pandas_and_pyarrow(folder: Path) -> None:
+    frame = events()
+    for table in (
+        frame,
+        pa.Table.from_pandas(in_seconds(frame)),
+        frame.set_index(frame["item"] * 2),
+    ):
+        data = from_table(table, "shop")
+        assert_right(data)
+        assert data.name == "shop"
+    in_seconds(frame).to_parquet("x.parquet")
+    assert from_table(in_seconds(frame)).fingerprint == load("x.parquet").fingerprint
+    half = from_table(frame, user_col="user", since="2023-11-14T22:40", min_user=1)
+    assert half.n_interactions < 12
+    with pytest.raises(UserError, match="shop: no item column found; the columns are user, time"):
+        from_table(frame.drop(columns="item"), "shop")
+    with pytest.raises(UserError, match="shop: row 1 has no user"):
+        from_table(frame.assign(user=[None, *frame["user"][1:]]), "shop")

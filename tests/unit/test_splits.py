@@ -189,6 +189,31 @@ def test_users_are_sampled_with_all_their_targets(data: Dataset) -> None:
     assert len(some.lists) == 1
 
 
+@pytest.mark.parametrize(
+    ("by", "expected"),
+    [
+        ("leave-one-out", [[1, 2, 3], [1, 3, 5, 6], [2], [8, 9]]),
+        ("time:0.7", [[1, 2, 3], [1, 3, 5, 6], [2], []]),
+        ("ratio:0.5,0.25,0.25", [[1, 2, 3], [1, 3, 5, 6], [2], [8, 9]]),
+        ("session:1.5", [[1, 2, 3, 4], [], [2], []]),
+    ],
+)
+def test_a_refit_trains_until_the_test_or_on_everything(
+    data: Dataset, by: str, expected: list[list[int]]
+) -> None:
+    usual, until = split(data, by), split(data, by, refit="test")
+    assert trained(data, until) == expected
+    assert told(data, until.test) == told(data, usual.test)
+    learnt = np.arange(12) < np.repeat(until.train_end, np.diff(data.offsets))
+    assert not learnt[until.test.events].any()
+    assert trained(data, split(data, by, refit="all")) == [
+        [1, 2, 3, 4],
+        [1, 3, 5, 6, 7],
+        [2],
+        [8, 9],
+    ]
+
+
 WAYS = (
     *("leave-one-out", "leave-2-out", "time:0.8", "time:0.6,0.8", "time:1971-01-01"),
     *("ratio:0.6,0.2,0.2", "users:0.6,0.2,0.2", "session:40", "given"),

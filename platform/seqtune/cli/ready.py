@@ -136,8 +136,9 @@ def _check_population(options: StudyOptions) -> None:
     place = "--scheduler pbt"
     if len(options.models) > 1 or not declaration(options.models[0]).is_trained:
         raise UserError(f"{place}: takes over weights; give one --model alone, that is trained")
-    if options.also or options.seeds > 1:
-        option = "a second --metric" if options.also else f"--seeds {options.seeds}"
+    if options.also or options.seeds > 1 or options.refit:
+        option = f"--refit {options.refit}" if options.refit else f"--seeds {options.seeds}"
+        option = "a second --metric" if options.also else option
         raise UserError(
             f"{place}: trials go on from one another's weights, by one measure and "
             f"with one seed; leave {option} out"

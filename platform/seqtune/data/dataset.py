@@ -138,23 +138,29 @@ def k_core(dataset: Dataset, min_user: int, min_item: int, place: str) -> Datase
     if by_user.all() and by_item[1:].all():
         return dataset
 
-    has_item, has_user = by_item > 0, by_user > 0
-    n_users, n_items = np.count_nonzero(has_user), np.count_nonzero(has_item)
-    before, after = (
-        (dataset.n_users, dataset.n_items, len(items)),
-        (int(n_users), int(n_items), len(kept)),
-    )
-    note = kept_note(after, before, min_user, min_item)
+    inside = np.zeros(len(items), bool)
+    inside[kept] = True
+    left = keep(dataset, inside)
+    before, after = ((one.n_users, one.n_items, one.n_interactions) for one in (dataset, left))
+    return replace(left, notes=(*dataset.notes, kept_note(after, before, min_user, min_item)))
+
+
+def keep(dataset: Dataset, inside: NDArray[np.bool_]) -> Dataset:
+    """Returns the dataset of some events, without users and items that have none left."""
+    users = np.repeat(np.arange(dataset.n_users), np.diff(dataset.offsets))[inside]
+    by_user = np.bincount(users, minlength=dataset.n_users)
+    items = dataset.items[inside]
+    there = np.bincount(items, minlength=dataset.n_items + 1) > 0
+    numbers = np.cumsum(there) - there[0]
     return replace(
         dataset,
-        items=(np.cumsum(has_item) - has_item[0])[items[kept]].astype(np.int32),
-        offsets=np.concatenate([[0], np.cumsum(by_user[has_user])]),
-        times=dataset.times[kept],
-        parts=None if dataset.parts is None else dataset.parts[kept],
-        user_ids=dataset.user_ids[has_user],
-        item_ids=dataset.item_ids[has_item[1:]],
-        notes=(*dataset.notes, note),
-        best_hit_10=None,  # it was computed for the users and items before
+        items=numbers[items].astype(np.int32),
+        offsets=np.concatenate([[0], np.cumsum(by_user[by_user > 0])]),
+        times=dataset.times[inside],
+        parts=None if dataset.parts is None else dataset.parts[inside],
+        user_ids=dataset.user_ids[by_user > 0],
+        item_ids=dataset.item_ids[there[1:]],
+        best_hit_10=None,  # it was computed for the events before
     )
 
 

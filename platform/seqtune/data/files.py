@@ -18,7 +18,7 @@ def find(source: str, option: str = "--data") -> Path:
     """Returns the path of an existing, readable kind of file, or raises a UserError."""
     place = f"{option} {source}"
     if "://" in source:
-        raise UserError(f"{place}: only local files are read; copy it to this machine first")
+        raise UserError(f"{place}: is elsewhere; --data alone is fetched, so copy it here first")
     path = Path(source).expanduser()
     if not path.is_file():
         raise UserError(_missing(path, place))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from seqtune.data.dataset import Dataset
+from seqtune.data.dataset import Dataset, keep
+from seqtune.data.kinds import moment
 from seqtune.data.reading import Reading
 from seqtune.errors import UserError, nearest
 from seqtune.words import counted
@@ -42,15 +42,16 @@ def filtered(dataset: Dataset, reading: Reading, beside: Mapping[str, pa.Array])
             raise UserError(f"{option}: {dataset.name} has no such column")
     if "split" in beside:
         dataset = replace(dataset, parts=parts_of(beside["split"]))
+    n, every = dataset.n_interactions, np.ones(dataset.n_interactions, bool)
     for what, inside in _asked(dataset, reading, beside):
-        left, n = int(inside.sum()), len(inside)
-        if not left:
+        every &= inside
+        if not every.any():
             raise UserError(f"{dataset.name}: no row is {what}")
-        if left < n:
-            note = f"{n - left:,} of {n:,} rows are left out, which are not {what}"
+        if not inside.all():
+            left_out = n - int(inside.sum())
+            note = f"{left_out:,} of {n:,} rows are left out, which are not {what}"
             dataset = replace(dataset, notes=(*dataset.notes, note))
-    every = [inside for _, inside in _asked(dataset, reading, beside)]
-    dataset = keep(dataset, np.logical_and.reduce(every)) if every else dataset
+    dataset = dataset if every.all() else keep(dataset, every)
     dataset = without_repeats(without_copies(dataset), reading.drop_repeats)
     return dataset if dataset.parts is None else in_order_of_parts(dataset)
 
@@ -94,17 +95,6 @@ def of_kind(column: pa.Array, kinds: Sequence[str]) -> Mask:
             raise UserError(f"--events {kind}: no row has that kind{near}")
     mask: Mask = pc.is_in(texts, pa.array(kinds)).to_numpy(zero_copy_only=False)
     return mask
-
-
-def moment(text: str, place: str) -> int:
-    """Returns a date in Unix milliseconds; without a zone it is of UTC."""
-    try:
-        when = datetime.fromisoformat(text)
-    except ValueError:
-        raise UserError(
-            f"{place} {text}: write a date as 2024-03-01, or 2024-03-01T12:00"
-        ) from None
-    return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 def parts_of(column: pa.Array) -> NDArray[np.int8]:
@@ -160,27 +150,6 @@ def _named_in(path: Path, file: str) -> list[str]:
             f"--candidates {file}: has {table.num_columns} columns, and needs one, of items"
         )
     return [str(one) for one in table.column(0).to_pylist() if one is not None]
-
-
-def keep(dataset: Dataset, inside: Mask) -> Dataset:
-    """Returns the dataset of some events, without users and items that have none left."""
-    if inside.all():
-        return dataset
-    users = np.repeat(np.arange(dataset.n_users), np.diff(dataset.offsets))[inside]
-    by_user = np.bincount(users, minlength=dataset.n_users)
-    items = dataset.items[inside]
-    there = np.bincount(items, minlength=dataset.n_items + 1) > 0
-    numbers = np.cumsum(there) - there[0]
-    return replace(
-        dataset,
-        items=numbers[items].astype(np.int32),
-        offsets=np.concatenate([[0], np.cumsum(by_user[by_user > 0])]),
-        times=dataset.times[inside],
-        parts=None if dataset.parts is None else dataset.parts[inside],
-        user_ids=dataset.user_ids[by_user > 0],
-        item_ids=dataset.item_ids[there[1:]],
-        best_hit_10=None,  # it was computed for the events before
-    )
 
 
 def without_copies(dataset: Dataset) -> Dataset:

@@ -68,16 +68,25 @@ def _time(words: list[str], place: str) -> Kind:
             raise UserError(f"{place}: a share of all events lies between 0 and 1, as in time:0.9")
         return Kind("time", tuple(shares))
     try:
-        moments = [datetime.fromisoformat(word) for word in words]
-    except ValueError:
+        cuts = tuple(moment(word, place) for word in words)
+    except UserError:
         raise UserError(
             f"{place}: write a share of all events or a date, as in time:0.9 or time:2024-03-01"
         ) from None
-    aware = [one if one.tzinfo else one.replace(tzinfo=UTC) for one in moments]
-    cuts = tuple(int(one.timestamp() * 1000) for one in aware)
     if len(cuts) == 2 and cuts[0] >= cuts[1]:
         raise UserError(f"{place}: the first date is that of validation, and must be the earlier")
     return Kind("time", cuts=cuts)
+
+
+def moment(text: str, place: str) -> int:
+    """Returns a date in Unix milliseconds; without a zone it is of UTC."""
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        raise UserError(
+            f"{place} {text}: write a date as 2024-03-01, or 2024-03-01T12:00"
+        ) from None
+    return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 def _numbers(words: list[str]) -> list[float]:

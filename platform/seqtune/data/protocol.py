@@ -41,6 +41,7 @@ class Protocol:
     validation: Validation = "time"  # of a split by time
     cold_users: bool = False  # whether users are evaluated of whom nothing is known before
     cold_items: bool = True  # whether targets count whose item no training event has
+    refit: Literal["", "test", "all"] = ""  # train until the test, or on everything
 
     @classmethod
     def of(
@@ -78,6 +79,10 @@ class Protocol:
             )
             unranked = len(split.test.users) - len(test.users)
             split = replace(split, valid=valid, test=test, unranked=unranked)
+        if self.refit:
+            until = split.untested if self.refit == "test" else dataset.offsets[1:]
+            assert until is not None
+            split = replace(split, train_end=until)
         if self.valid_users is None:
             return split
         return replace(split, valid=split.valid.sample(self.valid_users, self.seed))

@@ -71,6 +71,7 @@ class Split:
     valid: Held
     test: Held
     cold_users: int = 0  # users who are not tested, since nothing of them is known before
+    untested: Ints | None = None  # (U,) the events of user u before this are before the test
     unranked: int = 0  # test targets that are left out, since they are no candidates
 
     def counts(self) -> Ints:
@@ -134,6 +135,7 @@ def leave_out(dataset: Dataset, k: int = 1, which: Which = "successive") -> Spli
         valid,
         targets(dataset, valid, test, which),
         targets(dataset, test, ends, which),
+        untested=test,
     )
 
 
@@ -190,7 +192,7 @@ def by_time(
         valid = targets(dataset, np.where(chosen, late - 1, late), late, "last")
     else:
         valid = targets(dataset, early, late, which, seed=seed + 1, cold=cold)
-    return Split(dataset, train_end, valid, of_test, 0 if cold else left_out)
+    return Split(dataset, train_end, valid, of_test, 0 if cold else left_out, late)
 
 
 def quantile(dataset: Dataset, share: float, until: int | None = None) -> int:
@@ -212,7 +214,7 @@ def by_ratio(dataset: Dataset, shares: tuple[float, float, float], which: Which 
     early = np.where(enough, late - valid, ends)
     held = (targets(dataset, early, late, which), targets(dataset, late, ends, which))
     assert (early > first).all()
-    return Split(dataset, early, *held)
+    return Split(dataset, early, *held, untested=late)
 
 
 def by_users(
@@ -232,7 +234,8 @@ def by_users(
         targets(dataset, np.where(part == n, first + 1, ends), ends, which, seed=seed)
         for n in (1, 2)
     )
-    return Split(dataset, np.where(part > 0, first, ends), valid, test)
+    untested = np.where(part == 2, first, ends)
+    return Split(dataset, np.where(part > 0, first, ends), valid, test, untested=untested)
 
 
 def by_sessions(dataset: Dataset, days: float, which: Which = "successive") -> Split:
@@ -247,7 +250,8 @@ def by_sessions(dataset: Dataset, days: float, which: Which = "successive") -> S
     valid, test = (
         targets(dataset, np.where(part == n, first + 1, ends), ends, which) for n in (1, 2)
     )
-    return Split(dataset, np.where(part > 0, first, ends), valid, test)
+    untested = np.where(part == 2, first, ends)
+    return Split(dataset, np.where(part > 0, first, ends), valid, test, untested=untested)
 
 
 def as_given(dataset: Dataset, which: Which = "successive") -> Split:
@@ -256,7 +260,8 @@ def as_given(dataset: Dataset, which: Which = "successive") -> Split:
     first, ends = dataset.offsets[:-1], dataset.offsets[1:]
     early, late = (_prefix(dataset, dataset.parts <= part) for part in (0, 1))
     held = (targets(dataset, early, late, which), targets(dataset, late, ends, which))
-    return Split(dataset, early, *held, int(np.count_nonzero((late == first) & (ends > late))))
+    left_out = int(np.count_nonzero((late == first) & (ends > late)))
+    return Split(dataset, early, *held, left_out, late)
 
 
 def _until(dataset: Dataset, cut: int) -> Ints:

@@ -200,6 +200,8 @@ def metrics_table(result: StudyResult) -> tuple[list[str], list[list[str]]]:
         columns |= {f"test, {first}": default.test, "test, best": best.test}
     else:
         columns |= {"validation": best.valid, "test": best.test}
+    if result.refitted is not None:
+        columns["test, refitted"] = result.refitted.test
     found = {} if is_early(result) else gains(result)
     p_holm = dict(zip(found, holm([one.p_value for one in found.values()]), strict=True))
     rows = []

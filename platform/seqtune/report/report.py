@@ -199,6 +199,8 @@ def _accuracy(result: StudyResult, console: Console) -> Table:
     if default is not None and result.tuned:
         rows.append((label(result.baseline), default.valid, default.test))
     rows.append((both, best.valid, best.test))
+    if result.refitted is not None:
+        rows.append(("best, refitted", {}, result.refitted.test))
     found = gains(result)
     change = [percent(found[name].relative) if name in found else "" for name in names]
     return _leaderboard(result.metric, names, rows, console, change if found else None)

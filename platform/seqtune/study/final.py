@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from seqtune.catalogue import declaration
 from seqtune.data import Dataset
@@ -17,9 +17,6 @@ from seqtune.storage import Folder
 from seqtune.study import lock
 from seqtune.study.loop import device, fresh_start, threads, train_here
 from seqtune.study.plan import Plan, trial_params
-
-if TYPE_CHECKING:
-    pass
 
 
 def examine(
@@ -52,7 +49,7 @@ def examine(
         state, lost = None, str(error)
     if state is None:
         _check_alone(folder, number)
-        state = _train_again(plan, params, folder, dataset, epochs)
+        state = train_again(plan, params, folder, dataset, epochs)
         note = f"trial {number}: {lost}; its best weights have been trained again"
     best = best_of(state)
     if state["eval_every"] and declaration(plan.model).is_trained:
@@ -89,7 +86,7 @@ def _check_alone(folder: Folder, number: int) -> None:
             )
 
 
-def _train_again(
+def train_again(
     plan: Plan, params: dict[str, Any], folder: Folder, dataset: Dataset, epochs: Sequence[int]
 ) -> State:
     """Sets the folder aside, and trains up to the last of the epochs that were evaluated."""

@@ -15,8 +15,10 @@ from seqtune.report.documents import to_json, to_markdown
 from seqtune.report.verdict import verdict
 from seqtune.results import BEST, StudyResult
 from seqtune.state import held_file
+from seqtune.storage import Folder
 from seqtune.study.plan import Plan
 from seqtune.track import Links, Registered, Tracker
+from seqtune.track.champion import UNTESTED
 from seqtune.track.store import shown
 
 PORT = 5001  # of the server of recommendations: 5000 is that of MLflow's pages
@@ -39,6 +41,9 @@ def publish(
         tracker.finalist(place, one.best.number, one.best.valid, one.best.test)
     if result.best is not None:
         tracker.champion(folder / "champion", result.name, result.best.number, verdict(result))
+    if result.best is not None and result.production:
+        place, untested = Folder.at(result.production), "Trained on everything: it has no test."
+        tracker.champion(place, result.name, result.best.number, untested, chosen=UNTESTED)
     if not tracker.settle(30) and tracker.answers:
         tracker.settle(120)  # a large checkpoint takes its time
     result = _told(result, tracker.links, tracker.registered)

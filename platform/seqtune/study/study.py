@@ -38,6 +38,7 @@ from seqtune.study.lock import data_options
 from seqtune.study.plan import Plan
 from seqtune.study.portfolio import warm_started
 from seqtune.study.publish import publish
+from seqtune.study.refit import refitted
 from seqtune.study.repair import fetch
 from seqtune.study.resources import (
     alone,
@@ -152,7 +153,7 @@ def _run(
                 view.note(note)
             ending = (why_ended, messenger.ending.settled)
             result = make_result(asked, dataset, plan, began, finals, *ending)
-            result = with_background(result, options, dataset, plan)
+            result = refitted(with_background(result, options, dataset, plan), options, plan, data)
             view.preparing("writing the report and registering the champion in MLflow")
             return publish(result, dataset, plan, tracker, finals.study)
 

@@ -21,6 +21,7 @@ from seqtune.track.undocumented import show_version
 ALIAS = "champion"
 CHOSEN = "seqtune.chosen"  # tag: how a version was chosen
 ON_VALIDATION, BY_HAND, REFRESHED = "on validation", "by hand", "on newer data"
+UNTESTED, PRODUCTION = "on validation, trained again on everything: no test", "production"
 KEPT = {BY_HAND: "was promoted by hand", REFRESHED: "was trained on newer data"}
 METRIC, VALUE = "seqtune.metric", "seqtune.value"  # tags: what was maximised, and how far
 
@@ -55,7 +56,8 @@ def register(
     The name belongs to its study: where another study has it, this one gets a number. The alias
     ``champion`` moves to it from a version that it beats on validation. It stays on one that is as
     good, or that was chosen in another way: somebody may serve what it points to. One that is
-    ``chosen`` in another way now gets it from any. ``metric`` is MLflow's name of what the study
+    ``chosen`` in another way now gets it from any; one that was trained on everything, and so is
+    untested, gets the alias ``production``. ``metric`` is MLflow's name of what the study
     maximised.
 
     Weights that the run has logged before keep their version.
@@ -69,7 +71,9 @@ def register(
     version = _version(client, folder, name, run, tags, description)
     client.update_model_version(name, version, description)
     left = "" if chosen != ON_VALIDATION else _why_left(client, name, version, tags)
-    if not left:
+    if chosen == UNTESTED:
+        client.set_registered_model_alias(name, PRODUCTION, version)
+    elif not left:
         client.set_registered_model_alias(name, ALIAS, version)
     return Registered(name, version, left)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from seqtune.storage import Folder, make_whole
-from seqtune.track.champion import METRIC, Registered, register
+from seqtune.track.champion import METRIC, UNTESTED, Registered, register
 from seqtune.track.experiment import STUDY, find_experiment, runs
 from seqtune.track.logged import log_model
 from seqtune.track.pages import DIMENSIONS, NOTE, PARENT, STATUS, Links, described
@@ -273,9 +273,12 @@ class Writer:
     def _champion(self, op: Op) -> None:
         run = self._run(op["number"])
         folder, name = Folder.at(op["folder"]), op["name"]
-        self.registered = register(
+        made = register(
             self.client, folder, name, run, self.metric, op["verdict"], chosen=op["chosen"]
         )
+        if op["chosen"] == UNTESTED:
+            return
+        self.registered = made
         name, version = self.registered.name, self.registered.version
         self._log(self._study_run(), tags={CHAMPION: f"models:/{name}/{version}"})
 

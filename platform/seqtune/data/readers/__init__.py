@@ -48,9 +48,25 @@ def read(
     numbered in the order of their own ids. Raises UserError with the place and all that is wrong
     where a file cannot be used; rows are counted from 1, without the header.
     """
-    tables_ = [_labelled(_read_one(path, reading, expected or {}), part) for path, part in sources]
-    table, path = joined(tables_, sources[0][0]), sources[0][0]
-    place = path if len(sources) == 1 else f"{path} and {len(sources) - 1} others"
+    found = [_labelled(_read_one(path, reading, expected or {}), part) for path, part in sources]
+    path, others = sources[0][0], len(sources) - 1
+    place = f"{path} and {others} others" if others else f"{path}"
+    return _dataset(joined(found, path), name_of(sources), reading, place)
+
+
+def read_table(table: pa.Table, name: str, reading: Reading) -> Dataset:
+    """Reads a table in memory, as ``read`` does a file."""
+    choice = choose(table.column_names, reading.columns, {})
+    columns = {role: decoded(table.column(i)) for role, i in choice.picks.items()}
+    try:
+        found = _with_rows(_table(columns, table.column_names, choice, typed=True), reading)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
+    return _dataset(found, name, reading, name)
+
+
+def _dataset(table: _Table, name: str, reading: Reading, place: str) -> Dataset:
+    """Numbers users and items, sorts by time, and leaves out the rows that do not count."""
     problems = table.problems
 
     def attempt(role: str, of: Callable[[pa.ChunkedArray], T]) -> T | None:
@@ -75,7 +91,7 @@ def read(
     order = np.lexsort((when.order, users.codes))  # stable: ties keep the order of the file
     lengths = np.bincount(users.codes, minlength=len(users.own))
     dataset = Dataset(
-        name=name_of(sources),
+        name=name,
         items=(items.codes + 1)[order].astype(np.int32),
         offsets=np.concatenate([[0], np.cumsum(lengths)]),
         times=when.milliseconds[order],
@@ -105,10 +121,14 @@ def name_of(sources: Sequence[tuple[Path, str]]) -> str:
 def _read_one(path: Path, reading: Reading, expected: Mapping[str, str]) -> _Table:
     of = _parquet if kind(path) in PARQUET else _json if kind(path) in JSON else _text
     try:
-        table = of(path, reading, expected)
-        columns, notes = exploded(table.columns)
+        return _with_rows(of(path, reading, expected), reading)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+
+
+def _with_rows(table: _Table, reading: Reading) -> _Table:
+    """Gives each item of a list a row, and leaves out rows that are bad where that is asked for."""
+    columns, notes = exploded(table.columns)
     if reading.drop_bad_rows and columns:
         columns, more = without_bad(columns, reading.time_format)
         notes += more
@@ -207,7 +227,8 @@ def names_of(
     layout: tables.Layout, wanted: Mapping[str, str | None]
 ) -> tuple[list[str], list[str]]:
     """Returns the names of the columns of a text table, and what to know about them."""
-    if layout.header or any(wanted.values()) or not layout.movielens:
+    elsewhere = any(name not in RATINGS for name in wanted.values() if name is not None)
+    if layout.header or elsewhere or not layout.movielens:
         return layout.names, []
     return RATINGS, [
         "the file has no header: its columns are read as user, item, rating, timestamp"
