@@ -8,6 +8,7 @@ import uuid
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,7 @@ import pytest
 
 from seqtune.data import Dataset, load
 from seqtune.data.dataset import k_core
+from seqtune.data.readers import in_time
 from seqtune.errors import UserError
 
 # Two users, out of order, with a tie: user 7 meets items 30 and 10 in the second 1_400_000_100.
@@ -732,3 +734,14 @@ def test_arrays_may_be_read_only_and_pickle_without_copies() -> None:
     assert frozen.fingerprint == dataset.fingerprint
     assert frozen.has_repeats == dataset.has_repeats
     assert k_core(frozen, 12, 1, "tiny").n_users == k_core(dataset, 12, 1, "tiny").n_users
+
+
+@pytest.mark.parametrize("times", [np.int64, np.uint64, np.float64, "wide"])
+def test_rows_are_sorted_by_user_and_time_and_ties_stay(times: Any) -> None:
+    rng = np.random.default_rng(0)
+    users = rng.integers(0, 50, 2000)
+    when = rng.integers(0, 30, 2000).astype(np.int64 if times == "wide" else times)
+    if times == "wide":
+        when[0] = 2**61
+    assert in_time(users, when).tolist() == np.lexsort((when, users)).tolist()
+    assert in_time(users[:0], when[:0]).tolist() == []

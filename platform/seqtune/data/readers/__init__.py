@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from seqtune.data.dataset import Dataset
 from seqtune.data.files import JSON, PARQUET, kind
@@ -88,7 +89,7 @@ def _dataset(table: _Table, name: str, reading: Reading, place: str) -> Dataset:
         when = in_order(len(users.codes))
     if users is None or items is None or when is None or problems:
         raise UserError(f"{place}: {_all_of(problems)}", len(problems))
-    order = np.lexsort((when.order, users.codes))  # stable: ties keep the order of the file
+    order = in_time(users.codes, when.order)
     lengths = np.bincount(users.codes, minlength=len(users.own))
     dataset = Dataset(
         name=name,
@@ -109,6 +110,18 @@ def _dataset(table: _Table, name: str, reading: Reading, place: str) -> Dataset:
         return filtered(dataset, reading, beside)
     except UserError as error:
         raise UserError(f"{place}: {error}") from None
+
+
+def in_time(users: NDArray[np.int64], times: NDArray[Any]) -> NDArray[np.int64]:
+    """Returns the rows by user and time; ties keep the order of the file: (E,).
+
+    Whole numbers are sorted by one key where it has room, in less than half the time.
+    """
+    if times.dtype.kind in "iu" and len(times):
+        least, span = int(times.min()), int(times.max()) - int(times.min()) + 1
+        if (int(users.max()) + 1) * span < 2**62:
+            return np.argsort(users * span + (times.astype(np.int64) - least), kind="stable")
+    return np.lexsort((times, users))
 
 
 def name_of(sources: Sequence[tuple[Path, str]]) -> str:
