@@ -51,15 +51,16 @@ def fetch(address: str, checksum: str = "") -> Path:
     kept = folder / name
     if kept.exists():
         return kept
-    folder.mkdir(parents=True, exist_ok=True)
     part = folder / f".{name}.{os.getpid()}.part"
     kind, _, wanted = checksum.partition(":")
     digest = hashlib.new(kind or "sha256")
     try:
-        with _opened(address, parts.scheme) as source, part.open("wb") as file:
-            for piece in iter(lambda: source.read(PIECE), b""):
-                digest.update(piece)
-                file.write(piece)
+        with _opened(address, parts.scheme) as source:
+            folder.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as file:
+                for piece in iter(lambda: source.read(PIECE), b""):
+                    digest.update(piece)
+                    file.write(piece)
             whole = getattr(source, "length", None) in (None, 0)  # bytes that were still to come
         if not whole:
             raise UserError(
