@@ -14,6 +14,9 @@ from typing import Any
 
 import pytest
 
+from seqtune.data import load
+from seqtune.data.remote import CACHE
+from seqtune.errors import UserError
 from seqtune.storage import Folder
 from seqtune.study.store import open_study, storage_url
 
@@ -61,6 +64,22 @@ def test_a_folder_of_a_bucket_is_a_folder(bucket: str) -> None:
     folder.delete()
     folder.prove("--storage")
     assert (folder.names(), aside.names()) == ([], [])
+
+
+def test_interactions_of_a_bucket_are_fetched_once(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CACHE, str(tmp_path / "cache"))
+    place, _, told = bucket.partition("?")
+    rows = "".join(f"{user},{user + n},{n}\n" for user in range(5) for n in range(4))
+    Folder.at(bucket).write("rows.csv", f"user,item,time\n{rows}".encode())
+    source = f"{place}/rows.csv?{told}"
+    first = load(source)
+    assert (first.n_users, first.n_interactions, first.name) == (5, 20, "rows")
+    Folder.at(bucket).remove("rows.csv")
+    assert load(source).fingerprint == first.fingerprint
+    with pytest.raises(UserError, match=r"absent.csv.*: cannot be downloaded"):
+        load(f"{place}/absent.csv?{told}")
 
 
 def test_a_study_goes_on_where_nothing_is_but_the_address_of_its_bucket(
