@@ -60,7 +60,7 @@ def floors(split: Split, *, mask_seen: bool, metric: str = "") -> list[Floor]:
         began = time.monotonic()
         chain = transitions(split, lags)
         valid, test = (
-            metrics.as_held(_rank(split, held, chain, lags, mask_seen), held.users, held.lists)
+            rank(split, held, chain, lags, mask_seen=mask_seen)
             for held in (split.valid, split.test)
         )
         of_valid, of_test = (
@@ -98,10 +98,10 @@ def transitions(split: Split, lags: int) -> csr_array:
     return csr_array(diags_array(1 / np.where(total > 0, total, 1)) @ counts)
 
 
-def _rank(
-    split: Split, held: Held, chain: csr_array, lags: int, mask_seen: bool
-) -> NDArray[np.float32]:
-    """Ranks the held-out items by a chain over the last ``lags`` items: (M,)."""
+def rank(
+    split: Split, held: Held, chain: csr_array, lags: int, *, mask_seen: bool
+) -> metrics.Ranks:
+    """Ranks the held-out items by a chain (I + 1, I + 1) over the last ``lags`` items: (M,)."""
     from scipy.sparse import csr_array
 
     data, counts = split.dataset, np.concatenate([[0], split.counts()])
@@ -126,7 +126,7 @@ def _rank(
             other = item != target[row]
             out = row[other], item[other]
         ranks[rows] = _ranks(scores, out, target, counts, ladder)
-    return ranks
+    return metrics.as_held(ranks, held.users, held.lists)
 
 
 def _ranks(

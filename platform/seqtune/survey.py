@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from seqtune import metrics
 from seqtune.data import Dataset, Protocol, Split
 from seqtune.data.split import within
-from seqtune.floors import Floor, floors
+from seqtune.floors import LAGS, Floor, floors, rank, transitions
 from seqtune.words import counted
 
 TOP = 0.01  # of the items, whose part of all events is told
@@ -29,17 +31,18 @@ class Survey:
     protocol: Protocol
     split: Split
     floors: tuple[Floor, ...]
-    shuffled: Floor  # the last of them, on histories without their order
+    shuffled: float  # what the last of them reaches on histories without their order
     metric: str
 
     @property
     def order(self) -> float:
         """The part of the strongest chain's value that is lost when histories are shuffled."""
         whole = self.floors[-1].test[self.metric]
-        return 1 - self.shuffled.test[self.metric] / whole if whole else 0.0
+        return 1 - self.shuffled / whole if whole else 0.0
 
+    @cached_property
     def facts(self) -> Facts:
-        """Returns all figures, as JSON has them."""
+        """All figures, as JSON has them."""
         return sizes(self.dataset) | {
             "protocol": self.protocol.sentence(self.dataset),
             **held_out(self.dataset, self.split),
@@ -52,7 +55,7 @@ class Survey:
 
     def remarks(self) -> Iterator[str]:
         """Yields what somebody should know who reads results on these data."""
-        facts = self.facts()
+        facts = self.facts
         if (share := facts["later than the first test target"]) > MUCH:
             yield (
                 f"{share:.0%} of the training events are later than the first test target: a model "
@@ -76,8 +79,11 @@ def survey(dataset: Dataset, protocol: Protocol, metric: str, seed: int = 0) -> 
     """Counts everything; it takes seconds, and no torch."""
     split = protocol.split(dataset)
     found = floors(split, mask_seen=protocol.mask_seen, metric=metric)
-    lost = floors(shuffled(split, seed), mask_seen=protocol.mask_seen, metric=metric)[-1]
-    return Survey(dataset, protocol, split, tuple(found), lost, metric)
+    mixed = shuffled(split, seed)
+    chain = transitions(mixed, LAGS)  # the strongest floor's
+    ranks = rank(mixed, mixed.test, chain, LAGS, mask_seen=protocol.mask_seen)
+    left = metrics.compute(ranks, also=[metric])[metric]
+    return Survey(dataset, protocol, split, tuple(found), left, metric)
 
 
 def sizes(dataset: Dataset) -> Facts:
@@ -155,7 +161,7 @@ def _day(milliseconds: int) -> str:
 
 def rows(found: Survey) -> Iterator[tuple[str, str]]:
     """Yields what a person reads of the figures: what it is, and how much."""
-    facts = found.facts()
+    facts = found.facts
     yield "users", f"{facts['users']:,}"
     yield "items", f"{facts['items']:,}"
     yield "interactions", f"{facts['interactions']:,} ({facts['density']:.2%} of all pairs)"

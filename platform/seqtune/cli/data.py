@@ -57,7 +57,7 @@ def about(
     dataset = read(options)
     found = survey(dataset, protocol_of(options, dataset, options.seed or 0), options.metric)
     if json_:
-        print(json.dumps({"name": dataset.name, "notes": dataset.notes, **found.facts()}, indent=2))
+        print(json.dumps({"name": dataset.name, "notes": dataset.notes, **found.facts}, indent=2))
         return
     from seqtune.cli.studies import show_table
 

@@ -65,11 +65,15 @@ class Dataset:
         """The number of events, E."""
         return len(self.items)
 
+    @property
+    def users(self) -> NDArray[np.int64]:
+        """The user 0..U-1 of each event: (E,); made anew each time, since it is large."""
+        return np.repeat(np.arange(self.n_users), np.diff(self.offsets))
+
     @cached_property
     def n_repeats(self) -> int:
         """The number of events whose user has met the item before."""
-        users = np.repeat(np.arange(self.n_users), np.diff(self.offsets))
-        pairs = np.sort(users * (self.n_items + 1) + self.items)
+        pairs = np.sort(self.users * (self.n_items + 1) + self.items)
         return int(np.count_nonzero(pairs[1:] == pairs[:-1]))
 
     @cached_property
@@ -123,7 +127,7 @@ def k_core(dataset: Dataset, min_user: int, min_item: int, place: str) -> Datase
     nothing is left.
     """
     items = dataset.items
-    users = np.repeat(np.arange(dataset.n_users), np.diff(dataset.offsets))
+    users = dataset.users
     kept = np.arange(len(items))
     while True:
         by_user = np.bincount(users[kept], minlength=dataset.n_users)
@@ -147,7 +151,7 @@ def k_core(dataset: Dataset, min_user: int, min_item: int, place: str) -> Datase
 
 def keep(dataset: Dataset, inside: NDArray[np.bool_]) -> Dataset:
     """Returns the dataset of some events, without users and items that have none left."""
-    users = np.repeat(np.arange(dataset.n_users), np.diff(dataset.offsets))[inside]
+    users = dataset.users[inside]
     by_user = np.bincount(users, minlength=dataset.n_users)
     items = dataset.items[inside]
     there = np.bincount(items, minlength=dataset.n_items + 1) > 0

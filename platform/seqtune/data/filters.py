@@ -154,7 +154,7 @@ def _named_in(path: Path, file: str) -> list[str]:
 
 def without_copies(dataset: Dataset) -> Dataset:
     """Leaves out rows whose user, item and time are those of another, but for the first."""
-    users = np.repeat(np.arange(dataset.n_users), np.diff(dataset.offsets))
+    users = dataset.users
     again = copies(users, dataset.items, dataset.times)
     if not again.any():
         return dataset
@@ -183,7 +183,7 @@ def without_repeats(dataset: Dataset, which: str) -> Dataset:
     """Leaves out an item that a user has had just before (``consecutive``), or ever (``all``)."""
     if which == "none":
         return dataset
-    users = np.repeat(np.arange(dataset.n_users), np.diff(dataset.offsets))
+    users = dataset.users
     again = np.zeros(dataset.n_interactions, bool)
     if which == "consecutive":
         again[1:] = (users[1:] == users[:-1]) & (dataset.items[1:] == dataset.items[:-1])
@@ -202,7 +202,7 @@ def without_repeats(dataset: Dataset, which: str) -> Dataset:
 def in_order_of_parts(dataset: Dataset) -> Dataset:
     """Puts what trains before what validates and that before what tests, in each history."""
     assert dataset.parts is not None
-    users = np.repeat(np.arange(dataset.n_users), np.diff(dataset.offsets))
+    users = dataset.users
     order = np.lexsort((dataset.times, dataset.parts, users))
     if (order[1:] > order[:-1]).all():
         return dataset

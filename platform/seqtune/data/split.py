@@ -181,7 +181,6 @@ def by_time(
     first, ends = dataset.offsets[:-1], dataset.offsets[1:]
     early, late = (_until(dataset, cut) for cut in cuts)
     of_test = targets(dataset, late, ends, which, seed=seed, cold=cold)
-    left_out = int(np.count_nonzero((late == first) & (ends > late)))
     train_end = early if validation == "time" else late
     if validation == "last":
         train_end = np.where(late - first > 1, late - 1, late)
@@ -192,7 +191,7 @@ def by_time(
         valid = targets(dataset, np.where(chosen, late - 1, late), late, "last")
     else:
         valid = targets(dataset, early, late, which, seed=seed + 1, cold=cold)
-    return Split(dataset, train_end, valid, of_test, 0 if cold else left_out, late)
+    return Split(dataset, train_end, valid, of_test, 0 if cold else _unknown(dataset, late), late)
 
 
 def quantile(dataset: Dataset, share: float, until: int | None = None) -> int:
@@ -230,6 +229,31 @@ def by_users(
     n_test, n_valid = (max(1, round(share * len(able))) for share in (shares[2], shares[1]))
     part = np.zeros(dataset.n_users, np.int8)
     part[shuffled[:n_test]], part[shuffled[n_test : n_test + n_valid]] = 2, 1
+    return _whole_users(dataset, part, which, seed)
+
+
+def by_sessions(dataset: Dataset, days: float, which: Which = "successive") -> Split:
+    """Tests on the sessions, which are users here, that end in the last days of the data.
+
+    Those of as many days before validate, and the others are trained on (arXiv 1511.06939).
+    """
+    over = dataset.times[np.maximum(dataset.offsets[1:] - 1, 0)]
+    ago = (over.max() - over) / (days * DAY)
+    return _whole_users(dataset, np.select([ago < 1, ago < 2], [2, 1], 0), which)
+
+
+def as_given(dataset: Dataset, which: Which = "successive") -> Split:
+    """Takes the parts that the data name: of each user training, then validation, then test."""
+    assert dataset.parts is not None
+    early, late = (_prefix(dataset, dataset.parts <= part) for part in (0, 1))
+    test = targets(dataset, late, dataset.offsets[1:], which)
+    valid = targets(dataset, early, late, which)
+    return Split(dataset, early, valid, test, _unknown(dataset, late), late)
+
+
+def _whole_users(dataset: Dataset, part: NDArray[np.integer], which: Which, seed: int = 0) -> Split:
+    """Trains on the users of part 0, validates on those of 1 and tests on those of 2: (U,)."""
+    first, ends = dataset.offsets[:-1], dataset.offsets[1:]
     valid, test = (
         targets(dataset, np.where(part == n, first + 1, ends), ends, which, seed=seed)
         for n in (1, 2)
@@ -238,30 +262,10 @@ def by_users(
     return Split(dataset, np.where(part > 0, first, ends), valid, test, untested=untested)
 
 
-def by_sessions(dataset: Dataset, days: float, which: Which = "successive") -> Split:
-    """Tests on the sessions, which are users here, that end in the last days of the data.
-
-    Those of as many days before validate, and the others are trained on (arXiv 1511.06939).
-    """
+def _unknown(dataset: Dataset, late: Ints) -> int:
+    """Counts the users whose events are all test events, from ``late`` (U,) on."""
     first, ends = dataset.offsets[:-1], dataset.offsets[1:]
-    over = dataset.times[np.maximum(ends - 1, 0)]
-    ago = (over.max() - over) / (days * DAY)
-    part = np.select([ago < 1, ago < 2], [2, 1], 0)
-    valid, test = (
-        targets(dataset, np.where(part == n, first + 1, ends), ends, which) for n in (1, 2)
-    )
-    untested = np.where(part == 2, first, ends)
-    return Split(dataset, np.where(part > 0, first, ends), valid, test, untested=untested)
-
-
-def as_given(dataset: Dataset, which: Which = "successive") -> Split:
-    """Takes the parts that the data name: of each user training, then validation, then test."""
-    assert dataset.parts is not None
-    first, ends = dataset.offsets[:-1], dataset.offsets[1:]
-    early, late = (_prefix(dataset, dataset.parts <= part) for part in (0, 1))
-    held = (targets(dataset, early, late, which), targets(dataset, late, ends, which))
-    left_out = int(np.count_nonzero((late == first) & (ends > late)))
-    return Split(dataset, early, *held, left_out, late)
+    return int(np.count_nonzero((late == first) & (ends > late)))
 
 
 def _until(dataset: Dataset, cut: int) -> Ints:
