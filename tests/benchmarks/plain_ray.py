@@ -1,13 +1,14 @@
 """A study of seqtune against what one writes oneself with Ray Tune, OptunaSearch, ASHA and MLflow.
 
     python tests/benchmarks/plain_ray.py [--data demo] [--trials 20] [--epochs 20] [--seeds 0 1 2]
-        [--kill SECONDS]
+        [--settled] [--kill SECONDS]
 
 Both search the same space of sasrec (search_spaces/sasrec.yaml) on the same data, in trials of at
 most the same length, with one CPU each and as many at a time as there are CPUs; both run the
 defaults first and stop trials with ASHA, which looks at none before its tenth epoch. The objective
 is the same too: seqtune's own training loop, so that only what is around it differs. They run one
-after the other, seed by seed.
+after the other, seed by seed. With ``--settled`` the study of seqtune ends as it does by itself
+(``--until settled``), after so many trials at the latest; Ray Tune has no such end.
 
 With ``--kill`` each is killed after so many seconds and goes on: seqtune with ``--resume``, Ray
 Tune with ``Tuner.restore``. Then the table says what MLflow holds: one run for each trial and one
@@ -43,6 +44,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--settled", action="store_true")
     parser.add_argument("--kill", type=float, metavar="SECONDS")
     parser.add_argument("--plain", metavar="FOLDER", help=argparse.SUPPRESS)
     parser.add_argument("--restore", action="store_true", help=argparse.SUPPRESS)
@@ -72,6 +74,7 @@ def run(by: str, asked: argparse.Namespace, seed: int, folder: Path) -> float:
     words = [f"{ROOT}/tune.py", "--model", "sasrec", "--data", asked.data, "--name", "ours"]
     words += ["--trials", str(asked.trials), "--set", f"epochs={asked.epochs}"]
     words += ["--seed", str(seed), "--storage", str(folder)]
+    words += ["--until", "settled"] if asked.settled else []
     again = "--resume"
     if by == PLAIN:
         words = [__file__, "--data", asked.data, "--trials", str(asked.trials)]
