@@ -1,14 +1,17 @@
 """Floors: what counting reaches on the same split, by the same rules, as a trained model.
 
-Three recommenders are counted on the training events alone:
+Four recommenders are counted on the training events alone:
 
 - ``popularity`` ranks the items by their number of events.
 - ``markov`` ranks them by how often they came next after the last item of the history.
 - ``decayed markov`` adds up what followed each of the last items, however many events later:
-  with lags k and l of at most ``LAGS``, s(i) = sum_k DECAY^(k-1) * P(i | k-th last item), where
+  with k and l of at most ``LAGS``, s(i) = sum_k DECAY^(k-1) * P(i | k-th last item), where
   P(i | j) is proportional to sum_l DECAY^(l-1) * #(i came l events after j).
+- ``item-knn`` adds up, with the same weights, how like an item is to each of the last items: the
+  cosine of who had them among their last ``RECENT`` training events, of the ``NEIGHBOURS`` nearest
+  of each (Sarwar et al., WWW 2001), to which an item itself belongs.
 
-In all three, items with equal scores are ranked by popularity, and those without any score come
+In all four, items with equal scores are ranked by popularity, and those without any score come
 last. The rank is that of ``evaluate``: the whole catalogue competes, what still ties counts half,
 seen items may be left out but never the target, and the history of a test target holds the
 validation item.
@@ -17,7 +20,7 @@ validation item.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,12 +34,23 @@ if TYPE_CHECKING:  # scipy takes a moment that --help should not wait for
     from scipy.sparse import csr_array
 
 LAGS, DECAY = 13, 0.7  # the weight of the last lag is 1 %
+RECENT, NEIGHBOURS = 50, 100
 CELLS = 2**21  # scores held at once: about 100 MB with all that is computed from them
+DENSE = 2**24  # cells of a table that is mostly filled, up to which it is a plain array
+ITEMS = 2**11  # whose neighbours are looked for at once
 
 Ints = NDArray[np.integer[Any]]
+Floats = NDArray[np.float64]
+Table = "csr_array | Floats"  # what an item in the history says of others: (I + 1, I + 1)
 
 
-POPULARITY = "popularity"  # the name of the first floor
+@dataclass(frozen=True)
+class Way:
+    """A way of counting: what is counted, and how much each of the last items says."""
+
+    name: str
+    table: Callable[[Split], Any]  # -> Table
+    last: int  # so many of a history are asked
 
 
 @dataclass(frozen=True)
@@ -51,22 +65,21 @@ class Floor:
 
 
 def floors(split: Split, *, mask_seen: bool, metric: str = "") -> list[Floor]:
-    """Counts all three; ``metric`` is given beside those at the usual cut-offs.
+    """Counts all four; ``metric`` is given beside those at the usual cut-offs.
 
     Takes seconds, no torch, and memory that grows with the data and not with users times items.
     """
     found = []
-    for name, lags in ((POPULARITY, 0), ("markov", 1), ("decayed markov", LAGS)):
+    for way in WAYS:
         began = time.monotonic()
-        chain = transitions(split, lags)
+        table = way.table(split)
         valid, test = (
-            rank(split, held, chain, lags, mask_seen=mask_seen)
-            for held in (split.valid, split.test)
+            rank(split, held, way, table, mask_seen=mask_seen) for held in (split.valid, split.test)
         )
         of_valid, of_test = (
             metrics.compute(ranks, also=[metric] * bool(metric)) for ranks in (valid, test)
         )
-        found.append(Floor(name, of_valid, of_test, test, time.monotonic() - began))
+        found.append(Floor(way.name, of_valid, of_test, test, time.monotonic() - began))
     return found
 
 
@@ -79,7 +92,7 @@ def logged(found: Sequence[Floor]) -> dict[str, float]:
     }
 
 
-def transitions(split: Split, lags: int) -> csr_array:
+def transitions(split: Split, lags: int) -> Any:
     """Returns P(i | j) in row j, counted at lags 1 to ``lags``: (I + 1, I + 1).
 
     A row adds up to 1, or to 0 where nothing ever followed the item.
@@ -87,36 +100,87 @@ def transitions(split: Split, lags: int) -> csr_array:
     from scipy.sparse import csr_array, diags_array
 
     data = split.dataset
-    shape = (data.n_items + 1, data.n_items + 1)
-    counts = csr_array(shape)
+    n = data.n_items + 1
     left = np.repeat(split.train_end, np.diff(data.offsets)) - np.arange(data.n_interactions)
-    for lag in range(1, lags + 1):
+
+    def pairs(lag: int) -> tuple[Ints, Ints]:
         first = np.flatnonzero(left > lag)  # events whose user trains on one ``lag`` later
-        cells = (data.items[first], data.items[first + lag])
-        counts += csr_array((np.full(len(first), DECAY ** (lag - 1)), cells), shape)
+        return data.items[first], data.items[first + lag]
+
+    if n * n <= min(DENSE, lags * data.n_interactions):
+        filled = np.zeros((n, n))
+        for lag in range(1, lags + 1):
+            before, after = pairs(lag)
+            np.add.at(filled.ravel(), before * n + after, DECAY ** (lag - 1))
+        return filled / np.maximum(filled.sum(axis=1, keepdims=True), DECAY**lags)
+    counts = csr_array((n, n))
+    for lag in range(1, lags + 1):
+        cells = pairs(lag)
+        counts += csr_array((np.full(len(cells[0]), DECAY ** (lag - 1)), cells), (n, n))
     total = counts.sum(axis=1)
     return csr_array(diags_array(1 / np.where(total > 0, total, 1)) @ counts)
 
 
-def rank(
-    split: Split, held: Held, chain: csr_array, lags: int, *, mask_seen: bool
-) -> metrics.Ranks:
-    """Ranks the held-out items by a chain (I + 1, I + 1) over the last ``lags`` items: (M,)."""
+def neighbours(split: Split) -> csr_array:
+    """Returns the cosines of each item with those that are nearest to it: (I + 1, I + 1)."""
+    from scipy.sparse import csr_array, vstack
+
+    data = split.dataset
+    n = data.n_items + 1
+    user, event = within(np.maximum(data.offsets[:-1], split.train_end - RECENT), split.train_end)
+    user, item = np.divmod(np.unique(user * n + data.items[event]), n)
+    each = np.bincount(item, minlength=n)
+    length = 1 / np.sqrt(np.maximum(each, 1))
+    had = csr_array((length[item], (user, item)), (data.n_users, n))
+    whose = csr_array(had.T)
+    parts = []
+    for start in range(0, n, ITEMS):
+        some = csr_array(whose[start : start + ITEMS] @ had)
+        for row in np.flatnonzero(np.diff(some.indptr) > NEIGHBOURS):
+            cosines = some.data[some.indptr[row] : some.indptr[row + 1]]
+            cosines[np.argpartition(-cosines, NEIGHBOURS)[NEIGHBOURS:]] = 0
+        some.eliminate_zeros()
+        parts.append(some)
+    return csr_array(vstack(parts))
+
+
+def _nothing(split: Split) -> csr_array:
+    """Returns an empty table: all items tie, and popularity decides."""
+    from scipy.sparse import csr_array
+
+    n = split.dataset.n_items + 1
+    return csr_array((n, n))
+
+
+CHAIN = Way("decayed markov", lambda split: transitions(split, LAGS), LAGS)
+POPULARITY, KNN = "popularity", "item-knn"
+WAYS = (
+    Way(POPULARITY, _nothing, 0),
+    Way("markov", lambda split: transitions(split, 1), 1),
+    CHAIN,
+    Way(KNN, neighbours, LAGS),
+)
+
+
+def rank(split: Split, held: Held, way: Way, table: Any, *, mask_seen: bool) -> metrics.Ranks:
+    """Ranks the held-out items by a table of this way of counting: (M,)."""
     from scipy.sparse import csr_array
 
     data, counts = split.dataset, np.concatenate([[0], split.counts()])
+    plain = isinstance(table, np.ndarray)
     if data.candidates is not None:  # others have no score and a count below all
         ranked = np.concatenate([[True], data.candidates])
-        chain, counts = csr_array(chain * ranked), np.where(ranked, counts, -1)
+        table, counts = table * ranked, np.where(ranked, counts, -1)
+        table = table if plain else csr_array(table)
     ladder = np.sort(counts[1:])
     first, ends = data.offsets[held.users], held.ends
     ranks = np.empty(len(held.users), np.float32)
-    for rows in _blocks(split, held, chain, lags):
+    for rows in _blocks(split, held, table, way.last):
         target = data.items[held.events[rows]]
         shape = (len(target), data.n_items + 1)
-        row, event = within(np.maximum(first[rows], ends[rows] - lags), ends[rows])
+        row, event = within(np.maximum(first[rows], ends[rows] - way.last), ends[rows])
         weights = DECAY ** (ends[rows][row] - event - 1)
-        scores = csr_array((weights, (row, data.items[event])), shape) @ chain
+        scores = csr_array((weights, (row, data.items[event])), shape) @ table
         out = np.empty(0, np.int64), np.empty(0, np.int32)
         if mask_seen:
             row, event = within(first[rows], ends[rows])
@@ -125,8 +189,27 @@ def rank(
                 row, item = np.divmod(np.unique(row * shape[1] + item), shape[1])
             other = item != target[row]
             out = row[other], item[other]
-        ranks[rows] = _ranks(scores, out, target, counts, ladder)
+        if plain:
+            ranks[rows] = _ranks_of_all(scores, out, target, counts)
+        else:
+            ranks[rows] = _ranks(scores, out, target, counts, ladder)
     return metrics.as_held(ranks, held.users, held.lists)
+
+
+def _ranks_of_all(
+    scores: Floats, out: tuple[Ints, Ints], target: Ints, counts: Ints
+) -> NDArray[np.float64]:
+    """Returns the rank of each row's target where all items have a score: (B,).
+
+    As ``_ranks`` does, which is for rows that are mostly empty.
+    """
+    own = scores[np.arange(len(target)), target]
+    leads = np.sign(scores - own[:, None])
+    row, item = np.nonzero(leads == 0)
+    leads[row, item] = np.sign(counts[item] - counts[target[row]])
+    leads[out] = -1
+    ranks: NDArray[np.float64] = (len(counts) + leads[:, 1:].sum(axis=1)) / 2
+    return ranks
 
 
 def _ranks(
@@ -173,17 +256,19 @@ def _at(scores: csr_array, row: Ints, item: Ints) -> NDArray[np.float64]:
     """Returns the scores of some cells; looks them up in a table where most cells have one."""
     if not len(row):
         return np.empty(0)
-    table = scores.toarray() if 4 * scores.nnz > scores.shape[0] * scores.shape[1] else scores
+    table = scores.toarray() if 9 * scores.nnz > scores.shape[0] * scores.shape[1] else scores
     return np.asarray(table[row, item]).ravel()
 
 
-def _blocks(split: Split, held: Held, chain: csr_array, lags: int) -> Iterator[slice]:
+def _blocks(split: Split, held: Held, table: Any, last: int) -> Iterator[slice]:
     """Cuts the rows where scores and histories would fill the memory."""
     first, ends = split.dataset.offsets[held.users], held.ends
-    row, event = within(np.maximum(first, ends - lags), ends)
-    followers = np.diff(chain.indptr)[split.dataset.items[event]]
+    row, event = within(np.maximum(first, ends - last), ends)
+    n = table.shape[0]
+    each = np.full(n, n) if isinstance(table, np.ndarray) else np.diff(table.indptr)
+    followers = each[split.dataset.items[event]]
     scored = np.bincount(row, weights=followers, minlength=len(first))
-    cells = np.cumsum(np.minimum(scored, chain.shape[0]) + ends - first)
+    cells = np.cumsum(np.minimum(scored, n) + ends - first)
     start = 0
     while start < len(cells):
         room = CELLS + (cells[start - 1] if start else 0)

@@ -4,25 +4,29 @@ A rank is 1 for the top of the list; ties count as half, so ranks may be fractio
 per user is held out, which makes recall equal to the hit rate and MAP equal to MRR; all are listed
 under the names that people look for. Where several are looked for in one list, they are what they
 are known as: NDCG is relative to a list that begins with all of them.
+
+What is recommended, whatever the held-out items are, has metrics of its own (``lists``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seqtune.errors import UserError, nearest
+from seqtune.lists import LIST_METRICS, Direction, ListMetric
+from seqtune.outside import imported, is_own
 
 Floats = NDArray[np.floating]
 Ints = NDArray[np.integer[Any]]
-Direction = Literal["higher", "lower", "neither"]
 KS = (5, 10, 20)
-HEAD = 0.8  # of all events: what the items of the head have
+WHOLE = 2**31  # the cut-off of a metric that has none
+SAMPLED = "sampled_"  # begins the names of metrics against drawn items
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,39 +72,6 @@ class Metric:
     meaning: str  # of one user; beyond the cut-off all are 0
     of_list: Callable[[Floats, Lists, int], Floats]  # (M,) gains, 0 beyond the cut-off -> (Q,)
     shown: tuple[int, ...] = ()  # cut-offs at which a report's first table has it
-    better: Direction = "higher"
-
-
-@dataclass(frozen=True, eq=False)
-class Shown:
-    """What is recommended: Q lists of k items, of a catalogue of I."""
-
-    top: Ints  # (Q, k) items 1..I, best first
-    counts: Ints  # (I,) training events of each
-    percentile: Floats  # (I,) of its popularity, 0 rarest and 1 most popular
-
-    @cached_property
-    def times(self) -> Ints:
-        """In how many lists each item stands: (I,)."""
-        return np.bincount(self.top.ravel(), minlength=len(self.counts) + 1)[1:]
-
-    @property
-    def tail(self) -> NDArray[np.bool_]:
-        """The items beyond the most popular ones that have four fifths of all events: (I,)."""
-        order = np.argsort(-self.counts, kind="stable")
-        before = np.cumsum(self.counts[order]) - self.counts[order]
-        tail = np.empty(len(order), bool)
-        tail[order] = before >= HEAD * self.counts.sum()
-        return tail
-
-
-@dataclass(frozen=True)
-class ListMetric:
-    """A metric at a cut-off of what is recommended, whatever the held-out items are."""
-
-    name: str
-    value: Callable[[Shown], float]
-    meaning: str
     better: Direction = "higher"
 
 
@@ -156,68 +127,43 @@ RANK = (
 )
 
 
-def _gini(shown: Shown) -> float:
-    shares = np.cumsum(np.sort(shown.times)) / shown.times.sum()
-    return float(1 + 1 / len(shares) - 2 * shares.mean())
+@dataclass(frozen=True)
+class WholeMetric:
+    """A metric of the whole ranking, without a cut-off."""
+
+    name: str
+    value: Callable[[Lists, Ints], float]  # and how many items each is ranked among (M,)
+    meaning: str
+    better: Direction = "higher"
 
 
-def _entropy(shown: Shown) -> float:
-    shares = shown.times[shown.times > 0] / shown.times.sum()
-    return float(-(shares * np.log2(shares)).sum())
+def _auc(lists: Lists, among: Ints) -> float:
+    """Returns the mean share of pairs that are in order: a target before an item that is none."""
+    of = np.repeat(np.arange(len(lists)), lists.sizes)
+    order = np.lexsort((lists.ranks, of))
+    nth = np.arange(len(order)) - np.repeat(lists.starts, lists.sizes)
+    sizes = lists.sizes[of]
+    others_below = among - lists.ranks[order] - (sizes - 1 - nth)
+    share = others_below / np.maximum(among - sizes, 1)
+    return float((np.add.reduceat(share, lists.starts) / lists.sizes).mean())
 
 
-def _information(shown: Shown) -> float:
-    shares = (shown.counts + 1) / (shown.counts.sum() + len(shown.counts))
-    return float(-np.log2(shares)[shown.top - 1].mean())
+def _r_precision(lists: Lists, among: Ints) -> float:
+    found = lists.ranks <= np.repeat(lists.sizes, lists.sizes)
+    return float((np.add.reduceat(found, lists.starts, dtype=float) / lists.sizes).mean())
 
 
-def _personal(shown: Shown) -> float:
-    n, k = shown.top.shape
-    shared = (shown.times * (shown.times - 1.0)).sum() / (k * n * max(n - 1, 1))
-    return float(1 - shared)
-
-
-LISTS = (
-    ListMetric(
-        "coverage",
-        lambda shown: float((shown.times > 0).mean()),
-        "Share of the catalogue that is among the first k of at least one user.",
+WHOLES = (
+    WholeMetric(
+        "auc",
+        _auc,
+        "Area under the ROC curve of one list: the share of the other items that are ranked below "
+        "the held-out one.",
     ),
-    ListMetric(
-        "popularity",
-        lambda shown: float(shown.percentile[shown.top - 1].mean()),
-        "Mean popularity percentile of the first k items, 0 rarest and 1 most popular; items that "
-        "are equally popular share the middle of their places.",
-        better="neither",
-    ),
-    ListMetric(
-        "gini",
-        _gini,
-        "Gini coefficient of how often items are recommended: 0 where all are alike, near 1 where "
-        "few have it all.",
-        better="lower",
-    ),
-    ListMetric(
-        "entropy",
-        _entropy,
-        "Shannon entropy, in bits, of the same: log2 of the catalogue's size where all are alike.",
-    ),
-    ListMetric(
-        "tail",
-        lambda shown: float(shown.tail[shown.top - 1].mean()),
-        "Share of recommendations beyond the most popular items that have 80 % of the events.",
-    ),
-    ListMetric(
-        "novelty",
-        _information,
-        "Mean self-information of the first k items, in bits: -log2 of an item's share of the "
-        "training events, one more added to each.",
-    ),
-    ListMetric(
-        "personal",
-        _personal,
-        "Personalisation: 1 less the share of the first k items that two lists have in common, in "
-        "the mean over all pairs.",
+    WholeMetric(
+        "r-precision",
+        _r_precision,
+        "Of R held-out items those that are among the first R; of one, the hit rate at 1.",
     ),
 )
 COSTS = {
@@ -226,20 +172,56 @@ COSTS = {
     "ms_per_request": "Milliseconds in which it answers one user: the median of some.",
 }
 METRICS = {metric.name: metric for metric in RANK}
-LIST_METRICS = {metric.name: metric for metric in LISTS}
 
 # What a report shows first: with one held-out item per user the others are copies.
 MAIN = tuple(f"{metric.name}@{k}" for metric in METRICS.values() for k in metric.shown)
 
 
 def parse_metric(text: str, place: str = "--metric") -> tuple[str, int]:
-    """Splits ``ndcg@10`` into its name and cut-off; anything else is a UserError."""
+    """Splits ``ndcg@10`` into its name and cut-off; one's own metric has none.
+
+    Raises:
+        UserError: there is no such metric, it has no cut-off, or one's own cannot be used.
+    """
+    if is_own(text):
+        return own(text, place).name, WHOLE
     name, _, k = text.lower().partition("@")
     if name not in METRICS:
+        if name.startswith(SAMPLED) or name in {*LIST_METRICS, *(one.name for one in WHOLES)}:
+            raise UserError(
+                f"{place} {text}: is reported; no study can maximise it first; choose ndcg@10"
+            )
         raise UserError(f"{place} {text}: no such metric{nearest(name, METRICS)}")
     if not (k.isascii() and k.isdigit()) or len(k) > 9 or int(k) < 1:
         raise UserError(f"{place} {text}: write a cut-off after the name, for example {name}@10")
     return name, int(k)
+
+
+@cache
+def own(text: str, place: str = "--metric") -> Metric:
+    """Returns the metric that a function of one's own is: of ranks (M,), 1 is best, to gains (M,).
+
+    Of several items in a list the mean counts. Larger is better.
+
+    Raises:
+        UserError: it cannot be imported, or does not make a number of each rank.
+    """
+    made = imported(text, place)
+
+    def gain(ranks: Floats, k: int) -> Floats:
+        try:
+            gains = np.asarray(made(ranks), np.float64)
+        except Exception as error:
+            raise UserError(f"{place} {text}: failed ({error!r})") from error
+        if gains.shape != ranks.shape or not np.isfinite(gains).all():
+            raise UserError(
+                f"{place} {text}: must make a finite number of each rank, and made {gains.shape} of"
+                f" {ranks.shape}"
+            )
+        return gains
+
+    gain(np.array([1.0, 2.5, 1000.0]), WHOLE)
+    return Metric(text, gain, "", _share)
 
 
 def check_measure(text: str, place: str) -> str:
@@ -250,6 +232,8 @@ def check_measure(text: str, place: str) -> str:
     Raises:
         UserError: there is nothing of that name.
     """
+    if is_own(text):
+        return own(text, place).name
     name, _, k = text.partition("@")
     known = [*METRICS, *LIST_METRICS, *COSTS]
     if name not in known or (name in COSTS and k):
@@ -261,8 +245,11 @@ def check_measure(text: str, place: str) -> str:
 
 def direction(metric: str) -> Direction:
     """Returns which values of ``ndcg@10``, ``popularity@5`` or ``parameters`` are better."""
-    name = metric.partition("@")[0]
-    return "lower" if name in COSTS else (METRICS | LIST_METRICS)[name].better
+    name = metric.partition("@")[0].removeprefix(SAMPLED)
+    if is_own(name):
+        return "higher"
+    wholes = {one.name: one for one in WHOLES}
+    return "lower" if name in COSTS else (METRICS | LIST_METRICS | wholes)[name].better
 
 
 def ways(names: Iterable[str]) -> list[Literal["maximize", "minimize"]]:
@@ -273,9 +260,10 @@ def ways(names: Iterable[str]) -> list[Literal["maximize", "minimize"]]:
 def per_list(metric: str, ranks: Floats | Lists) -> Floats:
     """Returns a metric such as ``ndcg@10`` of each list: (Q,)."""
     name, k = parse_metric(metric)
+    one = own(name) if is_own(name) else METRICS[name]
     each = np.asarray(ranks.ranks if isinstance(ranks, Lists) else ranks, dtype=np.float64)
-    gains = np.where(each <= k, METRICS[name].gain(each, k), 0.0)
-    return METRICS[name].of_list(gains, ranks, k) if isinstance(ranks, Lists) else gains
+    gains = np.where(each <= k, one.gain(each, k), 0.0)
+    return one.of_list(gains, ranks, k) if isinstance(ranks, Lists) else gains
 
 
 def per_user(metric: str, ranks: Floats | Lists) -> Floats:
@@ -296,52 +284,83 @@ def compute(
 ) -> dict[str, float]:
     """Returns every metric of ranks at every cut-off, and those of ``also`` that are of ranks."""
     names = [f"{name}@{k}" for name in METRICS for k in ks]
-    names += [name for name in also if name.partition("@")[0] in METRICS]
+    names += [name for name in also if is_own(name) or name.partition("@")[0] in METRICS]
     return {name: float(per_list(name, ranks).mean()) for name in dict.fromkeys(names)}
 
 
-def of_lists(top: Ints, popularity: Ints, ks: Iterable[int]) -> dict[str, float]:
-    """Returns the metrics of recommended lists.
+def whole(ranks: Ranks, among: Ints) -> dict[str, float]:
+    """Returns the metrics of the whole ranking; ``among`` (M,) items each rank is."""
+    lists = _as_lists(ranks)
+    return {metric.name: metric.value(lists, among) for metric in WHOLES}
 
-    ``top`` (Q, K) holds item ids 1..I, best first; ``popularity`` (I,) counts training events.
+
+def sampled(ranks: Ranks, among: Ints, negatives: int, seed: int) -> dict[str, float]:
+    """Returns what ranks would be worth among so many other items that are drawn at random.
+
+    Of the items that are ranked above a target, a hypergeometric number is drawn (Krichene and
+    Rendle, KDD 2020). Each target is ranked by itself.
     """
-    _, group, sizes = np.unique(popularity, return_inverse=True, return_counts=True)
-    middle = np.cumsum(sizes) - (sizes + 1) / 2  # of the places of equally popular items, from 0
-    percentile = middle[group] / max(len(popularity) - 1, 1)
-    return {
-        f"{metric.name}@{k}": metric.value(shown)
-        for k, shown in ((k, Shown(top[:, :k], popularity, percentile)) for k in ks)
-        for metric in LIST_METRICS.values()
-    }
+    each = _as_lists(ranks).ranks
+    above = np.clip(np.ceil(each).astype(np.int64) - 1, 0, among - 1)
+    drawn = np.minimum(negatives, among - 1)
+    rng = np.random.default_rng(seed)
+    places = 1.0 + rng.hypergeometric(above, among - 1 - above, drawn)
+    names = [f"{name}@{k}" for name in ("ndcg", "hr", "mrr") for k in KS]
+    return {f"{SAMPLED}{name}": float(per_list(name, places).mean()) for name in names}
 
 
-def cutoffs(names: Iterable[str]) -> list[int]:
-    """Returns the cut-offs of those metrics that are of lists, in order."""
-    parts = (name.partition("@") for name in names)
-    return sorted({int(k) for name, _, k in parts if name in LIST_METRICS})
+def _as_lists(ranks: Ranks) -> Lists:
+    if isinstance(ranks, Lists):
+        return ranks
+    each = np.arange(len(ranks))
+    return Lists(np.asarray(ranks, np.float64), each, each)
 
 
 def mlflow_name(metric: str) -> str:
-    """Returns the name under which MLflow accepts a metric: it rejects ``@``."""
-    return metric.replace("@", "_")
+    """Returns the name under which MLflow accepts a metric: it rejects ``@`` and ``:``."""
+    return metric.replace("@", "_").replace(":", ".")
 
 
 def page() -> str:
     """Returns docs/metrics.md; a test compares the two."""
     head, _, intro = (__doc__ or "").partition("\n\n")
-    both: list[Metric | ListMetric] = [*METRICS.values(), *LIST_METRICS.values()]
-    rows = [f"| `{metric.name}@k` | {metric.meaning} | {metric.better} |" for metric in both]
+    families: list[list[tuple[str, Metric | ListMetric | WholeMetric]]] = [
+        [(f"{one.name}@k", one) for one in METRICS.values()],
+        [(one.name, one) for one in WHOLES],
+        [(f"{one.name}@k", one) for one in LIST_METRICS.values()],
+    ]
+
+    def table(of: str, family: int) -> list[str]:
+        rows = [f"| `{name}` | {one.meaning} | {one.better} |" for name, one in families[family]]
+        return [f"| name | {of} | better |", "|---|---|---|", *rows, ""]
+
     return "\n".join(
         [
-            *("# Metrics", "", head, "", intro.strip(), ""),
-            *("| name | of one user, or of all lists | better |", "|---|---|---|", *rows, ""),
+            *("# Metrics", "", head, "", intro.strip().replace("``lists``", "below"), ""),
+            *("## Where the held-out items are", "", *table("of one user", 0)),
             "The value of a rank metric is the mean over users, or over lists where a user has",
             "several ([protocols](protocols.md)); a list without a held-out item among the first k",
-            "has 0. Those of all lists, from `coverage` on, are measured on test, and on",
-            "validation where `--metric` or `--limit` asks for them.",
-            "",
-            f"Reports have k = {', '.join(map(str, KS))}; `--metric` takes any, for example",
+            f"has 0. Reports have k = {', '.join(map(str, KS))}; `--metric` takes any, for example",
             "`hr@50`. In MLflow the names have `_` for `@`, which it rejects.",
+            "",
+            *table("of the whole ranking, on test", 1),
+            "`--sampled-metrics 100` adds `sampled_ndcg@k`, `sampled_hr@k` and `sampled_mrr@k` on",
+            "test: each held-out item among 100 others that are drawn at random, as older papers",
+            "have it. They are far higher than those among all items, may put models in another",
+            "order (Krichene and Rendle, KDD 2020), and no study can maximise them.",
+            "",
+            "`--metric my_metrics:gain` takes a function of your own: of an array of ranks, of",
+            "which 1 is best and ties have halves, it makes an array of what each is worth. More",
+            "is better. The module is one that Python finds, or a file of the working folder:",
+            "",
+            "```python",
+            "def gain(ranks):  # rank-biased precision",
+            "    return 0.2 * 0.8 ** (ranks - 1)",
+            "```",
+            "",
+            *("## What is recommended", "", *table("of all lists", 2)),
+            "They are measured on test, and on validation where `--metric` or `--limit` asks for",
+            "them.",
             "",
         ]
     )

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin, get_type_hints
 
 from seqtune.errors import UserError
+from seqtune.outside import lowered
 from seqtune.secrecy import redact
 from seqtune.storage import Folder
 
@@ -226,9 +227,10 @@ class JudgedOptions(ModelOptions):
         str,
         Flag(
             WHAT,
-            "Maximise this metric on validation: ndcg, hr, mrr, ... at k.",
+            "Maximise this metric on validation: ndcg, hr, mrr, ... at k, or your own "
+            "(module:function).",
             "NAME@K",
-            read=str.lower,
+            read=lowered,
             same=True,
         ),
     ] = "ndcg@10"
@@ -295,6 +297,17 @@ class JudgedOptions(ModelOptions):
             shown="mask, unless 1 % of validation repeats items",
         ),
     ] = None
+    sampled_metrics: Annotated[
+        int | None,
+        Flag(
+            DATA,
+            "On test, also rank each item among so many drawn ones, to compare with old papers: "
+            "sampled_ndcg@10 and others.",
+            "N",
+            least=1,
+            shown="no",
+        ),
+    ] = None
     time_budget: Annotated[
         float | None,
         Flag(
@@ -341,7 +354,7 @@ class StudyOptions(JudgedOptions):
             "Given again: judge trials by this measure too; what is best of all is a front.",
             "NAME@K",
             names=("--metric",),
-            read=str.lower,
+            read=lowered,
             same=True,
         ),
     ] = ()
@@ -352,7 +365,7 @@ class StudyOptions(JudgedOptions):
             "Of the front, choose the point that is best by these weights: "
             "ndcg@10=2,coverage@10=1.",
             "NAME@K=N,...",
-            read=str.lower,
+            read=lowered,
             shown="the best by the first --metric",
             same=True,
         ),
@@ -421,7 +434,7 @@ class StudyOptions(JudgedOptions):
             SEARCH,
             "End when a trial has reached this on validation: ndcg@10=0.06.",
             "NAME@K=VALUE",
-            read=str.lower,
+            read=lowered,
         ),
     ] = None
     patience_trials: Annotated[

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from seqtune import metrics
 from seqtune.data import Dataset, Protocol, Split
 from seqtune.data.split import within
-from seqtune.floors import LAGS, Floor, floors, rank, transitions
+from seqtune.floors import CHAIN, Floor, floors, rank
 from seqtune.words import counted
 
 TOP = 0.01  # of the items, whose part of all events is told
@@ -31,13 +31,14 @@ class Survey:
     protocol: Protocol
     split: Split
     floors: tuple[Floor, ...]
-    shuffled: float  # what the last of them reaches on histories without their order
+    shuffled: float  # what the decayed chain reaches on histories without their order
     metric: str
 
     @property
     def order(self) -> float:
-        """The part of the strongest chain's value that is lost when histories are shuffled."""
-        whole = self.floors[-1].test[self.metric]
+        """The part of the decayed chain's value that is lost when histories are shuffled."""
+        chain = next(one for one in self.floors if one.name == CHAIN.name)
+        whole = chain.test[self.metric]
         return 1 - self.shuffled / whole if whole else 0.0
 
     @cached_property
@@ -80,8 +81,7 @@ def survey(dataset: Dataset, protocol: Protocol, metric: str, seed: int = 0) -> 
     split = protocol.split(dataset)
     found = floors(split, mask_seen=protocol.mask_seen, metric=metric)
     mixed = shuffled(split, seed)
-    chain = transitions(mixed, LAGS)  # the strongest floor's
-    ranks = rank(mixed, mixed.test, chain, LAGS, mask_seen=protocol.mask_seen)
+    ranks = rank(mixed, mixed.test, CHAIN, CHAIN.table(mixed), mask_seen=protocol.mask_seen)
     left = metrics.compute(ranks, also=[metric])[metric]
     return Survey(dataset, protocol, split, tuple(found), left, metric)
 

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from seqtune import batches, metrics
+from seqtune import batches, lists, metrics
 from seqtune.data import Protocol, Split
 from seqtune.errors import UserError
 from seqtune.evaluate import Ranking, evaluate
@@ -95,13 +95,12 @@ def _train(
     mask_seen: bool,
 ) -> Outcome:
     kind, p, metric = model_class(model_name), training(params), measures[0]
-    ks = metrics.cutoffs(measures) or [0]  # of lists, where any is asked for
     data = batches.kept_sequences(split, home.device, times=kind.uses_times)
     windows = batches.windows(split, p)
     batch_size = windows.batch_size(p)
     _check_sizes(p, windows, batch_size, home.world_size, split.dataset.name)
     _check_precision(p, home.device)
-    shard = (home.rank, home.world_size)
+    shard, most = (home.rank, home.world_size), lists.longest(measures)
 
     torch.manual_seed(p.seed)
     model = kind(params, data.n_items, data.n_users).to(home.device)
@@ -158,7 +157,7 @@ def _train(
 
         trained = time.perf_counter()
         ranking = evaluate(
-            model, data, split, split.valid, mask_seen=mask_seen, top_k=ks[-1], shard=shard
+            model, data, split, split.valid, mask_seen=mask_seen, top_k=most, shard=shard
         )
         valid = measured(ranking, split, measures)
         improved = state["best"] is None or valid[metric] > state["best"]["metrics"][metric]
@@ -205,7 +204,8 @@ def measured(ranking: Ranking, split: Split, measures: Sequence[str]) -> dict[st
     ranks = metrics.as_held(ranking.ranks, held.users, held.lists)
     found = metrics.compute(ranks, also=measures)
     if ranking.top is not None:
-        found |= metrics.of_lists(ranking.top, split.counts(), metrics.cutoffs(measures))
+        known = lists.Known(split, held.take(held.lists))
+        found |= lists.of_lists(ranking.top, known, lists.of_these(measures))
     return found
 
 

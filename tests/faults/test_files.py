@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -93,15 +94,19 @@ def goes_on(storage: Path, before: dict[int, float | None]) -> str:
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_the_state_of_the_best_trial(storage: Path, damage: str, fault: Fault) -> None:
-    before = values(storage)
-    best = max(before, key=lambda n: before[n] or 0)
-    curve = curves(storage)[best]
-    DAMAGES[damage](storage / "mine" / "trials" / f"{best:04d}" / "state.pt")
-    said = goes_on(storage, before)
-    assert f"{best:04d}/state.pt" in said.replace("\n", "")
-    assert asides(storage) == [f"{best:04d}.aside-1"]
-    assert curves(storage)[best][: len(curve)] == curve  # trained again to the same values
+def test_the_states_of_trials(storage: Path, damage: str, fault: Fault) -> None:
+    """Of all; those that are tested in the end are missed: the defaults and the best one."""
+    before, had = values(storage), curves(storage)
+    for number in before:
+        DAMAGES[damage](storage / "mine" / "trials" / f"{number:04d}" / "state.pt")
+    said = goes_on(storage, before).replace("\n", "")
+    report = json.loads((storage / "mine" / "report.json").read_text())
+    missed = sorted({0, report["best"]["number"]} & before.keys())
+    assert asides(storage) == [f"{number:04d}.aside-1" for number in missed]
+    for number in missed:
+        assert f"{number:04d}/state.pt" in said
+        curve = had[number]
+        assert curves(storage)[number][: len(curve)] == curve  # trained again to the same values
     seen = "file and reason, and where it is kept"
     fault(f"state.pt of the best trial: {damage}", "the file is damaged", seen, RESUMED)
 

@@ -52,13 +52,17 @@ def test_by_hand(name: str, mask_seen: bool, valid: list[float], test: list[floa
     assert found.valid["hr@5"] == 1
 
 
-def test_older_items_count_less() -> None:
+def test_older_items_count_less(monkeypatch: pytest.MonkeyPatch) -> None:
     # Trained on 1 2 3 4, so P(2|1) : P(3|1) : P(4|1) = 1 : .7 : .49, and so on. At the test of
     # user 1, with the history 1 2, the items 3 and 4 have P(3|2) + .7 P(3|1) = 1/1.7 + .49/2.19
     # = .812 and .7/1.7 + .343/2.19 = .568, and 2 has .7/2.19 = .320.
     data = dataset([1, 2, 3, 4, 5, 5], [1, 2, 4], [5, 2, 2])
     split = leave_one_out(data)
-    matrix = floors.transitions(split, 3).toarray()
+    for most in (2**24, 0):  # as an array, and as a sparse table
+        monkeypatch.setattr(floors, "DENSE", most)
+        matrix = floors.transitions(split, 3)
+        assert isinstance(matrix, np.ndarray) == (most > 0)
+    matrix = matrix.toarray()
     assert matrix[1, 1:].tolist() == pytest.approx([0, 1 / 2.19, 0.7 / 2.19, 0.49 / 2.19, 0])
     assert matrix[2, 1:].tolist() == pytest.approx([0, 0, 1 / 1.7, 0.7 / 1.7, 0])
     assert matrix[5].tolist() == [0] * 6
@@ -69,24 +73,47 @@ def test_older_items_count_less() -> None:
     assert floors.floors(split, mask_seen=True)[2].test_ranks.tolist() == [1, 2, 4]
 
 
-def slow(split: Split, held: Held, lags: int, mask_seen: bool) -> list[float]:
+def test_neighbours_are_had_by_the_same_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Trained on 1 2 1, 1 3 and 2 3: two users have had each item, one has had each pair.
+    split = leave_one_out(dataset([1, 2, 1, 4, 4], [1, 3, 4, 4], [2, 3, 4, 4]))
+    found = floors.neighbours(split).toarray()
+    assert found[1].tolist() == pytest.approx([0, 1, 0.5, 0.5, 0])
+    assert found[3].tolist() == pytest.approx([0, 0.5, 0.5, 1, 0])
+    assert found[4].tolist() == [0] * 5
+    monkeypatch.setattr(floors, "NEIGHBOURS", 1)
+    monkeypatch.setattr(floors, "ITEMS", 2)
+    assert np.allclose(floors.neighbours(split).toarray(), np.diag([0, 1, 1, 1, 0]))
+    monkeypatch.setattr(floors, "RECENT", 2)  # then the first user has 2 1
+    split = leave_one_out(dataset([3, 2, 1, 4, 4], [1, 3, 4, 4], [2, 3, 4, 4]))
+    monkeypatch.setattr(floors, "NEIGHBOURS", 9)
+    assert floors.neighbours(split).toarray()[3].tolist() == pytest.approx([0, 0.5, 0.5, 1, 0])
+
+
+def slow(split: Split, held: Held, way: int, mask_seen: bool) -> list[float]:
     """Ranks by the formulas of the page, one user and one item at a time."""
     data, decay = split.dataset, floors.DECAY
-    n = data.n_items + 1
+    n, lags = data.n_items + 1, (0, 1, floors.LAGS, floors.LAGS)[way]
     follow, counts = np.zeros((n, n)), np.zeros(n)
+    had: list[set[int]] = [set() for _ in range(n)]
     for user in range(data.n_users):
         train = data.items[data.offsets[user] : split.train_end[user]].tolist()
         for place, item in enumerate(train):
             counts[item] += 1
+            had[item].add(user)
             for lag, later in enumerate(train[place + 1 : place + 1 + lags]):
                 follow[item, later] += decay**lag
+    if way == 3:
+        for one in range(n):
+            for other in range(n):
+                both = len(had[one] & had[other])
+                follow[one, other] = both / max(len(had[one]) * len(had[other]), 1) ** 0.5
     ranks = []
     for user, end, event in zip(held.users, held.ends, held.events, strict=True):
         history = data.items[data.offsets[user] : end].tolist()
         target, scores = int(data.items[event]), np.zeros(n)
         for age, item in enumerate(history[::-1][:lags]):
-            if follow[item].sum():
-                scores += decay**age * follow[item] / follow[item].sum()
+            total = follow[item].sum() if way < 3 else 1
+            scores += decay**age * follow[item] / (total or 1)
         rank = 1.0
         for item in range(1, n):
             if item == target or (mask_seen and item in history):
@@ -103,11 +130,9 @@ def test_ranks_in_one_list_are_those_of_a_slow_loop(mask_seen: bool, repeats: bo
     rng = np.random.default_rng(4)
     histories = [rng.choice(30, rng.integers(4, 25), replace=repeats) + 1 for _ in range(40)]
     split = Protocol(True, split_by="ratio:0.4,0.3,0.3").split(dataset(*map(list, histories)))
-    for lags, one in zip(
-        (0, 1, floors.LAGS), floors.floors(split, mask_seen=mask_seen), strict=True
-    ):
+    for way, one in enumerate(floors.floors(split, mask_seen=mask_seen)):
         assert isinstance(one.test_ranks, Lists)
-        assert one.test_ranks.ranks.tolist() == slow(split, split.test, lags, mask_seen)
+        assert one.test_ranks.ranks.tolist() == slow(split, split.test, way, mask_seen)
         assert len(one.test_ranks) == len(set(split.test.users.tolist()))
 
 
@@ -125,11 +150,13 @@ def test_the_ranks_are_those_of_a_slow_loop(
     split = replace(split, valid=split.valid.sample(20, seed=0))
     whole = floors.floors(split, mask_seen=mask_seen, metric="hr@1")
     monkeypatch.setattr(floors, "CELLS", 100)  # a few users at a time
+    monkeypatch.setattr(floors, "DENSE", 0)
     blocks = floors.floors(split, mask_seen=mask_seen)
-    for lags, one, other in zip((0, 1, floors.LAGS), whole, blocks, strict=True):
-        assert one.test_ranks.tolist() == slow(split, split.test, lags, mask_seen)
+    assert len(whole) == 4
+    for way, (one, other) in enumerate(zip(whole, blocks, strict=True)):
+        assert one.test_ranks.tolist() == slow(split, split.test, way, mask_seen)
         assert other.test_ranks.tolist() == one.test_ranks.tolist()
-        valid = np.array(slow(split, split.valid, lags, mask_seen))
+        valid = np.array(slow(split, split.valid, way, mask_seen))
         assert one.valid["hr@1"] == np.mean(valid <= 1)
         assert one.valid["mrr@20"] == pytest.approx(np.mean(np.where(valid <= 20, 1 / valid, 0)))
 

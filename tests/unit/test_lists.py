@@ -1,153 +1,106 @@
-"""Metrics where several items are looked for in a list, or a user has several lists: by hand."""
+"""What is recommended, on lists of which everything is known."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
-import torch
 
-from seqtune import batches, metrics
-from seqtune.data import Dataset, Protocol
-from seqtune.data.generate import make_preset
-from seqtune.evaluate import evaluate
-from seqtune.floors import floors
-from seqtune.metrics import Lists, as_held, per_list, per_user
-from seqtune.model import History, Model
-from seqtune.params import Params
-from seqtune.significance import compare
-
-# User 0 looks for three items, found at 1, 4 and 12; user 1 for one at 2, and for two at 3 and 30.
-RANKS = np.array([4, 1, 12, 2, 30, 3], np.float32)
-LISTS = Lists(RANKS, np.array([0, 3, 4]), np.array([0, 1, 1]))
-LOG3, LOG4, LOG5 = np.log2([3, 4, 5])
+from seqtune import lists, metrics
+from seqtune.data import Dataset, Split
+from seqtune.data.split import Held
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("ndcg@10", [(1 + 1 / LOG5) / (1 + 1 / LOG3 + 1 / 2), 1 / LOG3, 0.5 / (1 + 1 / LOG3)]),
-        ("ndcg@2", [1 / (1 + 1 / LOG3), 1 / LOG3, 0]),
-        ("hr@10", [1, 1, 1]),
-        ("hr@1", [1, 0, 0]),
-        ("mrr@10", [1, 1 / 2, 1 / 3]),
-        ("recall@10", [2 / 3, 1, 1 / 2]),
-        ("precision@10", [0.2, 0.1, 0.1]),
-        ("map@10", [(1 + 2 / 4) / 3, 1 / 2, (1 / 3) / 2]),
-        ("map@2", [1 / 2, 1 / 2, 0]),
-    ],
-)
-def test_each_list_by_hand(name: str, expected: list[float]) -> None:
-    assert per_list(name, LISTS) == pytest.approx(expected)
-    assert metrics.compute(LISTS, also=[name])[name] == pytest.approx(np.mean(expected))
+def known(histories: list[list[int]], n_items: int) -> lists.Known:
+    """What is known where all events train, and there is a list after those of each."""
+    items = np.concatenate([np.array(one, np.int32) for one in histories])
+    offsets = np.cumsum([0, *map(len, histories)])
+    users = np.arange(len(histories))
+    data = Dataset("x", items, offsets, np.arange(len(items)), users, np.arange(n_items))
+    held = Held(users, np.zeros_like(users), offsets[1:])
+    return lists.Known(Split(data, offsets[1:], held, held), held)
 
 
-def test_a_user_contributes_with_all_lists() -> None:
-    values = per_user("recall@10", LISTS)
-    assert values == pytest.approx([2 / 3 * 2 / 3, 1.5 * 2 / 3])  # 2 users have 3 lists
-    assert values.mean() == pytest.approx(per_list("recall@10", LISTS).mean())
+def shows(top: np.ndarray, counts: np.ndarray, ks: tuple[int, ...]) -> dict[str, float]:
+    """The metrics of lists, where the items have so many training events, all of one user."""
+    history = np.repeat(np.arange(1, len(counts) + 1), counts).tolist()
+    names = [f"{name}@{k}" for name in lists.LIST_METRICS for k in ks]
+    own = known([history], len(counts))
+    at = np.zeros(len(top), int)
+    return lists.of_lists(top, lists.Known(own.split, own.held.take(at)), names)
 
 
-def test_one_item_each_is_to_the_last_digit_what_it_was() -> None:
-    ranks = np.random.default_rng(0).integers(1, 60, 999).astype(np.float32) / 2 + 0.5
-    one = np.arange(999)
-    assert as_held(ranks, one, one) is ranks
-    lists = Lists(ranks, one, one)
-    for name, value in metrics.compute(ranks).items():
-        assert metrics.compute(lists)[name] == value
-        assert np.array_equal(per_user(name, lists), per_user(name, ranks))
+def test_coverage_and_popularity_by_hand():
+    top = np.array([[1, 2], [1, 3]])
+    popularity = np.array([50, 10, 30, 0])  # percentiles 1, 1/3, 2/3, 0
+    found = shows(top, popularity, ks=(1, 2))
+    assert found["coverage@1"] == 1 / 4
+    assert found["coverage@2"] == 3 / 4
+    assert found["popularity@1"] == 1
+    assert found["popularity@2"] == pytest.approx((1 + 1 / 3 + 1 + 2 / 3) / 4)
 
 
-def test_who_has_several() -> None:
-    assert isinstance(as_held(RANKS, np.array([0, 0, 0, 1, 1, 1]), np.array([0, 3, 4])), Lists)
-    each = as_held(RANKS[:2], np.array([3, 3]), np.array([0, 1]))
-    assert isinstance(each, Lists)
-    assert each.users.tolist() == [3, 3]
-    assert len(each) == 2
+def test_equally_popular_items_share_their_place():
+    popularity = np.array([7, 0, 3, 3, 0, 3])  # places 5 | 0, 1 | 2, 3, 4
+    for item, percentile in ((1, 1), (2, 0.1), (3, 0.6), (4, 0.6), (5, 0.1), (6, 0.6)):
+        found = shows(np.array([[item]]), popularity, ks=(1,))
+        assert found["popularity@1"] == pytest.approx(percentile)
 
 
-def test_lists_of_one_user_are_no_further_evidence() -> None:
-    rng = np.random.default_rng(1)
-    ranks, other = (rng.integers(1, 20, 40).astype(np.float32) for _ in range(2))
-    users = np.arange(40)
-    once = compare("ndcg@10", ranks, other)
-    tenfold = [
-        Lists(np.repeat(some, 10), np.arange(400), np.repeat(users, 10)) for some in (ranks, other)
-    ]
-    again = compare("ndcg@10", *tenfold)
-    assert again.difference == pytest.approx(once.difference)
-    assert again.p_value == pytest.approx(once.p_value)
-    assert again.n == once.n == 40
+def test_what_lists_show_by_hand():
+    top = np.array([[1, 2], [1, 3], [1, 2], [4, 1]])  # items 1 to 5: four times, 2, 1, 1 and never
+    counts = np.array([50, 25, 15, 9, 1])
+    found = shows(top, counts, ks=(2, 1))
+    shares = np.array([4, 2, 1, 1]) / 8
+    assert found["entropy@2"] == pytest.approx(-(shares * np.log2(shares)).sum())
+    assert found["gini@2"] == pytest.approx(1 + 1 / 5 - 2 * np.mean([0, 1 / 8, 2 / 8, 4 / 8, 1]))
+    assert found["tail@2"] == 1 / 8  # items 1 to 3 have 90 of 100 events, items 1 and 2 not 80
+    information = -np.log2(np.array([51, 26, 16, 10, 2]) / 105)
+    assert found["novelty@2"] == pytest.approx(information[top - 1].mean())
+    pairs = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
+    overlaps = [len({*top[a]} & {*top[b]}) / 2 for a, b in pairs]
+    assert found["personal@2"] == pytest.approx(1 - np.mean(overlaps))
+    assert found["personal@1"] == pytest.approx(1 - 3 / 6)
+    assert metrics.direction("gini@5") == "lower"
+    assert metrics.ways(["tail@10", "gini@10"]) == ["maximize", "minimize"]
 
 
-class ByNumber(Model):
-    """Ranks items by their numbers, the last first, and counts what it scores."""
-
-    class Params(Params):
-        max_seq_len: int = 50
-
-    scored = 0
-
-    def score(self, history: History) -> torch.Tensor:
-        self.scored += len(history.items)
-        scores = torch.arange(self.n_items + 1.0).repeat(len(history.items), 1)
-        scores[:, 0] = -torch.inf
-        return scores
+def test_the_ends_of_what_lists_show():
+    alike = shows(np.array([[1, 2]] * 3), np.ones(4, int), ks=(2,))
+    assert alike["personal@2"] == 0
+    assert alike["gini@2"] == pytest.approx(0.5)
+    each = shows(np.arange(1, 5)[:, None], np.ones(4, int), ks=(1,))
+    assert each["personal@1"] == 1
+    assert each["gini@1"] == pytest.approx(0)
+    assert each["entropy@1"] == pytest.approx(2)
+    assert shows(np.array([[3]]), np.ones(4, int), ks=(1,))["personal@1"] == 1
 
 
-@pytest.mark.parametrize("mask_seen", [True, False])
-def test_items_of_a_list_are_ranked_among_all_with_its_history(mask_seen: bool) -> None:
-    data = Dataset(
-        "two",
-        np.array([1, 9, 3, 8, 2, 7, 5, 6, 4], np.int32),
-        np.array([0, 4, 9]),
-        np.arange(9),
-        np.arange(2),
-        np.arange(9),
-    )
-    split = Protocol(mask_seen, split_by="ratio:0.2,0.4,0.4").split(data)
-    # User 0 tests 8 after 1 9 3; user 1 tests 6 and 4 after 2 7 5
-    model = ByNumber(ByNumber.Params(), 9, 2)
-    sequences = batches.sequences(split, torch.device("cpu"))
-    found = evaluate(model, sequences, split, split.test, mask_seen=mask_seen, top_k=3)
-    assert found.ranks.tolist() == ([1, 3, 4] if mask_seen else [2, 4, 6])
-    assert model.scored == 2  # a list is scored once
-    assert found.top is not None
-    assert found.top.tolist() == ([[8, 7, 6], [9, 8, 6]] if mask_seen else [[9, 8, 7], [9, 8, 7]])
-    ranks = as_held(found.ranks, split.test.users, split.test.lists)
-    assert per_list("recall@3", ranks).tolist() == ([1, 0.5] if mask_seen else [1, 0])
+def test_items_are_alike_that_the_same_users_had(monkeypatch):
+    # Users 0 to 2 had 1 and 2, user 3 had 2 and 3, and 4 is nobody's.
+    own = known([[1, 2, 1], [2, 1], [1, 2], [2, 3]], 4)
+    top = np.array([[1, 2, 3], [2, 1, 4]])
+    found = lists.of_lists(top, own, ["similarity@2", "similarity@3", "similarity@1"])
+    near, far = 3 / np.sqrt(3 * 4), 1 / np.sqrt(4 * 1)
+    assert found["similarity@2"] == pytest.approx(near)
+    assert found["similarity@3"] == pytest.approx((near + far + 0 + near + 0 + 0) / 6)
+    assert found["similarity@1"] == 0
+    monkeypatch.setattr(lists, "BYTES", 1)
+    assert lists.of_lists(top, own, ["similarity@3"])["similarity@3"] == found["similarity@3"]
+    monkeypatch.setattr(lists, "ASKED", 2)  # then users 0 and 2
+    assert lists.of_lists(top, own, ["similarity@2"])["similarity@2"] == pytest.approx(1)
+    monkeypatch.setattr(lists, "LOOKED_AT", 1)
+    assert lists.of_lists(top, own, ["similarity@3"])["similarity@3"] == pytest.approx(1 / 3)
 
 
-@pytest.mark.parametrize("mask_seen", [True, False])
-def test_candidates_alone_are_ranked(mask_seen: bool) -> None:
-    """As a ranking that was done without the others: of a model, and of what is counted."""
-    whole = make_preset("tiny")
-    ranked = np.random.default_rng(3).random(whole.n_items) < 0.6
-    some = replace(whole, candidates=ranked)
-    assert some.fingerprint != whole.fingerprint
-    protocol = Protocol(mask_seen)
-    split, usual = protocol.split(some), protocol.split(whole)
-    assert ranked[some.items[split.test.events] - 1].all()
-    assert len(split.test.users) + split.unranked == len(usual.test.users)
-    assert f"among {ranked.sum()} of 60 items" in protocol.sentence(some)
-
-    model = ByNumber(ByNumber.Params(), whole.n_items, whole.n_users)
-    sequences = batches.sequences(split, torch.device("cpu"))
-    found = evaluate(model, sequences, split, split.test, mask_seen=mask_seen, top_k=5)
-    assert found.top is not None
-    assert ranked[found.top - 1].all()
-    for row, (user, event) in enumerate(zip(split.test.users, split.test.events, strict=True)):
-        target = some.items[event]
-        better = {n for n in range(target + 1, 61) if ranked[n - 1]}
-        better -= {*some.items[some.offsets[user] : event].tolist()} if mask_seen else set()
-        assert found.ranks[row] == len(better) + 1
-
-    for floor in floors(split, mask_seen=mask_seen):
-        most = (ranked.sum() - 1) + 1
-        assert np.asarray(floor.test_ranks).max() <= most
-    (popular, *_) = floors(split, mask_seen=False)
-    counts = split.counts()
-    own = counts[some.items[split.test.events] - 1]
-    ahead = [(counts[ranked] > n).sum() + ((counts[ranked] == n).sum() - 1) / 2 for n in own]
-    assert np.asarray(popular.test_ranks).tolist() == [n + 1 for n in ahead]
+def test_lists_are_as_popular_as_histories():
+    # 20 events: item 1 has 5 of them (popular), 2 to 4 the next 11, items 5 to 8 one each (rare).
+    histories = [[1] * 5, [2, 3, 4] * 3 + [2, 3], [5, 6, 7, 8], []]
+    own = known(histories, 8)
+    assert own.third.tolist() == [0, 1, 1, 1, 2, 2, 2, 2]
+    assert own.profiles.tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]]
+    top = np.array([[1, 1], [1, 1], [5, 2], [1, 2]])
+    found = lists.of_lists(top, own, ["calibration@1", "calibration@2"])
+    # The same; all apart, which is one bit; the same; nothing is known of the last user.
+    assert found["calibration@1"] == pytest.approx((0 + 1 + 0) / 3)
+    of_third = 0.75 * np.log2(1 / 0.75) + 0.25 * np.log2(1 / 0.25) - 0.5
+    assert found["calibration@2"] == pytest.approx((0 + 1 + of_third) / 3)

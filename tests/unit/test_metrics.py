@@ -33,23 +33,6 @@ def test_compute_averages_over_users_and_adds_the_metric_asked_for():
     assert set(found) == {f"{name}@10" for name in metrics.METRICS} | {"hr@2"}
 
 
-def test_coverage_and_popularity_by_hand():
-    top = np.array([[1, 2], [1, 3]])
-    popularity = np.array([50, 10, 30, 0])  # percentiles 1, 1/3, 2/3, 0
-    found = metrics.of_lists(top, popularity, ks=(1, 2))
-    assert found["coverage@1"] == 1 / 4
-    assert found["coverage@2"] == 3 / 4
-    assert found["popularity@1"] == 1
-    assert found["popularity@2"] == pytest.approx((1 + 1 / 3 + 1 + 2 / 3) / 4)
-
-
-def test_equally_popular_items_share_their_place():
-    popularity = np.array([7, 0, 3, 3, 0, 3])  # places 5 | 0, 1 | 2, 3, 4
-    for item, percentile in ((1, 1), (2, 0.1), (3, 0.6), (4, 0.6), (5, 0.1), (6, 0.6)):
-        found = metrics.of_lists(np.array([[item]]), popularity, ks=(1,))
-        assert found["popularity@1"] == pytest.approx(percentile)
-
-
 def test_a_metric_has_a_direction_and_a_report_its_first_names():
     assert [metrics.direction(name) for name in ("ndcg@7", "coverage@10", "popularity@5")] == [
         "higher",
@@ -73,6 +56,10 @@ def test_a_rank_metric_is_one_declaration(monkeypatch):
         ("ndcg@²", "--metric ndcg@²: write a cut-off after the name, for example ndcg@10"),
         ("ndgc@10", "--metric ndgc@10: no such metric; did you mean 'ndcg'?"),
         ("ndcg", "--metric ndcg: write a cut-off after the name, for example ndcg@10"),
+        (
+            "gini@10",
+            "--metric gini@10: is reported; no study can maximise it first; choose ndcg@10",
+        ),
         ("hr@0", "--metric hr@0: write a cut-off after the name, for example hr@10"),
     ],
 )
@@ -90,30 +77,57 @@ def test_the_page_on_metrics_is_what_the_code_says():
     assert written == metrics.page(), "write it again: docs/metrics.md is metrics.page()"
 
 
-def test_what_lists_show_by_hand():
-    top = np.array([[1, 2], [1, 3], [1, 2], [4, 1]])  # items 1 to 5: four times, 2, 1, 1 and never
-    counts = np.array([50, 25, 15, 9, 1])
-    found = metrics.of_lists(top, counts, ks=(2, 1))
-    shares = np.array([4, 2, 1, 1]) / 8
-    assert found["entropy@2"] == pytest.approx(-(shares * np.log2(shares)).sum())
-    assert found["gini@2"] == pytest.approx(1 + 1 / 5 - 2 * np.mean([0, 1 / 8, 2 / 8, 4 / 8, 1]))
-    assert found["tail@2"] == 1 / 8  # items 1 to 3 have 90 of 100 events, items 1 and 2 not 80
-    information = -np.log2(np.array([51, 26, 16, 10, 2]) / 105)
-    assert found["novelty@2"] == pytest.approx(information[top - 1].mean())
-    pairs = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
-    overlaps = [len({*top[a]} & {*top[b]}) / 2 for a, b in pairs]
-    assert found["personal@2"] == pytest.approx(1 - np.mean(overlaps))
-    assert found["personal@1"] == pytest.approx(1 - 3 / 6)
-    assert metrics.direction("gini@5") == "lower"
-    assert metrics.ways(["tail@10", "gini@10"]) == ["maximize", "minimize"]
+def test_the_whole_ranking_by_hand():
+    among = np.array([5, 4, 3])
+    found = metrics.whole(np.array([1, 2.5, 3], np.float32), among)
+    assert found["auc"] == pytest.approx((4 / 4 + 1.5 / 3 + 0) / 3)
+    assert found["r-precision"] == pytest.approx(1 / 3)
+    # Places 4 and 1 of 6 items: of the four others, two and four are below. Then 2 of 3 items.
+    lists = metrics.Lists(np.array([4, 1, 2.0]), np.array([0, 2]), np.array([0, 1]))
+    found = metrics.whole(lists, np.array([6, 6, 3]))
+    assert found["auc"] == pytest.approx(((2 / 4 + 4 / 4) / 2 + 1 / 2) / 2)
+    assert found["r-precision"] == pytest.approx((1 / 2 + 0) / 2)
+    assert metrics.direction("auc") == "higher"
 
 
-def test_the_ends_of_what_lists_show():
-    alike = metrics.of_lists(np.array([[1, 2]] * 3), np.ones(4, int), ks=(2,))
-    assert alike["personal@2"] == 0
-    assert alike["gini@2"] == pytest.approx(0.5)
-    each = metrics.of_lists(np.arange(1, 5)[:, None], np.ones(4, int), ks=(1,))
-    assert each["personal@1"] == 1
-    assert each["gini@1"] == pytest.approx(0)
-    assert each["entropy@1"] == pytest.approx(2)
-    assert metrics.of_lists(np.array([[3]]), np.ones(4, int), ks=(1,))["personal@1"] == 1
+def test_sampled_metrics_are_those_among_drawn_items(monkeypatch):
+    ranks, among = np.array([1, 40, 100.0]), np.array([100, 100, 100])
+    every = metrics.sampled(ranks, among, 99, seed=0)
+    assert every["sampled_hr@10"] == pytest.approx(1 / 3)
+    assert every == metrics.sampled(ranks, among, 10**9, seed=1)
+    ranks, among = np.full(20_000, 40.0), np.full(20_000, 100)
+    # Of the 99 others 60 are below. None of nine is above with 60 / 99 * 59 / 98 * ... * 52 / 91.
+    first = np.prod((60 - np.arange(9)) / (99 - np.arange(9)))
+    monkeypatch.setattr(metrics, "KS", (1,))
+    assert metrics.sampled(ranks, among, 9, 0)["sampled_hr@1"] == pytest.approx(first, abs=0.003)
+    assert metrics.direction("sampled_ndcg@10") == "higher"
+    with pytest.raises(UserError, match="sampled_ndcg@10: is reported; no study can"):
+        metrics.parse_metric("sampled_ndcg@10")
+
+
+def test_a_metric_of_ones_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "Gains_of_Mine.py").write_text(
+        "def biased(ranks):\n    return 0.2 * 0.8 ** (ranks - 1)\n"
+        "def one(ranks):\n    return 1.0\n"
+        "def fails(ranks):\n    raise KeyError('x')\n"
+        "five = 5\n"
+    )
+    name = "Gains_of_Mine:biased"
+    assert metrics.parse_metric(name) == (name, metrics.WHOLE)
+    assert metrics.check_measure(name, "--metric") == name
+    np.testing.assert_allclose(metrics.per_user(name, RANKS), 0.2 * 0.8 ** (RANKS - 1))
+    lists = metrics.Lists(np.array([1, 2, 1.0]), np.array([0, 2]), np.array([0, 1]))
+    np.testing.assert_allclose(metrics.per_user(name, lists), [0.18, 0.2])
+    assert metrics.compute(RANKS, also=[name])[name] > 0
+    assert metrics.direction(name) == "higher"
+    assert metrics.mlflow_name(name) == "Gains_of_Mine.biased"
+    for wrong, message in (
+        ("Gains_of_Mine:two", "cannot be imported"),
+        ("gains_of_nobody:two", "cannot be imported"),
+        ("Gains_of_Mine:five", "is not a function"),
+        ("Gains_of_Mine:one", r"must make a finite number of each rank, and made \(\) of \(3,\)"),
+        ("Gains_of_Mine:fails", r"failed \(KeyError\('x'\)\)"),
+    ):
+        with pytest.raises(UserError, match=f"^--metric {wrong}: {message}"):
+            metrics.parse_metric(wrong)

@@ -325,3 +325,20 @@ def test_the_sentence_of_a_split_by_time(data: Dataset) -> None:
         "and is not tested (--cold-users tests them). The item of 2 test targets (100.0 %) has no "
         "training event (--no-cold-items leaves them out)."
     )
+
+
+@pytest.mark.parametrize("mask_seen", [True, False])
+def test_among_how_many_items_a_target_is_ranked(
+    data: Dataset, mask_seen: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for most in (2**24, 3):
+        monkeypatch.setattr("seqtune.data.split.AT_A_TIME", most)
+        for ranked in (None, np.arange(data.n_items) != 1):
+            some = replace(data, candidates=ranked)
+            found = split(some, "ratio:0.4,0.3,0.3")
+            inside = {k + 1 for k in range(data.n_items) if ranked is None or ranked[k]}
+            expected = [
+                len(inside - set(history) | {target} if mask_seen else inside)
+                for _, history, target in told(some, found.test)
+            ]
+            assert found.competing(found.test, mask_seen=mask_seen).tolist() == expected

@@ -24,6 +24,7 @@ from seqtune.cli.studies import (
 )
 from seqtune.errors import UserError, nearest
 from seqtune.options import RESULTS
+from seqtune.outside import lowered
 from seqtune.storage import Folder
 from seqtune.words import written
 
@@ -65,7 +66,7 @@ def best(
     if (name is None) == (data is None):
         raise UserError("best: name a study, or give --data FILE for the best of all studies")
     if data is not None:
-        _best_on(data, place_of(storage), metric.lower(), tracking_uri, as_json=json_)
+        _best_on(data, place_of(storage), lowered(metric), tracking_uri, as_json=json_)
         return
     assert name is not None
     known = shelf.find(name, place_of(storage))

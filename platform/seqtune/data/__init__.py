@@ -105,6 +105,7 @@ def protocol_of(options: JudgedOptions, dataset: Dataset, seed: int) -> Protocol
         validation=options.validation,
         cold_users=options.cold_users,
         cold_items=options.cold_items,
+        sampled=options.sampled_metrics,
     )
     protocol.check(dataset, f"--data {options.data}")
     return protocol

@@ -42,6 +42,7 @@ class Protocol:
     cold_users: bool = False  # whether users are evaluated of whom nothing is known before
     cold_items: bool = True  # whether targets count whose item no training event has
     refit: Literal["", "test", "all"] = ""  # train until the test, or on everything
+    sampled: int | None = None  # so many drawn items, against which the test is done once more
 
     @classmethod
     def of(
@@ -146,6 +147,12 @@ class Protocol:
         if dataset.candidates is not None:
             n, left = int(dataset.candidates.sum()), counted(split.unranked, "test target")
             among = f"each is ranked among {n:,} of {dataset.n_items:,} items ({left} of others)"
+        if self.sampled is not None:
+            others = counted(self.sampled, "item")
+            cold += (
+                f" On test, metrics named sampled rank it among {others} drawn at random, which is "
+                "much easier."
+            )
         return f"{sentences.said(made)}; {among}, and {seen}.{cold}"
 
 

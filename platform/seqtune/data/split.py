@@ -86,10 +86,32 @@ class Split:
             counts -= np.bincount(data.items[held], minlength=len(counts))
         return counts[1:]
 
+    def competing(self, held: Held, *, mask_seen: bool) -> Ints:
+        """Returns among how many items each target is ranked, itself included: (M,)."""
+        data = self.dataset
+        ranked = np.ones(data.n_items, bool) if data.candidates is None else data.candidates
+        among = np.full(len(held.users), int(ranked.sum()))
+        if not mask_seen:
+            return among
+        first, ends = data.offsets[held.users], held.ends
+        events = np.cumsum(ends - first)
+        for rows in np.split(np.arange(len(among)), _cuts(events, AT_A_TIME)):
+            row, event = within(first[rows], ends[rows])
+            pairs = np.unique(row * (data.n_items + 1) + data.items[event])
+            row, item = np.divmod(pairs, data.n_items + 1)
+            out = ranked[item - 1] & (item != data.items[held.events[rows]][row])
+            among[rows] -= np.bincount(row[out], minlength=len(rows))
+        return among
+
     def cold_items(self, held: Held) -> NDArray[np.bool_]:
         """Says of each target whether its item is in no training event: (M,)."""
         cold: NDArray[np.bool_] = self.counts()[self.dataset.items[held.events] - 1] == 0
         return cold
+
+
+def _cuts(until: Ints, most: int) -> list[int]:
+    """Returns where to cut rows, of which ``until`` counts the cells, to have so many in a part."""
+    return [int(np.searchsorted(until, n)) for n in range(most, int(until[-1:].sum()), most)]
 
 
 def within(first: Ints, end: Ints) -> tuple[Ints, Ints]:

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from seqtune.floors import Floor
 
 ENOUGH = 5  # trials that have ended, for a word about a study that was cut short
-FLOOR_WORDS = {"markov": "a Markov chain", "decayed markov": "a decayed Markov chain"}
+FLOOR_WORDS = {
+    "markov": "a Markov chain",
+    "decayed markov": "a decayed Markov chain",
+    "item-knn": "neighbours of items",
+}
 
 
 def main_metrics(metric: str, measured: Mapping[str, float]) -> list[str]:

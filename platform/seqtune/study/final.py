@@ -115,7 +115,7 @@ def evaluate_on_test(
     plan: Plan, params: dict[str, Any], weights: dict[str, Any], dataset: Dataset
 ) -> tuple[dict[str, float], Ranks]:
     """Returns all metrics on the test items, those of lists included, and their ranks."""
-    from seqtune import batches, metrics
+    from seqtune import batches, lists, metrics
     from seqtune.evaluate import evaluate
     from seqtune.model import model_class
 
@@ -124,12 +124,18 @@ def evaluate_on_test(
     model = kind(trial_params(plan.model, params), data.n_items, data.n_users).to(device())
     model.prepare(data)
     model.load_state_dict(weights)
-    seen, ks = plan.protocol.mask_seen, {*metrics.KS, *metrics.cutoffs(plan.measures)}
-    ranking = evaluate(model, data, split, split.test, mask_seen=seen, top_k=max(ks))
+    seen, held = plan.protocol.mask_seen, split.test
+    usual = [f"{name}@{k}" for name in lists.LIST_METRICS for k in metrics.KS]
+    names = dict.fromkeys((*usual, *lists.of_these(plan.measures)))
+    ranking = evaluate(model, data, split, held, mask_seen=seen, top_k=lists.longest(names))
     assert ranking.top is not None
-    ranks = metrics.as_held(ranking.ranks, split.test.users, split.test.lists)
+    ranks = metrics.as_held(ranking.ranks, held.users, held.lists)
     found = metrics.compute(ranks, also=(plan.metric, *plan.measures))
-    found |= metrics.of_lists(ranking.top, split.counts(), ks)
+    found |= lists.of_lists(ranking.top, lists.Known(split, held.take(held.lists)), names)
+    among = split.competing(held, mask_seen=seen)
+    found |= metrics.whole(ranks, among)
+    if n := plan.protocol.sampled:
+        found |= metrics.sampled(ranks, among, n, plan.protocol.seed)
     return found, ranks
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import itertools
 import math
 import warnings
@@ -20,6 +19,7 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from seqtune.errors import UserError, nearest
 from seqtune.metrics import ways
+from seqtune.outside import imported, is_own
 from seqtune.space import Dimension, Space
 
 STARTUP = 10  # random trials before TPE has something to learn from; a portfolio takes their place
@@ -53,21 +53,11 @@ def check_sampler(name: str, place: str = "--sampler") -> str:
     Raises:
         UserError: there is none of that name.
     """
-    if ":" in name:
-        _own(name, place)
+    if is_own(name):
+        imported(name, place)
     elif name not in SAMPLERS:
         raise UserError(f"{place} {name}: there is no such sampler{nearest(name, SAMPLERS)}")
     return name
-
-
-def _own(name: str, place: str) -> Callable[[int], BaseSampler]:
-    """Returns what makes a sampler of Optuna from a seed."""
-    module, _, function = name.partition(":")
-    try:
-        made: Callable[[int], BaseSampler] = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{place} {name}: cannot be imported ({error})") from None
-    return made
 
 
 def make_sampler(name: str, seed: int, startup: int) -> BaseSampler:
@@ -82,7 +72,8 @@ def make_sampler(name: str, seed: int, startup: int) -> BaseSampler:
         case "random":
             return optuna.samplers.RandomSampler(seed=seed)
         case _:
-            return _own(name, "--sampler")(seed)
+            made: BaseSampler = imported(name, "--sampler")(seed)
+            return made
 
 
 class Draws:
