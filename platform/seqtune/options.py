@@ -163,6 +163,15 @@ class ModelOptions:
         str | None,
         Flag(DATA, "Name the column of times: s, ms or ISO; none: the order of the rows.", "NAME"),
     ] = None
+    user_group_col: Annotated[
+        str | None,
+        Flag(
+            DATA,
+            "Name a column with the kind of a user: the report says how good the best model is "
+            "for each.",
+            "NAME",
+        ),
+    ] = None
     candidates: Annotated[
         str | None, Flag(DATA, "Rank the items of this file alone, a line each.", "FILE")
     ] = None

@@ -162,8 +162,10 @@ class Group:
     """Some of the test users, and what the study's metric is for them."""
 
     name: str
-    n: int
+    n: int  # lists
     values: dict[str, float]  # by who ranked their items
+    difference: float = 0.0  # of the first of these, from all other users
+    p_holm: float = 1.0  # of that difference, corrected for the number of groups
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ nothing varies.
 
 - ``paired_t`` asks whether the means differ (Student 1908), and says by how much.
 - ``wilcoxon`` asks whether the differences are symmetric about 0 (Wilcoxon 1945), by their ranks.
+- ``welch`` asks whether a model is as good for some users as for others.
 - ``holm`` keeps the chance of any false finding among several (Holm 1979), and
   ``benjamini_hochberg`` the share of false ones among the findings (1995).
 """
@@ -70,6 +71,26 @@ def paired_t(
     interval = test.confidence_interval(confidence)
     low, high = float(interval.low), float(interval.high)
     return Comparison(mean, low, high, float(test.pvalue), n, relative)
+
+
+def welch(values: NDArray[np.floating], others: NDArray[np.floating]) -> tuple[float, float]:
+    """Returns how far the mean of some users is above that of others, and its two-sided p-value.
+
+    Welch's t-test (1947): neither the users nor the variances are the same. 1 where nothing varies.
+    """
+    from scipy import stats
+
+    if not len(values) or not len(others):
+        return 0.0, 1.0
+    difference = float(values.mean() - others.mean())
+    if min(len(values), len(others)) < 2 or not (np.ptp(values) or np.ptp(others)):
+        return difference, 1.0
+    known = ((float(one.mean()), float(one.std(ddof=1)), len(one)) for one in (values, others))
+    (mean, spread, n), (other_mean, other_spread, other_n) = known
+    test = stats.ttest_ind_from_stats(
+        mean, spread, n, other_mean, other_spread, other_n, equal_var=False
+    )
+    return difference, float(test.pvalue)
 
 
 def wilcoxon(values: NDArray[np.floating], baseline: NDArray[np.floating]) -> float:

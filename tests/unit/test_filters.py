@@ -13,6 +13,7 @@ from seqtune.data import Dataset, load
 from seqtune.data.kinds import moment
 from seqtune.errors import UserError
 
+KINDS = {"a": "new", "b": "new", "c": "", "d": "old"}  # of users
 HEADER = "user,item,time,rating,event,split\n"
 ROWS = """a,x,2024-01-01,5,view,train
 a,y,2024-01-02,2,cart,train
@@ -162,3 +163,22 @@ def test_candidates_are_named_in_a_file(file: Path, tmp_path: Path) -> None:
         with pytest.raises(UserError) as caught:
             read(file, candidates=str(tmp_path / name))
         assert said in str(caught.value)
+
+
+def test_users_are_in_groups_that_a_column_names(tmp_path: Path) -> None:
+    rows = [f"{user},{item},{item},{group}" for item in (1, 2, 3) for user, group in KINDS.items()]
+    path = tmp_path / "kinds.csv"
+    path.write_text("user,item,time,kind\n" + "\n".join([*rows, "a,4,4,old", "e,4,4,new"]) + "\n")
+    data = load(str(path), user_group_col="kind")
+    named = [data.group_names[k] for k in data.groups]
+    expected = {"a": "old", "b": "new", "c": "(none)", "d": "old"}
+    assert dict(zip(data.user_ids.tolist(), named, strict=True)) == expected
+    assert "1 user in several groups: that of the last row counts" in data.notes
+    assert data.fingerprint == load(str(path)).fingerprint  # they change no training
+    assert load(str(path)).groups is None
+    with pytest.raises(UserError, match=r"kindd.*did you mean 'kind'"):
+        load(str(path), user_group_col="kindd")
+    many = "".join(f"u{n},{i},{i},{n}\n" for n in range(25) for i in (1, 2, 3))
+    path.write_text("user,item,time,kind\n" + many)
+    with pytest.raises(UserError, match="--user-group-col: has 25 values"):
+        load(str(path), user_group_col="kind")

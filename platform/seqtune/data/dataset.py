@@ -41,6 +41,8 @@ class Dataset:
     best_hit_10: float | None = None  # generated data: the best reachable HR@10 on the test item
     candidates: NDArray[np.bool_] | None = None  # (I,) which items are ranked; None: all
     parts: NDArray[np.int8] | None = None  # (E,) where the data say: 0 trains, 1 validates, 2 tests
+    groups: NDArray[np.int16] | None = None  # (U,) index of each user's group in group_names
+    group_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("user_ids", "item_ids"):
@@ -162,6 +164,7 @@ def keep(dataset: Dataset, inside: NDArray[np.bool_]) -> Dataset:
         offsets=np.concatenate([[0], np.cumsum(by_user[by_user > 0])]),
         times=dataset.times[inside],
         parts=None if dataset.parts is None else dataset.parts[inside],
+        groups=None if dataset.groups is None else dataset.groups[by_user > 0],
         user_ids=dataset.user_ids[by_user > 0],
         item_ids=dataset.item_ids[there[1:]],
         best_hit_10=None,  # it was computed for the events before

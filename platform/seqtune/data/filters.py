@@ -20,6 +20,7 @@ from seqtune.words import counted
 
 PARTS = {"train": 0, "training": 0, "valid": 1, "validation": 1, "val": 1, "dev": 1, "test": 2}
 SHOWN = 8  # values in a message
+MOST_GROUPS, NO_GROUP = 20, "(none)"  # of users
 
 Mask = NDArray[np.bool_]
 
@@ -42,6 +43,8 @@ def filtered(dataset: Dataset, reading: Reading, beside: Mapping[str, pa.Array])
             raise UserError(f"{option}: {dataset.name} has no such column")
     if "split" in beside:
         dataset = replace(dataset, parts=parts_of(beside["split"]))
+    if "user-group" in beside:
+        dataset = in_groups(dataset, beside["user-group"])
     n, every = dataset.n_interactions, np.ones(dataset.n_interactions, bool)
     for what, inside in _asked(dataset, reading, beside):
         every &= inside
@@ -112,6 +115,29 @@ def parts_of(column: pa.Array) -> NDArray[np.int8]:
     of = np.array([PARTS[one] for one in known], np.int8)
     found: NDArray[np.int8] = of[codes.indices.to_numpy()]
     return found
+
+
+def in_groups(dataset: Dataset, column: pa.Array) -> Dataset:
+    """Puts each user into the group that its last row names, or into none.
+
+    Raises:
+        UserError: there are too many groups to tell something of each.
+    """
+    texts = pc.fill_null(pc.utf8_trim_whitespace(pc.cast(column, pa.string())), NO_GROUP)
+    codes = texts.dictionary_encode()
+    names, each = codes.dictionary.to_pylist(), codes.indices.to_numpy()
+    if len(names) > MOST_GROUPS:
+        there = ", ".join(names[:3])
+        raise UserError(
+            f"--user-group-col: has {len(names):,} values, such as {there}; at most {MOST_GROUPS} "
+            "groups can be told apart"
+        )
+    last = each[dataset.offsets[1:] - 1]
+    mixed = len(np.unique(dataset.users[each != last[dataset.users]]))
+    notes = dataset.notes
+    if mixed:
+        notes += (f"{counted(mixed, 'user')} in several groups: that of the last row counts",)
+    return replace(dataset, groups=last.astype(np.int16), group_names=tuple(names), notes=notes)
 
 
 def candidates(dataset: Dataset, file: str | None) -> Dataset:

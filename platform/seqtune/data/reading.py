@@ -11,6 +11,7 @@ ORDER = "none"  # as the column of times: the order of the rows is taken for it
 # Options that say which rows count, and how a file is read.
 ROWS = (
     *("min_rating", "events", "since", "before", "drop_repeats", "split_col", "encoding"),
+    "user_group_col",
     *("time_format", "drop_bad_rows", "valid", "test"),
 )
 
@@ -27,6 +28,7 @@ class Reading:
     split_col: str | None = None  # which says of each row whether it trains, validates or tests
     rating_col: str | None = None
     event_col: str | None = None
+    user_group_col: str | None = None  # which says of what kind a user is
     candidates: str | None = None  # a file of the items that are ranked
     encoding: str | None = None  # of text; None: UTF-8, or UTF-16 where it says so
     time_format: str | None = None  # of times, as strptime has it: %d.%m.%Y %H:%M
@@ -53,4 +55,5 @@ class Reading:
         rating = self.rating_col or ("rating" if self.min_rating is not None else None)
         event = self.event_col or ("event" if self.events else None)
         more = {"split": self.split_col, "rating": rating, "event": event}
+        more["user-group"] = self.user_group_col
         return always | {role: name for role, name in more.items() if name is not None}

@@ -109,6 +109,8 @@ def to_markdown(result: StudyResult) -> str:
         ]
         lines += _table(["", label(result.baseline), f"best (trial {result.best.number})"], rows)
         lines += [f"## Accuracy{of_model(result)}", "", *_table(*metrics_table(result))]
+    if result.groups:
+        lines += ["## For whom", "", groups_sentence(result), "", *_table(*groups_table(result))]
     if result.importances:
         shares = [
             [f"`{one.name}`", share_text(one.share, one.low, one.high)]
@@ -140,6 +142,31 @@ def board_table(result: StudyResult) -> tuple[list[str], list[list[str]]]:
         values = [_cell(result.metric, row.valid), *(_cell(name, row.test) for name in names)]
         rows.append([who, *values, row.difference, row.p_value, *row.costs.values()])
     return [*header, "against the best", "p (Holm)", *costs], rows
+
+
+def groups_sentence(result: StudyResult) -> str:
+    """Says what the table of groups has."""
+    return (
+        f"{result.metric} on test for groups of users. The difference is that of "
+        f"{next(iter(result.groups[0].values))} from all users outside the group (Welch's t-test, "
+        "corrected for the number of groups by Holm)."
+    )
+
+
+def groups_table(result: StudyResult) -> tuple[list[str], list[list[str]]]:
+    """Returns header and rows: for whom the best of each model and the strongest floor are good."""
+    names = list(result.groups[0].values)
+    rows = [
+        [
+            one.name,
+            f"{one.n:,}",
+            *(f"{one.values[name]:.4f}" for name in names),
+            f"{one.difference:+.4f}",
+            p_text(one.p_holm).removeprefix("p ").removeprefix("= "),
+        ]
+        for one in result.groups
+    ]
+    return ["test users with", "lists", *names, "difference", "p (Holm)"], rows
 
 
 def front_table(result: StudyResult) -> tuple[list[str], list[list[str]]]:

@@ -12,7 +12,14 @@ import optuna
 
 from seqtune.metrics import METRICS
 from seqtune.report.choosing import schedule_table, seeds_table
-from seqtune.report.documents import board_table, front_table, metrics_table, trials_table
+from seqtune.report.documents import (
+    board_table,
+    front_table,
+    groups_sentence,
+    groups_table,
+    metrics_table,
+    trials_table,
+)
 from seqtune.report.pictures import Picture, pictures
 from seqtune.report.verdict import (
     against_floors,
@@ -127,14 +134,8 @@ def _hyperparameters(result: StudyResult) -> str:
 
 
 def _groups(result: StudyResult) -> str:
-    names = list(result.groups[0].values)
-    header = ["test users with", "users", *names]
-    rows = [
-        [one.name, f"{one.n:,}", *(f"{one.values[name]:.4f}" for name in names)]
-        for one in result.groups
-    ]
-    text = f"{result.metric} on test, by the length of histories and the popularity of test items."
-    return f"<p>{escape(text)}</p>{_table(header, rows)}"
+    header, rows = groups_table(result)
+    return f"<p>{escape(groups_sentence(result))}</p>{_table(header, rows)}"
 
 
 def _trials(result: StudyResult) -> str:
