@@ -242,6 +242,31 @@ def test_the_champion_of_a_job_is_in_mlflow(site: Site, tmp_path: Path) -> None:
     assert list(out.rglob("model.safetensors"))
 
 
+@pytest.mark.parametrize(
+    ("split", "said"),
+    [
+        ("leave-2-out", "Leave-2-out"),
+        ("time:0.8 --targets successive", "Global temporal split"),
+        ("ratio:0.6,0.2,0.2", "Of each user's events"),
+        ("users:0.7,0.15,0.15", "Of the users"),
+        ("session:7", "Sessions of the last 7 days"),
+    ],
+)
+def test_a_job_by_a_split_of_ones_own_metric(site: Site, split: str, said: str) -> None:
+    name = split.partition(":")[0]
+    own = site.checkout / "own_gains.py"
+    own.write_text("def gain(ranks):\n    return 0.9**ranks\n")
+    study = f"{TUNE} --set epochs=2 --trials 2 --name {name} --split {split}"
+    study += f" --metric own_gains:gain --storage {site.results}"
+    site.run(f"ray job submit --submission-id {name} --working-dir . -- {study}")
+    own.unlink()
+    assert said in "".join(site.log(name))
+    report = json.loads((site.results / name / "report" / "report.json").read_text())
+    assert [trial["status"] for trial in report["trials"]] == ["complete", "complete"]
+    assert 0 < report["best"]["test"]["own_gains:gain"] <= 0.9
+    assert len(report["floors"]) == 4
+
+
 def figures(site: Site, study: str) -> set[str]:
     """The figures that the head tells of a study; those of earlier ones linger."""
     tags = (f'study="{study}"', 'metric="ndcg@10"')

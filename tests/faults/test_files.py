@@ -100,7 +100,7 @@ def test_the_states_of_trials(storage: Path, damage: str, fault: Fault) -> None:
     for number in before:
         DAMAGES[damage](storage / "mine" / "trials" / f"{number:04d}" / "state.pt")
     said = goes_on(storage, before).replace("\n", "")
-    report = json.loads((storage / "mine" / "report.json").read_text())
+    report = json.loads((storage / "mine" / "report" / "report.json").read_text())
     missed = sorted({0, report["best"]["number"]} & before.keys())
     assert asides(storage) == [f"{number:04d}.aside-1" for number in missed]
     for number in missed:

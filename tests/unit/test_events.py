@@ -47,7 +47,9 @@ def messenger(said: list[tuple[Any, ...]], tmp_path: Path) -> Messenger:
     searcher.spaces = {"sasrec": load_space(None, "sasrec")}
     searcher.judge, searcher.over = Judge(), lambda number, epoch: ""
     plan = Plan("sasrec", "hr@5", Protocol(mask_seen=True), Folder.at(tmp_path))
-    counting = SimpleNamespace(done=lambda: True, floors=lambda: ("FLOORS",))
+    counting = SimpleNamespace(
+        done=lambda: True, floors=lambda: ("FLOORS",), remarks=lambda: ("order says little",)
+    )
     ears: Any = [Ears(name, said) for name in ("view", "tracker")]
     weights: Any = Ears("weights", said)
     gauges: Any = Ears("gauges", said)
@@ -226,7 +228,7 @@ def test_a_gpu_that_was_full_is_shared_by_fewer(
 def test_floors_are_told_once(messenger: Messenger, said: list[tuple[Any, ...]]) -> None:
     messenger.on_step_end(1, [])
     messenger.on_step_end(2, [])
-    assert told(said, "view") == [("floors_counted", ("FLOORS",))]
+    assert told(said, "view") == [("floors_counted", ("FLOORS",)), ("note", "order says little.")]
 
 
 def test_tune_saves_nothing_of_it(messenger: Messenger) -> None:

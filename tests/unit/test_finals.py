@@ -31,6 +31,7 @@ from seqtune.study.counting import Counting
 from seqtune.study.importance import Importances
 from seqtune.study.plan import Plan, trial_params
 from seqtune.study.store import open_study, storage_url
+from seqtune.survey import survey
 
 TINY = make_preset("tiny")
 SMALL: dict[str, Any] = {"embedding_size": 8, "n_layers": 1, "n_heads": 1, "inner_size": 16}
@@ -113,7 +114,7 @@ def weights_of(plan: Plan, number: int) -> dict[str, torch.Tensor]:
 
 
 def found_in(plan: Plan, tracker: Ears) -> finals.Finals:
-    counting: Any = SimpleNamespace(floors=lambda: (), failed="")
+    counting: Any = SimpleNamespace(floors=lambda: (), remarks=lambda: (), failed="")
     storage = storage_url(str(plan.folder.local))
     return finals.find_finals(plan, TINY, storage, "study", tracker, counting, Judge())  # type: ignore[arg-type]
 
@@ -294,8 +295,11 @@ def test_the_floors_are_counted_beside_the_trials(
 ) -> None:
     direct = floors(plan.protocol.split(TINY), mask_seen=True, metric="ndcg@7")
     counted = Counting(plan, ray.put(TINY))
-    found = counted.floors()
+    found, remarks = counted.floors(), counted.remarks()
     assert counted.done()
+    known = survey(TINY, plan.protocol, "ndcg@7")
+    assert remarks == tuple(known.remarks())
+    assert any("later than the first test target" in remark for remark in remarks)
     assert counted.failed == ""
     assert [floor.name for floor in found] == [floor.name for floor in direct]
     assert [floor.test for floor in found] == [floor.test for floor in direct]
@@ -313,3 +317,4 @@ def test_the_floors_are_counted_beside_the_trials(
     assert not counted.done()  # and it does not wait
     assert counted.floors() == ()
     assert "too many items" in counted.failed
+    assert counted.remarks() == ()

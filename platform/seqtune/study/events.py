@@ -74,7 +74,7 @@ class Messenger(tune.Callback):
         self.sharing = sharing
         self.watches, self.weights, self.gauges = watches, weights, gauges
         self.ending = ending
-        self.counting: Counting | None = counting  # until its floors are told
+        self.counting: Counting | None = counting  # until all is told
         self.metric, self.spaces = plan.metric, searcher.spaces
         self.searcher, self.plan, self.view, self.tracker = searcher, plan, view, tracker
         self.waiting = Waiting(plan, view.note)
@@ -93,6 +93,8 @@ class Messenger(tune.Callback):
         self.waiting.look(trials)
         if self.counting is not None and self.counting.done():
             self.view.floors_counted(self.counting.floors())
+            for remark in self.counting.remarks():
+                self.view.note(f"{remark}.")
             self.counting = None
 
     def retell(self, trial: FrozenTrial, rows: list[dict[str, Any]]) -> None:

@@ -63,7 +63,7 @@ class Finals:
     importances: Importances
     finalists: dict[int, Finalist]  # by their number
     floors: tuple[Floor, ...]
-    notes: tuple[str, ...]  # what went wrong
+    notes: tuple[str, ...]  # what went wrong, and what to know of the data
     chosen: Mapping[str, TrialRow]  # model -> its best trial, the best of all first
     judge: Judge = field(default_factory=Judge)
     choice: Choice | None = None  # how the best of all was chosen
@@ -144,7 +144,7 @@ def find_finals(
     notes = [one.note for one in finalists.values() if one.note]
     if counting.failed:
         notes.append(f"the floors could not be counted: {counting.failed}")
-    said = tuple(notes)
+    said = (*notes, *counting.remarks())
     return Finals(rows, shown, shares, finalists, floors, said, chosen, judge, choice, raced)
 
 
