@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from optuna.trial import TrialState
 from ray import tune
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError
@@ -110,3 +111,25 @@ def test_keys_of_object_stores_stay_out_of_the_runtime_environment_of_trials(
     monkeypatch.setattr(class_cache, "ENV_VARS_TO_PROPAGATE", names)
     tuner.keep_keys_private()
     assert {"RAY_CHDIR_TO_TRIAL_DIR"} == class_cache.ENV_VARS_TO_PROPAGATE
+
+
+def test_a_trial_that_ended_as_the_study_was_stopped_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Optuna hears of an end before all others, and a signal may come in between."""
+    states = ("COMPLETE", "COMPLETE", "PRUNED", "WAITING", "FAIL")
+    trials = [
+        SimpleNamespace(number=number, state=TrialState[name]) for number, name in enumerate(states)
+    ]
+    found = SimpleNamespace(study=SimpleNamespace(get_trials=lambda deepcopy: trials))
+    told: list[tuple[int, str]] = []
+    messenger: Any = SimpleNamespace(
+        told={0}, retell=lambda one, rows: told.append((one.number, rows))
+    )
+    monkeypatch.setattr(tuner, "curve", lambda plan, one: (f"rows of {one.number}", ""))
+    searcher: Any = SimpleNamespace(
+        open=lambda: found, close=lambda rest: told.append((-1, f"rest {rest}"))
+    )
+    for lost in (False, True):
+        tuner._leave(searcher, messenger, SimpleNamespace(), lost=lost)  # type: ignore[arg-type]
+    assert told == [(1, "rows of 1"), (2, "rows of 2"), (-1, "rest True"), (-1, "rest False")]

@@ -78,6 +78,7 @@ class Messenger(tune.Callback):
         self.metric, self.spaces = plan.metric, searcher.spaces
         self.searcher, self.plan, self.view, self.tracker = searcher, plan, view, tracker
         self.waiting = Waiting(plan, view.note)
+        self.told = set[int]()  # trials whose end was told
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune saves its callbacks; a resumed study makes its own
@@ -98,7 +99,7 @@ class Messenger(tune.Callback):
             self.counting = None
 
     def retell(self, trial: FrozenTrial, rows: list[dict[str, Any]]) -> None:
-        """Tells of a trial that had ended before the study was resumed, and of its curve.
+        """Tells of a trial that had ended before the study was resumed or stopped, and its curve.
 
         MLflow is told again: the driver may have died before it could.
         """
@@ -201,6 +202,7 @@ class Messenger(tune.Callback):
         over = self.searcher.over(number, last.get("best_epoch", 0)) if best is not None else ""
         if over:
             best, reason = None, over
+        self.told.add(number)
         self.view.trial_ended(number, status, best, reason, replayed=replayed)
         track_end(self.tracker, self.plan, number, status, best, last.get("best_epoch"), reason)
         self.weights.ended(number, model, best)

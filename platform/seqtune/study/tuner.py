@@ -21,6 +21,7 @@ from seqtune.study.events import Messenger
 from seqtune.study.lease import LostError
 from seqtune.study.past import curve
 from seqtune.study.plan import Plan
+from seqtune.study.points import ENDED
 from seqtune.study.schedulers import Generations, Race, make_scheduler
 from seqtune.study.search import OptunaSearcher
 from seqtune.study.wishes import Wishes
@@ -124,8 +125,19 @@ def search_all(
         lost = True
         raise
     finally:
-        searcher.close(rest=not lost)  # another driver has the trials then
+        _leave(searcher, messenger, plan, lost=lost)
     return "it was asked to stop" if wishes.stopped else ending.reason
+
+
+def _leave(searcher: OptunaSearcher, messenger: Messenger, plan: Plan, *, lost: bool) -> None:
+    """Closes the searcher; if it is lost, another driver has its trials.
+
+    Else it tells of those whose end Optuna has heard of and nobody else: a signal came in between.
+    """
+    for one in () if lost else searcher.open().study.get_trials(deepcopy=False):
+        if one.state in ENDED and one.number not in messenger.told:
+            messenger.retell(one, curve(plan, one)[0])
+    searcher.close(rest=not lost)
 
 
 def _popularity(counting: Counting | None, metric: str) -> float | None:
