@@ -21,7 +21,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -73,9 +75,11 @@ def floors(split: Split, *, mask_seen: bool, metric: str = "") -> list[Floor]:
     for way in WAYS:
         began = time.monotonic()
         table = way.table(split)
-        valid, test = (
-            rank(split, held, way, table, mask_seen=mask_seen) for held in (split.valid, split.test)
-        )
+        with ThreadPoolExecutor(2) as pool:
+            valid, test = pool.map(
+                partial(rank, split, way=way, table=table, mask_seen=mask_seen),
+                (split.valid, split.test),
+            )
         of_valid, of_test = (
             metrics.compute(ranks, also=[metric] * bool(metric)) for ranks in (valid, test)
         )

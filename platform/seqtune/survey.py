@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from seqtune import metrics
 from seqtune.data import Dataset, Protocol, Split
+from seqtune.data.protocol import NO_CLOCK
 from seqtune.data.split import within
 from seqtune.floors import CHAIN, Floor, floors, rank
 from seqtune.words import counted
@@ -57,6 +59,8 @@ class Survey:
     def remarks(self) -> Iterator[str]:
         """Yields what somebody should know who reads results on these data."""
         facts = self.facts
+        if self.protocol.needs_clock(self.dataset):
+            yield f"The split compares times of different users, and {NO_CLOCK}"
         if (share := facts["later than the first test target"]) > MUCH:
             yield (
                 f"{share:.0%} of the training events are later than the first test target: a model "
@@ -84,12 +88,17 @@ def survey(
     counted: Sequence[Floor] | None = None,
 ) -> Survey:
     """Counts everything, but for floors that are known; it takes seconds, and no torch."""
-    split = protocol.split(dataset)
-    found = counted or floors(split, mask_seen=protocol.mask_seen, metric=metric)
-    mixed = shuffled(split, seed)
-    ranks = rank(mixed, mixed.test, CHAIN, CHAIN.table(mixed), mask_seen=protocol.mask_seen)
-    left = metrics.compute(ranks, also=[metric])[metric]
-    return Survey(dataset, protocol, split, tuple(found), left, metric)
+    split, seen = protocol.split(dataset), protocol.mask_seen
+
+    def without_order() -> float:
+        mixed = shuffled(split, seed)
+        ranks = rank(mixed, mixed.test, CHAIN, CHAIN.table(mixed), mask_seen=seen)
+        return metrics.compute(ranks, also=[metric])[metric]
+
+    with ThreadPoolExecutor(1) as beside:
+        left = beside.submit(without_order)
+        found = counted or floors(split, mask_seen=seen, metric=metric)
+    return Survey(dataset, protocol, split, tuple(found), left.result(), metric)
 
 
 def sizes(dataset: Dataset) -> Facts:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from seqtune.data import Dataset, load
+from seqtune.data import Dataset, load, readers
 from seqtune.data.dataset import k_core
 from seqtune.data.readers import in_time
 from seqtune.errors import UserError
@@ -737,7 +737,12 @@ def test_arrays_may_be_read_only_and_pickle_without_copies() -> None:
 
 
 @pytest.mark.parametrize("times", [np.int64, np.uint64, np.float64, "wide"])
-def test_rows_are_sorted_by_user_and_time_and_ties_stay(times: Any) -> None:
+@pytest.mark.parametrize("cores", [1, 2, 5])
+def test_rows_are_sorted_by_user_and_time_and_ties_stay(
+    times: Any, cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "PARALLEL", 2)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(cores)))
     rng = np.random.default_rng(0)
     users = rng.integers(0, 50, 2000)
     when = rng.integers(0, 30, 2000).astype(np.int64 if times == "wide" else times)

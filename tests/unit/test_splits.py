@@ -309,7 +309,12 @@ def test_nothing_to_learn_from_or_to_test(data: Dataset) -> None:
             Protocol(True, split_by=by, **how).check(data, "--data x")
         return str(caught.value)
 
-    assert checked("time:1971-01-01") == "--data x: nobody is tested by --split time:1971-01-01"
+    said = checked("time:1971-01-01")
+    assert said.startswith("--data x: nobody is tested by --split time:1971-01-01; the times of")
+    assert said.endswith("; if so, split by leave-one-out, ratio or users")
+    data = replace(data, times=data.times + 10**12)  # later ones are surely moments
+    assert checked("time:2030-01-01") == "--data x: nobody is tested by --split time:2030-01-01"
+    data = replace(data, times=data.times - 10**12)
     assert "nobody validates" in checked("time:1970-01-07T02,1970-01-07T03")
     assert "no user trains on two events" in checked("time:1970-01-01,1970-01-04")
     Protocol(True, split_by="time:0.7").check(data, "--data x")

@@ -76,6 +76,13 @@ def test_order_says_much_where_it_was_made_so() -> None:
     assert dict(rows(found))["users"] == "200"
 
 
+def test_positions_are_no_moments() -> None:
+    data, by_time = make_preset("tiny"), Protocol(True, split_by="time:0.8")
+    for times, expected in ((data.times // 10**6, True), (data.times, False)):
+        found = survey(replace(data, times=times), by_time, "hr@10")
+        assert any("positions in each history" in one for one in found.remarks()) is expected
+
+
 def test_the_command_tells_and_has_json(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,6 +23,10 @@ from seqtune.words import counted
 Validation = Literal["time", "users", "last"]
 REPEATED = 0.01  # of validation targets that a user had before, from which on seen items compete
 FEWEST = 4  # events of a user: one to learn from, its target, and the two that are held out
+NO_CLOCK = (
+    "the times of these data are numbers, which may be the positions in each history and not "
+    "moments; if so, split by leave-one-out, ratio or users"
+)
 LOOKED_AT = 10_000  # validation targets, to see whether users repeat items
 
 
@@ -93,19 +97,26 @@ class Protocol:
         """Which events of a span that is held out are targets."""
         return self.targets or parse_split(self.split_by).which  # type: ignore[return-value]
 
+    def needs_clock(self, dataset: Dataset) -> bool:
+        """Says whether times of different users are compared which tell an order alone."""
+        by_clock = parse_split(self.split_by).name in ("time", "session")
+        return by_clock and dataset.clock == "order"
+
     def check(self, dataset: Dataset, place: str) -> None:
         """Raises UserError where nothing could be learnt, validated or tested."""
-        split = self.split(dataset)
+        split, by = self.split(dataset), f"--split {self.split_by}"
+        if self.needs_clock(dataset):
+            by += f"; {NO_CLOCK}"
         if (split.train_end - dataset.offsets[:-1]).max(initial=0) < 2:
             if self.split_by == LEAVE_ONE_OUT:
                 raise UserError(
                     f"{place}: no user has more than {FEWEST - 1} events, of which the last two "
                     f"are held out; at least one user needs {FEWEST}"
                 )
-            raise UserError(f"{place}: no user trains on two events by --split {self.split_by}")
+            raise UserError(f"{place}: no user trains on two events by {by}")
         for what, held in (("validates", split.valid), ("is tested", split.test)):
             if not len(held.users):
-                raise UserError(f"{place}: nobody {what} by --split {self.split_by}")
+                raise UserError(f"{place}: nobody {what} by {by}")
 
     def reachable(self, dataset: Dataset) -> float | None:
         """Returns the best HR@10 that any model can reach on test; None where nobody knows.

@@ -5,9 +5,11 @@ Only the columns that matter are parsed. All that is wrong with a file is said a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +27,7 @@ from seqtune.data.readers.times import in_order, times
 from seqtune.data.reading import Reading
 from seqtune.errors import UserError
 
-T = TypeVar("T")
+PARALLEL = 2**20  # keys, from which on parts are sorted side by side
 RATINGS = ["user", "item", "rating", "timestamp"]
 
 
@@ -68,27 +70,25 @@ def read_table(table: pa.Table, name: str, reading: Reading) -> Dataset:
 
 def _dataset(table: _Table, name: str, reading: Reading, place: str) -> Dataset:
     """Numbers users and items, sorts by time, and leaves out the rows that do not count."""
-    problems = table.problems
+    problems, found = table.problems, table.columns
 
-    def attempt(role: str, of: Callable[[pa.ChunkedArray], T]) -> T | None:
-        if role not in table.columns:
-            return None
-        try:
-            return of(table.columns[role])
-        except UserError as error:
-            problems.append(str(error))
-            return None
-
-    if any(not len(column) for column in table.columns.values()):
+    if any(not len(column) for column in found.values()):
         raise UserError(f"{place}: the file has no interactions; it needs one row for each")
-    users = attempt("user", lambda column: ids(column, "user", table.typed))
-    items = attempt("item", lambda column: ids(column, "item", table.typed))
-    form = reading.time_format
-    when = attempt("time", lambda column: times(column, table.names["time"], form))
-    if users is not None and "time" not in table.columns and not problems:
-        when = in_order(len(users.codes))
-    if users is None or items is None or when is None or problems:
+    ways: dict[str, Callable[[], Any]] = {
+        "user": lambda: ids(found["user"], "user", table.typed),
+        "item": lambda: ids(found["item"], "item", table.typed),
+        "time": lambda: times(found["time"], table.names["time"], reading.time_format),
+    }
+    with ThreadPoolExecutor() as pool:  # arrow and numpy let others run meanwhile
+        jobs = {role: pool.submit(way) for role, way in ways.items() if role in found}
+    errors = [error for job in jobs.values() if (error := job.exception()) is not None]
+    if unknown := [error for error in errors if not isinstance(error, UserError)]:
+        raise unknown[0]
+    problems += [str(error) for error in errors]
+    if problems:
         raise UserError(f"{place}: {_all_of(problems)}", len(problems))
+    users, items = jobs["user"].result(), jobs["item"].result()
+    when = jobs["time"].result() if "time" in jobs else in_order(len(users.codes))
     order = in_time(users.codes, when.order)
     lengths = np.bincount(users.codes, minlength=len(users.own))
     dataset = Dataset(
@@ -120,8 +120,21 @@ def in_time(users: NDArray[np.int64], times: NDArray[Any]) -> NDArray[np.int64]:
     if times.dtype.kind in "iu" and len(times):
         least, span = int(times.min()), int(times.max()) - int(times.min()) + 1
         if (int(users.max()) + 1) * span < 2**62:
-            return np.argsort(users * span + (times.astype(np.int64) - least), kind="stable")
+            return _sorted(users * span + (times.astype(np.int64) - least))
     return np.lexsort((times, users))
+
+
+def _sorted(keys: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Returns the stable order of many keys: each core sorts a part, and sorted parts merge."""
+    cores = len(os.sched_getaffinity(0))
+    if len(keys) < PARALLEL or cores == 1:
+        return np.argsort(keys, kind="stable")
+    parts = np.array_split(np.arange(len(keys)), cores)
+    with ThreadPoolExecutor(cores) as pool:
+        order = np.concatenate(
+            list(pool.map(lambda part: part[np.argsort(keys[part], kind="stable")], parts))
+        )
+    return order[np.argsort(keys[order], kind="stable")]
 
 
 def name_of(sources: Sequence[tuple[Path, str]]) -> str:
