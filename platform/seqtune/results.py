@@ -95,6 +95,8 @@ class Finalist:
     train_seconds: float | None = None  # that its training took, evaluations left out
     request_ms: float | None = None  # median time to answer one user; where it has a checkpoint
     megabytes: float | None = None  # of its weights
+    peak_megabytes: float | None = None  # that the process of its training held at most
+    joules: float | None = None  # that the machine used meanwhile, where it tells
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,7 @@ def to_markdown(result: StudyResult) -> str:
         ]
         lines += _table(["", label(result.baseline), f"best (trial {result.best.number})"], rows)
         lines += [f"## Accuracy{of_model(result)}", "", *_table(*metrics_table(result))]
+        lines += ["## What it costs", "", *_table(*costs_table(result))]
     if result.groups:
         lines += ["## For whom", "", groups_sentence(result), "", *_table(*groups_table(result))]
     if result.importances:
@@ -142,6 +143,26 @@ def board_table(result: StudyResult) -> tuple[list[str], list[list[str]]]:
         values = [_cell(result.metric, row.valid), *(_cell(name, row.test) for name in names)]
         rows.append([who, *values, row.difference, row.p_value, *row.costs.values()])
     return [*header, "against the best", "p (Holm)", *costs], rows
+
+
+def costs_table(result: StudyResult) -> tuple[list[str], list[list[str]]]:
+    """Returns header and rows: what the best of each model, or the defaults and the best, took."""
+    rows = []
+    shown = {one.model: one.best for one in result.contenders}
+    if not result.several:
+        both = {label(result.baseline): result.default, "best": result.best}
+        shown = {name: one for name, one in both.items() if one is not None}
+    for name, one in shown.items():
+        costs = [
+            (one.train_seconds, duration),
+            (one.peak_megabytes, "{:,.0f}".format),
+            (one.joules, "{:,.0f}".format),
+            (one.request_ms, "{:.1f}".format),
+            (one.megabytes, "{:.1f}".format),
+        ]
+        rows.append([name, *("-" if cost is None else words(cost) for cost, words in costs)])
+    header = ["training", "peak MB", "joules", "ms a request", "MB of weights"]
+    return ["", *header], rows
 
 
 def groups_sentence(result: StudyResult) -> str:

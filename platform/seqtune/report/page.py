@@ -14,6 +14,7 @@ from seqtune.metrics import METRICS
 from seqtune.report.choosing import schedule_table, seeds_table
 from seqtune.report.documents import (
     board_table,
+    costs_table,
     front_table,
     groups_sentence,
     groups_table,
@@ -101,6 +102,7 @@ def _parts(result: StudyResult, drawn: list[Picture]) -> Iterator[tuple[str, str
         yield "For whom", _groups(result)
     if result.best is not None:
         yield f"All metrics{of_model(result)}", _table(*metrics_table(result))
+        yield "What it costs", _table(*costs_table(result))
     yield "All trials", f"<details><summary>{counts(result)}</summary>{_trials(result)}</details>"
     yield "What to do next", _commands(result)
     yield "How it was made", _made(result)

@@ -60,6 +60,8 @@ def examine(
     about["chosen"] = chosen
     for one in to:
         write_checkpoint(plan, params, best["weights"], dataset, about, to=one)
+    rows = all_told(told(folder), state)
+    held, used = _taken(rows, "memory_peak_megabytes"), _taken(rows, "energy_joules")
     return Finalist(
         number,
         plan.model,
@@ -68,10 +70,18 @@ def examine(
         found,
         ranks,
         note,
-        train_seconds=sum(row["train_seconds"] for row in all_told(told(folder), state)),
+        train_seconds=sum(row["train_seconds"] for row in rows),
         request_ms=request_ms(load(to[0], device()), dataset) if to else None,
         megabytes=megabytes(best["weights"]),
+        peak_megabytes=max(held, default=None),
+        joules=sum(used) if used else None,
     )
+
+
+def _taken(rows: Sequence[Row], name: str) -> list[float]:
+    """Returns what a process took until each evaluation, where that is known."""
+    found = (row.get("system", {}).get(f"system/{name}") for row in rows)
+    return [one for one in found if one is not None]
 
 
 def _check_alone(folder: Folder, number: int) -> None:
