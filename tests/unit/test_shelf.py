@@ -331,6 +331,18 @@ def test_trials_and_curves_are_exported(shop: Path, tmp_path: Path, kind: str) -
     ]
 
 
+def test_a_table_has_a_name_of_its_own(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["export", "ended", "--storage", str(shop)]
+    assert seqtune(*words) == "4 rows are in ended-trials.csv\n"
+    seqtune(*words, "--format", "latex", "--what", "leaderboard")
+    seqtune(*words, "--format", "parquet")
+    files = {"ended-trials.csv", "ended-leaderboard.tex", "ended-trials.parquet"}
+    assert files <= {path.name for path in tmp_path.iterdir()}
+
+
 def test_a_leaderboard_is_a_table_for_a_paper(shop: Path, tmp_path: Path) -> None:
     out = tmp_path / "x.tex"
     words = ["--what", "leaderboard", "--storage", str(shop)]

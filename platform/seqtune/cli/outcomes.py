@@ -240,7 +240,12 @@ def portfolio(
 
 def export(
     name: Name,
-    out: Annotated[str, typer.Option(help="Write this file.", metavar="FILE")],
+    out: Annotated[
+        str | None,
+        typer.Option(
+            help="Write this file.", metavar="FILE", show_default="NAME-WHAT.csv, or as --format"
+        ),
+    ] = None,
     what: Annotated[
         str,
         typer.Option(help="Write its trials, curves, or leaderboard.", metavar="WHAT"),
@@ -256,8 +261,8 @@ def export(
     """Writes the trials of a study, their curves or its leaderboard as a table."""
     from seqtune.study.tables import write
 
-    n = write(name, place_of(storage), what, out, format_)
-    print(f"{n:,} rows are in {out}")
+    n, file = write(name, place_of(storage), what, out, format_)
+    print(f"{n:,} rows are in {file}")
 
 
 def _main(known: Known, values: dict[str, float]) -> list[tuple[str, float]]:

@@ -19,14 +19,19 @@ PAPER = ("ndcg", "hr", "mrr", "coverage")  # metrics of a table in a paper
 FORMATS = {"csv": ".csv", "parquet": ".parquet", "latex": ".tex"}
 
 
-def write(name: str, storage: str, what: str, out: str, kind: str | None) -> int:
-    """Writes a table of a study, and returns the number of its rows.
+def write(name: str, storage: str, what: str, out: str | None, kind: str | None) -> tuple[int, str]:
+    """Writes a table of a study, and returns the number of its rows and the file.
+
+    Without ``out`` that is ``NAME-WHAT.csv`` in the working folder, or as the format has it.
 
     Raises:
         UserError: there is no such study, table or format, or no report yet.
     """
     if what not in WHAT:
         raise UserError(f"--what {what}: there is no such table{nearest(what, WHAT)}")
+    if out is None:
+        kind = kind or "csv"
+        out = f"{name}-{what}{FORMATS.get(kind, '')}"
     if kind is None:
         kind = next((one for one, end in FORMATS.items() if out.endswith(end)), None)
         if kind is None:
@@ -45,7 +50,7 @@ def write(name: str, storage: str, what: str, out: str, kind: str | None) -> int
         else:
             paper = for_paper(frame, known.metric) if what == "leaderboard" else frame
             path.write_text(latex(paper), encoding="utf-8")
-    return len(frame)
+    return len(frame), out
 
 
 def trials(known: Known) -> pd.DataFrame:
