@@ -167,7 +167,7 @@ class Group:
     n: int  # lists
     values: dict[str, float]  # by who ranked their items
     difference: float = 0.0  # of the first of these, from all other users
-    p_holm: float = 1.0  # of that difference, corrected for the number of groups
+    p_holm: float | None = None  # of that difference, corrected; None where the users are too few
 
 
 @dataclass(frozen=True)

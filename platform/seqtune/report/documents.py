@@ -183,7 +183,7 @@ def groups_table(result: StudyResult) -> tuple[list[str], list[list[str]]]:
             f"{one.n:,}",
             *(f"{one.values[name]:.4f}" for name in names),
             f"{one.difference:+.4f}",
-            p_text(one.p_holm).removeprefix("p ").removeprefix("= "),
+            "-" if one.p_holm is None else p_text(one.p_holm).removeprefix("p ").removeprefix("= "),
         ]
         for one in result.groups
     ]

@@ -14,6 +14,7 @@ from seqtune.results import Group
 from seqtune.significance import holm, welch
 
 PARTS = 4  # of the users, about equal
+FEWEST = 10  # lists of a group that is tested: the variance of fewer is not known
 
 
 def groups(split: Split, metric: str, systems: Mapping[str, Ranks]) -> tuple[Group, ...]:
@@ -40,22 +41,21 @@ def groups(split: Split, metric: str, systems: Mapping[str, Ranks]) -> tuple[Gro
     values = {name: per_list(metric, ranks) for name, ranks in systems.items()}
     first = next(iter(values.values()))
     masks = {name: inside for name, inside in masks.items() if inside.any()}
-    tested = [
-        welch(*(_by_user(first[some], held.users[some]) for some in (inside, ~inside)))
-        for inside in masks.values()
-    ]
-    corrected = holm([p_value for _, p_value in tested])
+    tested = {
+        name: welch(*(_by_user(first[some], held.users[some]) for some in (inside, ~inside)))
+        for name, inside in masks.items()
+    }
+    enough = {name: p for name, (_, p) in tested.items() if masks[name].sum() >= FEWEST}
+    corrected = dict(zip(enough, holm(list(enough.values())), strict=True))
     return tuple(
         Group(
             name,
             int(inside.sum()),
             {who: float(own[inside].mean()) for who, own in values.items()},
-            difference,
-            p_holm,
+            tested[name][0],
+            corrected.get(name),
         )
-        for (name, inside), (difference, _), p_holm in zip(
-            masks.items(), tested, corrected, strict=True
-        )
+        for name, inside in masks.items()
     )
 
 
