@@ -2,7 +2,7 @@
 
     python tests/benchmarks/replay [--tables FOLDER] [--recorded FOLDER] [--quick] [--seeds 20]
         [--trials 20] [--workers 2] [--points 5] [--only NAME] [--samplers tpe random gp]
-        [--forest] [--plot FILE.html] [--settled]
+        [--forest] [--plot FILE.html] [--settled] [--portfolio]
 
 ``--tables`` holds the two public files that the page docs/search.md names. Nothing is trained: a
 trial is the nearest unused setting of a table, and the clock is simulated. Regret is the part that
@@ -10,6 +10,8 @@ is missing to the best setting, of its distance to the median one: 0 is the best
 With ``--forest`` any point is answered, by a random forest of the settings, where that ranks
 settings which it has not seen with .9 or more. ``--plot`` draws regret against trials and epochs.
 ``--settled`` shows what ``--until settled`` saves of 50 trials, and what it loses on test.
+``--portfolio`` holds the defaults and the points that the other tables of a group give against a
+whole study without points, and prints the ``start:`` section that all tables give together.
 """
 
 from __future__ import annotations
@@ -54,6 +56,7 @@ def main() -> None:
     parser.add_argument("--forest", action="store_true")
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--settled", action="store_true")
+    parser.add_argument("--portfolio", action="store_true")
     asked = parser.parse_args()
     tables = [one for one in all_tables(asked) if asked.only in f"{one.group} {one.name}"]
     if asked.forest:
@@ -65,6 +68,9 @@ def main() -> None:
     print(f"{asked.trials} trials, {asked.workers} workers, {seeds} seeds")
     if asked.settled:
         print_settled(tables, asked, seeds)
+        return
+    if asked.portfolio:
+        print_portfolios(tables, asked, seeds)
         return
     print(f"{HEADER}\n|{'---|' * (HEADER.count('|') - 1)}")
     drawn: dict[str, list[tuple[Table, Trace]]] = {}
@@ -118,6 +124,29 @@ def print_settled(tables: list[Table], asked: argparse.Namespace, seeds: int) ->
             print(f"| {group} | {search} | {trials.mean():.0f} | {loss.mean():.2f} | {shares} |")
 
 
+def print_portfolios(tables: list[Table], asked: argparse.Namespace, seeds: int) -> None:
+    """Prints what the defaults and points of the other tables reach, and what a study does."""
+    print("| tables | left out | settings | defaults | and points | best trial of a study | best |")
+    print(f"|{'---|' * 7}")
+    for group in dict.fromkeys(one.group for one in tables):
+        related = [one for one in tables if one.group == group and one.defaults is not None]
+        for table in related if len(related) > 1 else ():
+            chosen = portfolio(table, related, asked.points)
+            valid, test = table.best()
+            rows = [table.defaults, *(table.nearest(point, set()) for point in chosen)]
+            best = max(rows, key=lambda row: valid[row])
+            ends = [study(table, seed, asked, (), scheduler="reach") for seed in range(seeds)]
+            found = np.mean([(one.valid[-1], one.test[-1]) for one in ends], axis=0)
+            pairs = [(valid[row], test[row]) for row in (table.defaults, best)]
+            pairs += [tuple(found), (valid.max(), test[valid.argmax()])]
+            cells = " | ".join(f"{one:.4f}, {other:.4f}" for one, other in pairs)
+            print(f"| {group} | {table.name} | {table.n} | {cells} |", flush=True)
+        if len(related) > 1:
+            print(f"\n{group}, from all of them:\nstart:")
+            for point in portfolio(None, related, asked.points):
+                print(f"  - {{{', '.join(f'{n}: {v}' for n, v in point.items())}}}")
+
+
 def settled(table: Table, trace: Trace) -> tuple[float, float]:
     """Returns after how many trials a study has settled, and what the others would have won."""
     error = table.error()
@@ -152,14 +181,14 @@ def forests(tables: list[Table]) -> Iterator[Table]:
             yield made
 
 
-def portfolio(table: Table, tables: list[Table], n: int) -> tuple[dict[str, Any], ...]:
+def portfolio(table: Table | None, tables: list[Table], n: int) -> tuple[dict[str, Any], ...]:
     """Returns points that are chosen on the other tables of a group, of the same settings."""
-    others = [one for one in tables if one.name != table.name]
+    others = [one for one in tables if table is None or one.name != table.name]
     if not others:
         return ()
     size = min(one.n for one in others)
     values = scaled(np.stack([one.best()[0][:size] for one in others]))
-    known = values[:, table.defaults] if table.defaults is not None else None
+    known = values[:, first] if (first := others[0].defaults) is not None else None
     return tuple(others[0].point(row) for row in greedy(values, n, known))
 
 
