@@ -197,7 +197,7 @@ def rank(split: Split, held: Held, way: Way, table: Any, *, mask_seen: bool) -> 
             ranks[rows] = _ranks_of_all(scores, out, target, counts)
         else:
             ranks[rows] = _ranks(scores, out, target, counts, ladder)
-    return metrics.as_held(ranks, held.users, held.lists)
+    return metrics.of_held(ranks, held)
 
 
 def _ranks_of_all(

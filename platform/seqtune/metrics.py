@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from seqtune.data.split import Held
 from seqtune.errors import UserError, nearest
 from seqtune.lists import LIST_METRICS, Direction, ListMetric
 from seqtune.outside import imported, is_own
@@ -58,6 +59,11 @@ def as_held(ranks: Floats, users: Ints, starts: Ints) -> Ranks:
     if len(starts) == len(ranks) and (np.diff(users) > 0).all():
         return np.asarray(ranks, np.float32)
     return Lists(ranks, starts, users[starts])
+
+
+def of_held(ranks: Floats, held: Held) -> Ranks:
+    """Returns ranks (M,) as those of held-out items, plain where each user has one."""
+    return as_held(ranks, held.users, held.lists)
 
 
 @dataclass(frozen=True)

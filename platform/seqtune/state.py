@@ -22,7 +22,7 @@ from typing_extensions import TypedDict  # that of typing has no schema before P
 
 from seqtune.data import Dataset, Held, Split
 from seqtune.errors import DamagedError
-from seqtune.metrics import COSTS, Lists, Ranks, as_held
+from seqtune.metrics import COSTS, Lists, Ranks, as_held, of_held
 from seqtune.schema import FORMAT, checked
 from seqtune.storage import Folder
 
@@ -256,7 +256,7 @@ def held_file(
     """
     flat = ranks.ranks if isinstance(ranks, Lists) else ranks
     beside: dict[str, Any] = {}
-    if isinstance(as_held(flat, held.users, held.lists), Lists):
+    if isinstance(of_held(flat, held), Lists):
         beside["history"] = held.ends - dataset.offsets[held.users]
         beside["target"] = dataset.item_ids[dataset.items[held.events] - 1]
     return ranks_file(dataset.user_ids[held.users], flat, owner, **beside)

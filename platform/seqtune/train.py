@@ -201,7 +201,7 @@ def _train(
 def measured(ranking: Ranking, split: Split, measures: Sequence[str]) -> dict[str, float]:
     """Returns the usual metrics on validation, and the others that are asked for."""
     held = split.valid
-    ranks = metrics.as_held(ranking.ranks, held.users, held.lists)
+    ranks = metrics.of_held(ranking.ranks, held)
     found = metrics.compute(ranks, also=measures)
     if ranking.top is not None:
         known = lists.Known(split, held.take(held.lists))

@@ -10,7 +10,7 @@ from scipy import stats
 
 from seqtune.data import Protocol, leave_one_out
 from seqtune.data.generate import make_preset
-from seqtune.metrics import as_held, per_list
+from seqtune.metrics import of_held, per_list
 from seqtune.study.groups import groups
 
 TINY = make_preset("tiny")
@@ -70,7 +70,7 @@ def test_users_are_tested_and_not_their_lists() -> None:
     assert len(lists.users) == TINY.n_users
     split = Protocol(True, split_by="leave-2-out", targets="successive").split(TINY)
     assert len(split.test.users) == 2 * TINY.n_users
-    ranks = as_held(np.arange(400) % 40 + 1.0, split.test.users, split.test.lists)
+    ranks = of_held(np.arange(400) % 40 + 1.0, split.test)
     data = replace(TINY, groups=np.arange(200).astype(np.int16) // 100, group_names=("a", "b"))
     found = groups(replace(split, dataset=data), "mrr@10", {"one": ranks})
     own = per_list("mrr@10", ranks).reshape(200, 2).mean(axis=1)

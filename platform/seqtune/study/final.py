@@ -139,7 +139,7 @@ def evaluate_on_test(
     names = dict.fromkeys((*usual, *lists.of_these(plan.measures)))
     ranking = evaluate(model, data, split, held, mask_seen=seen, top_k=lists.longest(names))
     assert ranking.top is not None
-    ranks = metrics.as_held(ranking.ranks, held.users, held.lists)
+    ranks = metrics.of_held(ranking.ranks, held)
     found = metrics.compute(ranks, also=(plan.metric, *plan.measures))
     found |= lists.of_lists(ranking.top, lists.Known(split, held.take(held.lists)), names)
     among = split.competing(held, mask_seen=seen)

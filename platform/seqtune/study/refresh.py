@@ -23,7 +23,7 @@ from torch import nn
 from seqtune.checkpoint import Recommender, load
 from seqtune.data import Dataset, Held, Split, protocol_of, read
 from seqtune.errors import DamagedError, UserError
-from seqtune.metrics import as_held, per_user
+from seqtune.metrics import of_held, per_user
 from seqtune.schema import FORMAT, checked
 from seqtune.significance import SURE, paired_t
 from seqtune.state import Row, best_of, curves, flat, load_state, told
@@ -273,7 +273,7 @@ def _values(
         histories.append(past[past > 0])
         times.append(dataset.times[span][past > 0])
     places = recommender.places(histories, own[dataset.items[users.events]], times)
-    return per_user(metric, as_held(places, users.users, users.lists))
+    return per_user(metric, of_held(places, users))
 
 
 def _keep(folder: Folder, decided: Refresh) -> None:

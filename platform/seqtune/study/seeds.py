@@ -15,7 +15,7 @@ import ray
 from numpy.typing import NDArray
 
 from seqtune.data import Dataset
-from seqtune.metrics import Ranks, as_held, per_user
+from seqtune.metrics import Ranks, of_held, per_user
 from seqtune.results import Raced, Runner, TrialRow
 from seqtune.significance import SURE, holm
 from seqtune.state import best_of, load_state
@@ -105,7 +105,7 @@ def ranks_of(plan: Plan, number: int, params: dict[str, Any], dataset: Dataset, 
         saved = load_state(folder, plan.owner(built))
     assert saved is not None, "a training that has ended has a state"
     held = plan.protocol.split(dataset).valid
-    return as_held(best_of(saved)["ranks"], held.users, held.lists)
+    return of_held(best_of(saved)["ranks"], held)
 
 
 def standing(gains: Mapping[int, Sequence[Floats]]) -> Raced:
