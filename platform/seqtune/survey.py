@@ -110,6 +110,7 @@ def sizes(dataset: Dataset) -> Facts:
     gini = 1 + 1 / len(counts) - 2 * float(shares.mean())
     first, last = (_day(int(when)) for when in (dataset.times.min(), dataset.times.max()))
     top = max(1, round(TOP * len(counts)))
+    groups = {name: int((dataset.groups == k).sum()) for k, name in enumerate(dataset.group_names)}
     return {
         "users": dataset.n_users,
         "items": dataset.n_items,
@@ -123,7 +124,7 @@ def sizes(dataset: Dataset) -> Facts:
         "repeated": dataset.n_repeats / n,
         "of the top 1 % of items": float(counts[:top].sum() / n),
         "gini": gini,
-    }
+    } | ({"groups": groups} if groups else {})
 
 
 def held_out(dataset: Dataset, split: Split) -> Facts:
@@ -190,6 +191,8 @@ def rows(found: Survey) -> Iterator[tuple[str, str]]:
     yield "repeated", f"{facts['repeated']:.1%} of events are of an item that the user had before"
     top = f"the top 1 % of items have {facts['of the top 1 % of items']:.0%} of events"
     yield "popularity", f"{top} (Gini {facts['gini']:.2f})"
+    if "groups" in facts:
+        yield "groups", ", ".join(f"{name} {n:,}" for name, n in facts["groups"].items())
     tested = counted(facts["test targets"], "test target")
     yield "held out", f"{tested} of {counted(facts['test users'], 'user')}"
     shares = {

@@ -40,6 +40,10 @@ def test_sizes_by_hand(data: Dataset) -> None:
     assert found["of the top 1 % of items"] == 0.5
     shares = np.cumsum([1, 2, 3, 6]) / 12
     assert found["gini"] == pytest.approx(1 + 1 / 4 - 2 * shares.mean())
+    assert "groups" not in found
+    of = np.array([1, 0, 1], np.int16)
+    named = replace(data, groups=of, group_names=("new", "old", "none"))
+    assert sizes(named)["groups"] == {"new": 1, "old": 2, "none": 0}
     equal = replace(data, items=np.array([1, 2, 3, 4] * 3, np.int32))
     assert sizes(equal)["gini"] == pytest.approx(0)
 

@@ -17,7 +17,10 @@ from seqtune.options import WHERE, LookOptions, PrepareOptions
 from seqtune.storage import refusing
 
 # Of a judged training all options but those that say how data are read and held out.
-NO_MODEL = ("model", "data", "params", "set", "time_budget", "storage", "valid_users")
+NO_MODEL = (
+    *("model", "data", "params", "set", "time_budget", "storage", "valid_users"),
+    "sampled_metrics",
+)
 
 
 class Group(TyperGroup):
