@@ -110,7 +110,10 @@ def sizes(dataset: Dataset) -> Facts:
     gini = 1 + 1 / len(counts) - 2 * float(shares.mean())
     first, last = (_day(int(when)) for when in (dataset.times.min(), dataset.times.max()))
     top = max(1, round(TOP * len(counts)))
-    groups = {name: int((dataset.groups == k).sum()) for k, name in enumerate(dataset.group_names)}
+    groups = {
+        name: int(np.count_nonzero(dataset.groups == k))
+        for k, name in enumerate(dataset.group_names)
+    }
     return {
         "users": dataset.n_users,
         "items": dataset.n_items,
