@@ -23,6 +23,7 @@ from typing_extensions import TypedDict  # that of typing has no schema before P
 from seqtune.data import Dataset, Held, Split
 from seqtune.errors import DamagedError
 from seqtune.metrics import COSTS, Lists, Ranks, as_held, of_held
+from seqtune.outside import is_own
 from seqtune.schema import FORMAT, checked
 from seqtune.storage import Folder
 
@@ -110,7 +111,7 @@ def curves(result: Mapping[str, Any]) -> dict[str, Any]:
     return {
         k: v
         for k, v in result.items()
-        if "@" in k or k in COSTS or k.startswith(("train_", "eval_", "system/"))
+        if "@" in k or is_own(k) or k in COSTS or k.startswith(("train_", "eval_", "system/"))
     }
 
 

@@ -62,7 +62,10 @@ def a_trial(number: int = 3, **last: Any) -> Any:
     config = {"number": number, "model": "sasrec", "params": params}
     config["origin"] = "drawn" if number else "default"
     last = {"best": 0.5, "best_epoch": 4} | last
-    return SimpleNamespace(config=config, last_result=last, trial_id=f"t{number}")
+    kept = SimpleNamespace(metric_analysis={"hr@5": {}}, metric_n_steps={"hr@5": {}})
+    return SimpleNamespace(
+        config=config, last_result=last, trial_id=f"t{number}", run_metadata=kept
+    )
 
 
 def told(said: list[tuple[Any, ...]], who: str) -> list[tuple[Any, ...]]:
@@ -126,6 +129,8 @@ def test_an_end_is_what_it_is(
     assert told(said, "view") == [("trial_ended", 3, status, value, reason, ("replayed", False))]
     assert told(said, "weights") == [("ended", 3, "sasrec", value)]
     assert told(said, "gauges") == [("ended", 3, status)]
+    assert not trial.run_metadata.metric_analysis
+    assert not trial.run_metadata.metric_n_steps
     *uploads, end = told(said, "tracker")
     found = {} if value is None else {"hr@5": 0.5, "epoch": 4}
     assert end == ("trial_ended", 3, tracked, found, reason or None)

@@ -124,7 +124,7 @@ def test_a_trial_that_ended_as_the_study_was_stopped_is_told(
     found = SimpleNamespace(study=SimpleNamespace(get_trials=lambda deepcopy: trials))
     told: list[tuple[int, str]] = []
     messenger: Any = SimpleNamespace(
-        told={0}, retell=lambda one, rows: told.append((one.number, rows))
+        told={0}, retell=lambda one, rows, replayed: told.append((one.number, rows))
     )
     monkeypatch.setattr(tuner, "curve", lambda plan, one: (f"rows of {one.number}", ""))
     searcher: Any = SimpleNamespace(

@@ -98,17 +98,20 @@ class Messenger(tune.Callback):
                 self.view.note(f"{remark}.")
             self.counting = None
 
-    def retell(self, trial: FrozenTrial, rows: list[dict[str, Any]]) -> None:
-        """Tells of a trial that had ended before the study was resumed or stopped, and its curve.
+    def retell(
+        self, trial: FrozenTrial, rows: list[dict[str, Any]], *, replayed: bool = True
+    ) -> None:
+        """Tells of a trial that had ended before the study was resumed, and of its curve.
 
-        MLflow is told again: the driver may have died before it could.
+        MLflow is told again: the driver may have died before it could. A person reads of it again
+        unless it is ``replayed``.
         """
         number, last, about = trial.number, rows[-1] if rows else {}, trial.user_attrs
         self._started(number, about)
         for row in rows:
             self._evaluated(number, row | {"replayed": True})
         ended = STATUS[trial.state]
-        self._ended(number, about["model"], about["origin"], ended, last, replayed=True)
+        self._ended(number, about["model"], about["origin"], ended, last, replayed=replayed)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """A trial starts, or starts again after a crash."""
@@ -156,6 +159,7 @@ class Messenger(tune.Callback):
             "failed" if reason else "complete" if trial.last_result.get("finished") else "pruned"
         )
         self._ended(*_who(trial), ended, trial.last_result, reason)
+        _lighten(trial)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """A trial has died, and is tried again.
@@ -182,6 +186,7 @@ class Messenger(tune.Callback):
         reason = self._reason(trial)
         self.searcher.give_reason(trial.trial_id, reason)
         self._ended(*_who(trial), "failed", trial.last_result, reason)
+        _lighten(trial)
 
     def _reason(self, trial: Any) -> str:
         # Tune's get_error looks into the storage, where the file comes after this call.
@@ -208,6 +213,12 @@ class Messenger(tune.Callback):
         self.weights.ended(number, model, best)
         self.gauges.ended(number, status)
         self.ending.ended(number, status, best, origin)
+
+
+def _lighten(trial: Any) -> None:
+    """Drops what Tune keeps of each metric of a trial that has ended: 75 kB that nobody reads."""
+    trial.run_metadata.metric_analysis.clear()
+    trial.run_metadata.metric_n_steps.clear()
 
 
 def _who(trial: Any) -> tuple[int, str, str]:

@@ -136,7 +136,7 @@ def _leave(searcher: OptunaSearcher, messenger: Messenger, plan: Plan, *, lost: 
     """
     for one in () if lost else searcher.open().study.get_trials(deepcopy=False):
         if one.state in ENDED and one.number not in messenger.told:
-            messenger.retell(one, curve(plan, one)[0])
+            messenger.retell(one, curve(plan, one)[0], replayed=False)
     searcher.close(rest=not lost)
 
 
