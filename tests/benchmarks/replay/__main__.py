@@ -36,6 +36,7 @@ from tables import Floats, Forest, Table, own, task_set, time_to_split  # noqa: 
 from seqtune.options import MOST_TRIALS  # noqa: E402
 from seqtune.study.portfolio import greedy, scaled  # noqa: E402
 from seqtune.study.settling import Settling  # noqa: E402
+from seqtune.words import brief  # noqa: E402
 
 SURE = 1.96  # errors, beyond which a loss is outside the 95 % interval
 SCHEDULERS = ("none", "reach", "asha", "hyperband", "median")
@@ -144,7 +145,8 @@ def print_portfolios(tables: list[Table], asked: argparse.Namespace, seeds: int)
         if len(related) > 1:
             print(f"\n{group}, from all of them:\nstart:")
             for point in portfolio(None, related, asked.points):
-                print(f"  - {{{', '.join(f'{n}: {v}' for n, v in point.items())}}}")
+                words = [f"{n}: {brief(v)}" for n, v in point.items()]
+                print(f"  - {{{', '.join(words)}}}")
 
 
 def settled(table: Table, trace: Trace) -> tuple[float, float]:
