@@ -43,7 +43,6 @@ ITEMS = 2**11  # whose neighbours are looked for at once
 
 Ints = NDArray[np.integer[Any]]
 Floats = NDArray[np.float64]
-Table = "csr_array | Floats"  # what an item in the history says of others: (I + 1, I + 1)
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Way:
     """A way of counting: what is counted, and how much each of the last items says."""
 
     name: str
-    table: Callable[[Split], Any]  # -> Table
+    table: Callable[[Split], Any]  # what an item says of others: (I + 1, I + 1), plain or sparse
     last: int  # so many of a history are asked
 
 

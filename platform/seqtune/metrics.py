@@ -150,7 +150,7 @@ def _auc(lists: Lists, among: Ints) -> float:
     nth = np.arange(len(order)) - np.repeat(lists.starts, lists.sizes)
     sizes = lists.sizes[of]
     others_below = among - lists.ranks[order] - (sizes - 1 - nth)
-    share = others_below / np.maximum(among - sizes, 1)
+    share = np.maximum(others_below, 0) / np.maximum(among - sizes, 1)
     return float((np.add.reduceat(share, lists.starts) / lists.sizes).mean())
 
 
