@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from seqtune.data import Dataset, load
+from seqtune.data import Dataset, from_table, load
 from seqtune.data.kinds import moment
 from seqtune.errors import UserError
 
@@ -178,6 +178,9 @@ def test_users_are_in_groups_that_a_column_names(tmp_path: Path) -> None:
     assert load(str(path)).groups is None
     with pytest.raises(UserError, match=r"kindd.*did you mean 'kind'"):
         load(str(path), user_group_col="kindd")
+    table = pd.DataFrame({"user": list("aaabbb"), "item": [1, 2, 3] * 2, "time": [1, 2, 3] * 2})
+    kinds = from_table(table.assign(kind=["x"] * 3 + [" "] * 3), user_group_col="kind")
+    assert kinds.group_names == ("x", "(none)")
     many = "".join(f"u{n},{i},{i},{n}\n" for n in range(25) for i in (1, 2, 3))
     path.write_text("user,item,time,kind\n" + many)
     with pytest.raises(UserError, match="--user-group-col: has 25 values"):

@@ -123,8 +123,8 @@ def in_groups(dataset: Dataset, column: pa.Array) -> Dataset:
     Raises:
         UserError: there are too many groups to tell something of each.
     """
-    texts = pc.fill_null(pc.utf8_trim_whitespace(pc.cast(column, pa.string())), NO_GROUP)
-    codes = texts.dictionary_encode()
+    texts = pc.fill_null(pc.utf8_trim_whitespace(pc.cast(column, pa.string())), "")
+    codes = pc.if_else(pc.equal(texts, ""), NO_GROUP, texts).dictionary_encode()
     names, each = codes.dictionary.to_pylist(), codes.indices.to_numpy()
     if len(names) > MOST_GROUPS:
         there = ", ".join(names[:3])
