@@ -156,12 +156,12 @@ def _nothing(split: Split) -> csr_array:
 
 
 CHAIN = Way("decayed markov", lambda split: transitions(split, LAGS), LAGS)
-POPULARITY, KNN = "popularity", "item-knn"
+POPULARITY = "popularity"
 WAYS = (
     Way(POPULARITY, _nothing, 0),
     Way("markov", lambda split: transitions(split, 1), 1),
     CHAIN,
-    Way(KNN, neighbours, LAGS),
+    Way("item-knn", neighbours, LAGS),
 )
 
 
@@ -184,14 +184,9 @@ def rank(split: Split, held: Held, way: Way, table: Any, *, mask_seen: bool) -> 
         row, event = within(np.maximum(first[rows], ends[rows] - way.last), ends[rows])
         weights = DECAY ** (ends[rows][row] - event - 1)
         scores = csr_array((weights, (row, data.items[event])), shape) @ table
-        out = np.empty(0, np.int64), np.empty(0, np.int32)
+        out = np.empty(0, np.int64), np.empty(0, np.int64)
         if mask_seen:
-            row, event = within(first[rows], ends[rows])
-            item = data.items[event]
-            if data.has_repeats:
-                row, item = np.divmod(np.unique(row * shape[1] + item), shape[1])
-            other = item != target[row]
-            out = row[other], item[other]
+            out = split.seen(held, rows)
         if plain:
             ranks[rows] = _ranks_of_all(scores, out, target, counts)
         else:

@@ -178,6 +178,7 @@ COSTS = {
     "ms_per_request": "Milliseconds in which it answers one user: the median of some.",
 }
 METRICS = {metric.name: metric for metric in RANK}
+WHOLE_METRICS = {metric.name: metric for metric in WHOLES}
 
 # What a report shows first: with one held-out item per user the others are copies.
 MAIN = tuple(f"{metric.name}@{k}" for metric in METRICS.values() for k in metric.shown)
@@ -193,7 +194,7 @@ def parse_metric(text: str, place: str = "--metric") -> tuple[str, int]:
         return own(text, place).name, WHOLE
     name, _, k = text.lower().partition("@")
     if name not in METRICS:
-        if name.startswith(SAMPLED) or name in {*LIST_METRICS, *(one.name for one in WHOLES)}:
+        if name.startswith(SAMPLED) or name in LIST_METRICS | WHOLE_METRICS:
             raise UserError(
                 f"{place} {text}: is reported; no study can maximise it first; choose ndcg@10"
             )
@@ -254,8 +255,8 @@ def direction(metric: str) -> Direction:
     name = metric.partition("@")[0].removeprefix(SAMPLED)
     if is_own(name):
         return "higher"
-    wholes = {one.name: one for one in WHOLES}
-    return "lower" if name in COSTS else (METRICS | LIST_METRICS | wholes)[name].better
+    known = METRICS | LIST_METRICS | WHOLE_METRICS
+    return "lower" if name in COSTS else known[name].better
 
 
 def ways(names: Iterable[str]) -> list[Literal["maximize", "minimize"]]:

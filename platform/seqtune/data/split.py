@@ -93,15 +93,21 @@ class Split:
         among = np.full(len(held.users), int(ranked.sum()))
         if not mask_seen:
             return among
-        first, ends = data.offsets[held.users], held.ends
-        events = np.cumsum(ends - first)
+        events = np.cumsum(held.ends - data.offsets[held.users])
         for rows in np.split(np.arange(len(among)), _cuts(events, AT_A_TIME)):
-            row, event = within(first[rows], ends[rows])
-            pairs = np.unique(row * (data.n_items + 1) + data.items[event])
-            row, item = np.divmod(pairs, data.n_items + 1)
-            out = ranked[item - 1] & (item != data.items[held.events[rows]][row])
-            among[rows] -= np.bincount(row[out], minlength=len(rows))
+            row, item = self.seen(held, rows)
+            among[rows] -= np.bincount(row[ranked[item - 1]], minlength=len(rows))
         return among
+
+    def seen(self, held: Held, rows: slice | Ints) -> tuple[Ints, Ints]:
+        """Returns row and item of each item in the histories of some targets but the targets."""
+        data = self.dataset
+        row, event = within(data.offsets[held.users[rows]], held.ends[rows])
+        item: Ints = data.items[event].astype(np.int64)
+        if data.has_repeats:
+            row, item = np.divmod(np.unique(row * (data.n_items + 1) + item), data.n_items + 1)
+        other = item != data.items[held.events[rows]][row]
+        return row[other], item[other]
 
     def cold_items(self, held: Held) -> NDArray[np.bool_]:
         """Says of each target whether its item is in no training event: (M,)."""
